@@ -1,0 +1,21 @@
+# Flags of every translation unit of ours. No fast-math, no contraction: results are part of the format.
+add_library(jang_flags INTERFACE)
+target_compile_features(jang_flags INTERFACE cxx_std_20)
+target_include_directories(jang_flags INTERFACE "${PROJECT_SOURCE_DIR}" "${PROJECT_SOURCE_DIR}/cpp")
+target_compile_options(jang_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
+                                            -ffp-contract=off -fno-math-errno)
+if(JANG_DEVELOPMENT)
+  target_compile_options(jang_flags INTERFACE -Werror)
+  target_compile_definitions(jang_flags INTERFACE JANG_DEVELOPMENT)
+endif()
+# The baseline of the wheels; dispatch adds the rest at run time.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  target_compile_options(jang_flags INTERFACE -march=x86-64-v2)
+endif()
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+endif()

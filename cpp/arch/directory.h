@@ -1,0 +1,65 @@
+// A model directory as a whole: what format it is, its config, its map of widths, its tensors.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "arch/config.h"
+#include "io/checkpoint.h"
+#include "io/json.h"
+
+namespace jang {
+
+enum class DirectoryFormat { kJang, kJangV1, kMlx, kHf };
+std::string_view format_name(DirectoryFormat format) noexcept;  // "jang", "jang-v1", "mlx", "hf"
+
+struct WidthEntry {
+  int bits = 4;
+  int group_size = 64;
+  bool operator==(const WidthEntry&) const = default;
+};
+
+/// `quantization` of config.json, parsed strictly (format.md, section 7).
+struct WidthMap {
+  std::optional<WidthEntry> global;
+  /// nullopt: `false`, the module must not have scales.
+  std::map<std::string, std::optional<WidthEntry>, std::less<>> entries;
+};
+
+/// A quantized module found in the tensors, its identities checked.
+struct QuantizedModule {
+  std::string path;
+  WidthEntry width;
+  std::vector<uint64_t> shape;  // logical: [E,] out, in
+  const CheckpointTensor* weight = nullptr;
+  const CheckpointTensor* scales = nullptr;
+  const CheckpointTensor* biases = nullptr;
+};
+
+struct ModelDirectory {
+  std::filesystem::path path;
+  DirectoryFormat format = DirectoryFormat::kHf;
+  ModelConfig config;
+  std::optional<Json> jang_config;
+  std::string jang_config_file;  // its bare name; empty if none or inside config.json
+  WidthMap widths;
+  Checkpoint checkpoint;
+  std::vector<QuantizedModule> modules;  // by path; empty for plain directories
+
+  const QuantizedModule* find_module(std::string_view path) const noexcept;
+};
+
+/// Detects by the reading rules, refuses by name what is not ours, validates map and triples. JANG
+/// v1 is opened with its headers only (`modules` stays empty).
+ModelDirectory open_model_directory(const std::filesystem::path& path,
+                                    Checkpoint::Access access = Checkpoint::Access::kMapped);
+
+/// Union of eos ids of config.json (text and root) and generation_config.json, sorted. Tokenizer
+/// ids are added by the caller, who has the tokenizer.
+std::vector<int64_t> eos_token_ids(const ModelDirectory& directory);
+
+}  // namespace jang

@@ -1,0 +1,33 @@
+// A model family: everything the project knows about one `model_type`, in one file of families/.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "arch/config.h"
+#include "arch/spec.h"
+
+namespace jang {
+
+struct Family {
+  std::string_view model_type;
+  /// Config -> blocks with final paths and shapes.
+  ModelSpec (*spec)(const ModelConfig& config);
+  /// What stock mlx-lm needs in config.json besides what is there (models.md 3 (e)): old key
+  /// spellings, explicit defaults.
+  void (*complete_config)(Json& config, const ModelConfig& source);
+};
+
+/// nullptr if no family file exists for it.
+const Family* find_family(std::string_view model_type) noexcept;
+/// Model types that run and convert, sorted.
+std::vector<std::string_view> family_names();
+/// Model types whose names and roles are known for planning (models.md 2.2), sorted.
+std::vector<std::string_view> planned_model_types();
+
+/// The family or Error{kUnsupportedModel} that lists what is supported.
+const Family& require_family(const ModelConfig& config);
+
+}  // namespace jang

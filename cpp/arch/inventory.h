@@ -1,0 +1,65 @@
+// From the tensors of a directory to the final tensors of the model: what each is called, which
+// source rows make it up, what it is for. The one place where names change; conversion, planning
+// and loading share it.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "arch/config.h"
+#include "arch/roles.h"
+#include "base/dtype.h"
+
+namespace jang {
+
+struct SourceTensor {
+  std::string name;
+  DType dtype = DType::kBF16;
+  std::vector<uint64_t> shape;
+};
+
+/// `rows` consecutive rows (last axis = columns, all other axes flattened) of source tensor
+/// `tensor`.
+struct RowRange {
+  uint32_t tensor = 0;  // index into the sources given
+  uint64_t row_begin = 0;
+  uint64_t rows = 0;
+};
+
+struct FinalTensor {
+  std::string name;             // "model.layers.0.mlp.switch_mlp.gate_proj.weight"
+  std::string path;             // without ".weight" (same as name if it has none)
+  std::vector<uint64_t> shape;  // final; its rows are the concatenation of `ranges`
+  DType dtype = DType::kBF16;   // of the source
+  RoleMatch role;
+  bool packable =
+      false;  // a Linear, Embedding or expert stack: 2-D or 3-D weight that may be quantized
+  std::vector<RowRange> ranges;
+
+  uint64_t columns() const noexcept { return shape.empty() ? 1 : shape.back(); }
+  uint64_t elements() const noexcept;
+};
+
+struct Inventory {
+  std::vector<FinalTensor> tensors;  // in layer order: embedding, layers 0.., final norm, head
+  std::vector<std::string>
+      dropped;  // sources left out on purpose (rotary buffers, tied heads, towers, mtp)
+  std::vector<std::string> warnings;
+  uint64_t parameters = 0;  // of the sources that are kept
+  bool tied_head = false;
+};
+
+/// Unquantized sources. `model_type`s with a family use its rules, others the generic ones of
+/// format.md section 9 with a warning. Throws Error naming tensor and rule for what cannot be
+/// placed.
+Inventory build_inventory(const ModelConfig& config, std::span<const SourceTensor> sources);
+
+/// The sources a bare config promises, for planning without headers: only where the family can tell
+/// (llama, mistral, ...); throws kUnsupportedModel otherwise. `names`: those of the index, or
+/// empty.
+std::vector<SourceTensor> sources_from_config(const ModelConfig& config,
+                                              std::span<const std::string> names);
+
+}  // namespace jang

@@ -1,0 +1,22 @@
+// How long work reports itself and how it is stopped: two callbacks, always made on the calling
+// thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string_view>
+
+namespace jang {
+
+/// `done` and `total` are bytes of source weights; `item` is the tensor just finished.
+using ProgressCallback = std::function<void(uint64_t done, uint64_t total, std::string_view item)>;
+
+/// Called at least every few hundred milliseconds during long work; throws to stop it.
+using CancelCallback = std::function<void()>;
+
+struct JobCallbacks {
+  ProgressCallback progress;  // may be empty
+  CancelCallback cancel;      // may be empty
+};
+
+}  // namespace jang

@@ -1,0 +1,50 @@
+// The conversion job: plan -> shards -> documents, streaming panels of rows, in a directory that is
+// not yet the output (Python prepares OUTPUT.partial, copies tokenizer files, hashes and renames;
+// see python/jang_tools/convert.py).
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/progress.h"
+#include "plan/plan.h"
+#include "quant/quantize.h"
+
+namespace jang {
+
+struct ConvertOptions {
+  PlanOptions plan;
+  Method method = Method::kMse;
+  int threads = 0;          // 0: default_thread_count()
+  std::string source_name;  // recorded; never a path
+  std::string source_revision;
+  bool think_in_template = false;
+  std::string generator_version;
+};
+
+struct ConvertReport {
+  Plan plan;  // as run
+  uint64_t file_bytes = 0;
+  double seconds = 0;
+  std::vector<std::string> files;  // bare names written, in order
+  std::vector<std::string> warnings;
+};
+
+/// Opens the source, refuses what cannot be converted, plans. Shared by `plan` and `convert`.
+/// `headers_only`: for `jang plan`; then also a bare config.json + index works.
+struct PlannedSource {
+  ModelConfig config;
+  Plan plan;
+};
+PlannedSource plan_directory(const std::filesystem::path& source, const PlanOptions& options,
+                             bool headers_only);
+
+/// Writes shards, index, config.json and, last, jang_config.json into `partial`, which exists and
+/// holds none of them. Memory: O(threads * panel), independent of the model; source pages are
+/// dropped behind.
+ConvertReport convert_directory(const std::filesystem::path& source,
+                                const std::filesystem::path& partial, const ConvertOptions& options,
+                                const JobCallbacks& callbacks);
+
+}  // namespace jang

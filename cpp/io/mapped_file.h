@@ -1,0 +1,34 @@
+// A file mapped read-only. Sized once by fstat; nothing writes through it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+
+namespace jang {
+
+class MappedFile {
+ public:
+  /// Throws Error{kIo} naming the file. An empty file maps to an empty span.
+  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  std::span<const std::byte> bytes() const noexcept { return bytes_; }
+  const std::filesystem::path& path() const noexcept { return path_; }
+
+  /// Asks the system to read [offset, offset + length) ahead. A hint; failure is ignored.
+  void will_need(uint64_t offset, uint64_t length) const noexcept;
+  /// Gives the pages of the range back: they leave this process, not the page cache.
+  void drop(uint64_t offset, uint64_t length) const noexcept;
+
+ private:
+  MappedFile() = default;
+  std::filesystem::path path_;
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace jang

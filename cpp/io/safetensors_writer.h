@@ -1,0 +1,61 @@
+// Writes one safetensors file of known layout: header first, then payload pieces in any order from
+// any thread.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/dtype.h"
+
+namespace jang {
+
+struct OutputTensor {
+  std::string name;
+  DType dtype = DType::kF32;
+  std::vector<uint64_t> shape;
+  uint64_t bytes() const;  // checked; throws on overflow
+};
+
+/// The layout of format.md 4.2: payloads whose length is a multiple of 64 first, by name; the rest
+/// by descending element size, then name; `__metadata__` exactly {"format":"mlx"}; header padded
+/// with spaces until 8 + N is a multiple of 64.
+struct SafetensorsLayout {
+  std::string header;                 // the 8 length bytes and the padded JSON
+  std::vector<OutputTensor> tensors;  // in payload order
+  std::vector<uint64_t> begins;       // absolute file offset of each
+  uint64_t file_bytes = 0;
+};
+SafetensorsLayout layout_safetensors(std::vector<OutputTensor> tensors);
+
+class SafetensorsWriter {
+ public:
+  /// Creates the file (it must not exist), gives it its full size, writes the header.
+  SafetensorsWriter(const std::filesystem::path& path, SafetensorsLayout layout);
+  ~SafetensorsWriter();
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
+
+  const SafetensorsLayout& layout() const noexcept { return layout_; }
+  /// Writes bytes at `offset` inside tensor `index` (of layout().tensors). Safe from several
+  /// threads for disjoint ranges. Throws kIo (with the system's reason) or kNoSpace.
+  void write(std::size_t index, uint64_t offset, std::span<const std::byte> bytes);
+  /// Flushes to disk and closes; without it the file counts as unfinished.
+  void finish();
+
+ private:
+  std::filesystem::path path_;
+  SafetensorsLayout layout_;
+  int descriptor_ = -1;
+};
+
+/// Writes a whole small file and flushes it to disk; it must not exist.
+void write_file(const std::filesystem::path& path, std::string_view content);
+/// The whole of a small file; kIo if absent, kConfigSyntax if larger than `max_bytes`.
+std::string read_file(const std::filesystem::path& path, std::size_t max_bytes = 64u << 20);
+
+}  // namespace jang

@@ -1,0 +1,50 @@
+// Keys and values seen so far: [layer][kv head][block of kKvBlock positions][dim], f32, blocks
+// allocated as they fill.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "arch/spec.h"
+#include "base/aligned_buffer.h"
+
+namespace jang {
+
+class KvCache {
+ public:
+  explicit KvCache(const ModelSpec& spec);
+
+  int64_t length() const noexcept { return length_; }
+  /// Bytes that `positions` positions take.
+  static uint64_t bytes_for(const ModelSpec& spec, int64_t positions);
+
+  /// Makes room for `count` more positions; throws std::bad_alloc and changes nothing if there is
+  /// none.
+  void reserve(int64_t count);
+  /// Ends an append: the positions written become part of the history.
+  void commit(int64_t count) noexcept { length_ += count; }
+  /// Forgets everything from `length` on.
+  void truncate(int64_t length) noexcept;
+
+  /// The rows of one position.
+  float* key(int64_t layer, int64_t head, int64_t position) noexcept;
+  float* value(int64_t layer, int64_t head, int64_t position) noexcept;
+  /// Block tables for kernels::KvView, valid until the next reserve().
+  const float* const* key_blocks(int64_t layer, int64_t head) const noexcept;
+  const float* const* value_blocks(int64_t layer, int64_t head) const noexcept;
+
+ private:
+  struct HeadBlocks {
+    std::vector<float*> keys, values;
+  };
+  struct Dim {
+    int64_t heads = 0, head_dim = 0;
+  };
+  std::vector<Dim> dims_;                        // per layer
+  std::vector<std::vector<HeadBlocks>> blocks_;  // [layer][head]
+  std::vector<AlignedBuffer<float>> storage_;    // one per block of positions, all layers together
+  int64_t length_ = 0;
+};
+
+}  // namespace jang

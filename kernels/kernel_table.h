@@ -1,0 +1,167 @@
+// The contract between the core and its SIMD code: one table of plain functions per instruction-set
+// level.
+//
+// Rules. Raw pointers, sizes and strides only; no allocation, exceptions, threads or containers.
+// Pointers into mapped files may have any alignment and are never read past the end stated here;
+// scratch and activations are 64-byte aligned. The caller checks every precondition once; kernels
+// do not. Threads split output rows: a function that takes [row_begin, row_end) gives the same bits
+// for a row however the range is cut.
+//
+// The layout of weights is that of docs/format.md for every level: codes are a little-endian bit
+// stream a row, so a level never needs a second copy of the weights. A null entry of a level's own
+// table falls back to the next lower level (dispatch.cpp): amx -> avx512 -> avx2 -> baseline ->
+// reference, neon_i8mm -> neon -> baseline.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace jang::kernels {
+
+enum class Level : uint8_t { kReference, kBaseline, kAvx2, kAvx512, kAmx, kNeon, kNeonI8mm };
+inline constexpr int kLevels = 7;
+
+enum class FloatType : uint8_t { kF32, kF16, kBF16 };
+
+/// Packed weights of one matrix: w(r, c) = s(r, c/group) * q(r, c) + z(r, c/group).
+/// columns is a multiple of group, group one of 32, 64, 128, bits one of 2, 3, 4, 5, 6, 8.
+struct AffineMatrix {
+  const uint8_t* codes;   // [rows][columns*bits/8]
+  const uint8_t* scales;  // [rows][columns/group] of `metadata`
+  const uint8_t* biases;
+  int64_t rows;
+  int64_t columns;
+  int bits;
+  int group;
+  FloatType metadata;
+};
+
+/// Unquantized weights, [rows][columns] contiguous, any alignment.
+struct DenseMatrix {
+  const uint8_t* data;
+  int64_t rows;
+  int64_t columns;
+  FloatType type;
+};
+
+/// A (key, value) history of one layer and one kv head, in blocks of kKvBlock positions; f32 for
+/// now, narrower types are further values of FloatType or of an enum of their own.
+inline constexpr int kKvBlock = 64;
+struct KvView {
+  const float* const* key_blocks;    // [ceil(length / kKvBlock)] -> [kKvBlock][key_dim]
+  const float* const* value_blocks;  //                          -> [kKvBlock][value_dim]
+  int64_t length;
+  int key_dim;
+  int value_dim;
+};
+
+/// Queries of one kv head: the heads that share it times the positions of the call, as rows of one
+/// matrix.
+struct AttentionTask {
+  const float* queries;  // [n_queries] rows of key_dim floats, query_stride apart; unscaled
+  int64_t query_stride;
+  const int64_t*
+      positions;  // [n_queries] absolute position of each query; it sees keys <= its position
+  int n_queries;
+  KvView kv;
+  int64_t key_begin, key_end;  // this task's slice of the keys; key_begin is a multiple of kKvBlock
+  int64_t window;              // > 0: only keys > position - window; 0: no window
+  float scale;                 // on q.k
+  float softcap;               // > 0: softcap * tanh(score / softcap); 0: none
+  // Running state of the online softmax, one per query, updated: start with max = -inf, sum = 0,
+  // acc = 0.
+  float* max;      // [n_queries]
+  float* sum;      // [n_queries]
+  float* acc;      // [n_queries][value_dim]
+  float* scratch;  // [n_queries][kKvBlock]
+};
+
+/// Arguments of the quantizers: whole groups of one row after another.
+struct QuantTask {
+  const float* values;   // [groups][group], finite
+  const float* weights;  // [group] columns' importance for group i at weights + (i % weight_groups)
+                         // * group; or null
+  int64_t weight_groups;
+  int64_t groups;
+  int group;
+  int bits;
+  FloatType metadata;
+  float* scales;   // [groups] out: already rounded to `metadata`, as floats
+  float* biases;   // [groups]
+  uint8_t* codes;  // [groups][group] out: one code a byte
+};
+
+struct KernelTable {
+  Level level;
+
+  // --- linear, f32 activations ("exact")
+  // ------------------------------------------------------------------- y[t][r] = sum_c x[t][c] *
+  // w(r, c) for r in [row_begin, row_end), t in [0, tokens). x: tokens rows of `columns` floats,
+  // x_stride apart. group_sums[t][columns/32]: sums of 32 consecutive x, by group_sums(). y rows
+  // are y_stride apart.
+  void (*affine_matmul)(const AffineMatrix& w, const float* x, int64_t x_stride,
+                        const float* group_sums, int64_t tokens, float* y, int64_t y_stride,
+                        int64_t row_begin, int64_t row_end);
+  void (*dense_matmul)(const DenseMatrix& w, const float* x, int64_t x_stride, int64_t tokens,
+                       float* y, int64_t y_stride, int64_t row_begin, int64_t row_end);
+  // out[t][i] = sum x[t][32 i .. 32 i + 32); columns a multiple of 32.
+  void (*group_sums)(const float* x, int64_t x_stride, int64_t tokens, int64_t columns, float* out);
+
+  // --- rows and elements
+  // ------------------------------------------------------------------------------------ Row `row`
+  // of a matrix as floats: embeddings, dequantization.
+  void (*affine_row)(const AffineMatrix& w, int64_t row, float* out);
+  void (*dense_row)(const DenseMatrix& w, int64_t row, float* out);
+  // n floats from f16/bf16/f32 bytes, exactly.
+  void (*to_float)(const uint8_t* in, FloatType type, int64_t n, float* out);
+  // n floats rounded to nearest even into f16/bf16/f32 bytes.
+  void (*from_float)(const float* in, FloatType type, int64_t n, uint8_t* out);
+
+  // --- layers
+  // -----------------------------------------------------------------------------------------------
+  // out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * (weight + weight_offset); in place allowed. weight
+  // null: 1.
+  void (*rms_norm)(const float* x, int64_t x_stride, const float* weight, float weight_offset,
+                   float eps, int64_t tokens, int64_t n, float* out, int64_t out_stride);
+  // x += y, n floats.
+  void (*add)(float* x, const float* y, int64_t n);
+  // out = silu(gate) * up, n floats; in place on gate or up allowed.
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // Rotates the first 2*half channels of each of `heads` vectors, head_stride apart, in place.
+  // interleaved false: pairs (i, i+half); true: (2i, 2i+1). cos, sin: [half].
+  void (*rope)(float* x, int64_t head_stride, int heads, int half, bool interleaved,
+               const float* cos, const float* sin);
+  // Updates the running softmax state of `task` with its slice of keys (queries x keys, causal,
+  // windowed).
+  void (*attend)(const AttentionTask& task);
+  // In place softmax of n floats, in f32 with the maximum removed.
+  void (*softmax)(float* x, int64_t n);
+  // Index of the largest value, the first among equals; NaN never wins. n >= 1.
+  int64_t (*argmax)(const float* x, int64_t n);
+
+  // --- quantization: the same bits at every level
+  // ----------------------------------------------------------------
+  void (*quantize_rtn)(const QuantTask& task);
+  void (*quantize_mse)(const QuantTask& task);
+  // codes [n] one a byte -> n*bits/8 packed bytes, and back; n a multiple of 32.
+  void (*pack)(const uint8_t* codes, int64_t n, int bits, uint8_t* out);
+  void (*unpack)(const uint8_t* packed, int64_t n, int bits, uint8_t* codes);
+};
+
+/// "avx512"; the spelling of JANG_ISA.
+const char* level_name(Level level) noexcept;
+bool level_compiled(Level level) noexcept;
+bool level_supported(Level level) noexcept;  // compiled, and this CPU and OS can run it
+
+/// The complete table of a level (fallbacks filled in); null if not compiled or not supported.
+const KernelTable* table_for(Level level) noexcept;
+
+/// The level of the JANG_ISA value `name` (may be null or empty: the best supported one). Null and
+/// an error text in `message` if it is unknown, absent or unsupported.
+const KernelTable* choose_table(const char* name, const char** message) noexcept;
+
+/// The table of this process: choose_table(getenv("JANG_ISA")), fixed at the first call. The core
+/// reaches it through quant/active_kernels.h, which turns a null into an Error.
+const KernelTable* active_table(const char** message) noexcept;
+
+}  // namespace jang::kernels
