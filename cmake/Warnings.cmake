@@ -8,10 +8,14 @@ if(JANG_DEVELOPMENT)
   target_compile_options(jang_flags INTERFACE -Werror)
   target_compile_definitions(jang_flags INTERFACE JANG_DEVELOPMENT)
 endif()
-# The baseline of the wheels; dispatch adds the rest at run time.
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  target_compile_options(jang_flags INTERFACE -march=x86-64-v2)
+# The baseline of the wheels, never this machine's own best; dispatch adds the rest at run time. Interface options come
+# after a target's own and the last -march wins, so a kernel folder with flags of its own does without this one.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  set(baseline_flags -march=x86-64-v2)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$" AND NOT APPLE)
+  set(baseline_flags -march=armv8-a)
 endif()
+target_compile_options(jang_flags INTERFACE "$<$<STREQUAL:$<TARGET_PROPERTY:JANG_ISA_FLAGS>,>:${baseline_flags}>")
 set(CMAKE_POSITION_INDEPENDENT_CODE ON)
 set(CMAKE_CXX_VISIBILITY_PRESET hidden)
 set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)

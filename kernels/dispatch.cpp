@@ -1,0 +1,132 @@
+// Chooses the kernel table of this process: which levels were compiled, which of them run here, what
+// fills their empty entries, and JANG_ISA. Tables are completed once and never change.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cpu_features.h"
+#include "kernels/kernel_table.h"
+#include "kernels/level_tables.h"
+
+namespace jang::kernels {
+namespace {
+
+struct LevelEntry {
+  Level level;
+  const char* name;
+  const KernelTable* (*own_table)() noexcept;  // null: not in this program
+  Level lower;                                 // fills empty entries; its own level at the bottom
+};
+
+// In the order of the enum.
+constexpr LevelEntry kEntries[kLevels] = {
+    {Level::kReference, "reference", reference_table, Level::kReference},
+    {Level::kBaseline, "baseline", baseline_table, Level::kReference},
+#ifdef JANG_HAVE_X86_AVX2
+    {Level::kAvx2, "avx2", x86_avx2_table, Level::kBaseline},
+#else
+    {Level::kAvx2, "avx2", nullptr, Level::kBaseline},
+#endif
+#ifdef JANG_HAVE_X86_AVX512
+    {Level::kAvx512, "avx512", x86_avx512_table, Level::kAvx2},
+#else
+    {Level::kAvx512, "avx512", nullptr, Level::kAvx2},
+#endif
+    {Level::kAmx, "amx", nullptr, Level::kAvx512},
+    {Level::kNeon, "neon", nullptr, Level::kBaseline},
+    {Level::kNeonI8mm, "neon_i8mm", nullptr, Level::kNeon},
+};
+
+// Best first; reference only when asked for.
+constexpr Level kPreference[] = {Level::kAmx,      Level::kAvx512, Level::kAvx2,
+                                 Level::kNeonI8mm, Level::kNeon,   Level::kBaseline};
+
+const LevelEntry& entry_of(Level level) noexcept { return kEntries[static_cast<int>(level)]; }
+
+template <typename... Member>
+void take_missing(KernelTable& table, const KernelTable& lower, Member... member) noexcept {
+  ((table.*member = table.*member != nullptr ? table.*member : lower.*member), ...);
+}
+
+void fill_from(KernelTable& table, const KernelTable& lower) noexcept {
+  using T = KernelTable;
+  take_missing(table, lower, &T::affine_matmul, &T::dense_matmul, &T::group_sums, &T::affine_row,
+               &T::dense_row, &T::to_float, &T::from_float, &T::rms_norm, &T::add, &T::silu_mul,
+               &T::rope, &T::attend, &T::softmax, &T::argmax, &T::quantize_rtn, &T::quantize_mse,
+               &T::pack, &T::unpack);
+  constexpr int kMembers = 18;
+  static_assert(sizeof(T) == (1 + kMembers) * sizeof(void*), "name every entry above");
+}
+
+struct Tables {
+  KernelTable table[kLevels] = {};
+
+  Tables() noexcept {
+    // An entry's lower level comes before it in the enum, so that one pass completes all.
+    for (const LevelEntry& entry : kEntries) {
+      KernelTable& own = table[static_cast<int>(entry.level)];
+      if (entry.own_table != nullptr) own = *entry.own_table();
+      own.level = entry.level;
+      if (entry.lower != entry.level) fill_from(own, table[static_cast<int>(entry.lower)]);
+    }
+  }
+};
+
+const char* unusable(const char* name, const char* why) noexcept {
+  // As wide as the longest sentence with a name cut at 32 characters.
+  thread_local char text[160];
+  std::snprintf(text, sizeof text, "JANG_ISA=%.32s: %s", name, why);
+  return text;
+}
+
+struct ActiveTable {
+  const KernelTable* table = nullptr;
+  char message[160] = {};
+
+  ActiveTable() noexcept {
+    const char* text = nullptr;
+    table = choose_table(std::getenv("JANG_ISA"), &text);
+    if (table == nullptr) std::snprintf(message, sizeof message, "%s", text);
+  }
+};
+
+}  // namespace
+
+const char* level_name(Level level) noexcept { return entry_of(level).name; }
+
+bool level_compiled(Level level) noexcept { return entry_of(level).own_table != nullptr; }
+
+bool level_supported(Level level) noexcept { return level_compiled(level) && cpu_runs(level); }
+
+const KernelTable* table_for(Level level) noexcept {
+  static const Tables tables;
+  return level_supported(level) ? &tables.table[static_cast<int>(level)] : nullptr;
+}
+
+const KernelTable* choose_table(const char* name, const char** message) noexcept {
+  if (name == nullptr || *name == '\0') {
+    for (const Level level : kPreference) {
+      if (const KernelTable* table = table_for(level)) return table;
+    }
+  } else {
+    for (const LevelEntry& entry : kEntries) {
+      if (std::strcmp(name, entry.name) != 0) continue;
+      if (const KernelTable* table = table_for(entry.level)) return table;
+      *message = unusable(name, level_compiled(entry.level)
+                                    ? "this CPU or operating system does not support the level"
+                                    : "this build does not contain the level");
+      return nullptr;
+    }
+  }
+  *message = unusable(name, "unknown level; one of reference, baseline, avx2, avx512, amx, neon, "
+                            "neon_i8mm");
+  return nullptr;
+}
+
+const KernelTable* active_table(const char** message) noexcept {
+  static const ActiveTable active;
+  if (active.table == nullptr) *message = active.message;
+  return active.table;
+}
+
+}  // namespace jang::kernels

@@ -91,61 +91,67 @@ struct QuantTask {
   uint8_t* codes;  // [groups][group] out: one code a byte
 };
 
+/// A null entry of a level's own table means "as the next lower level"; tables that table_for()
+/// returns have none.
 struct KernelTable {
-  Level level;
+  Level level = Level::kReference;
 
   // --- linear, f32 activations ("exact")
-  // ------------------------------------------------------------------- y[t][r] = sum_c x[t][c] *
-  // w(r, c) for r in [row_begin, row_end), t in [0, tokens). x: tokens rows of `columns` floats,
-  // x_stride apart. group_sums[t][columns/32]: sums of 32 consecutive x, by group_sums(). y rows
-  // are y_stride apart.
+
+  // y[t][r] = sum_c x[t][c] * w(r, c) for r in [row_begin, row_end), t in [0, tokens); y is indexed
+  // by the absolute row. x: tokens rows of `columns` floats, x_stride apart; y rows y_stride apart.
+  // group_sums[t][columns/32]: sums of 32 consecutive x, by group_sums().
+  // The bits of y[t][r] depend neither on the range of rows nor on `tokens`.
   void (*affine_matmul)(const AffineMatrix& w, const float* x, int64_t x_stride,
                         const float* group_sums, int64_t tokens, float* y, int64_t y_stride,
-                        int64_t row_begin, int64_t row_end);
+                        int64_t row_begin, int64_t row_end) = nullptr;
   void (*dense_matmul)(const DenseMatrix& w, const float* x, int64_t x_stride, int64_t tokens,
-                       float* y, int64_t y_stride, int64_t row_begin, int64_t row_end);
+                       float* y, int64_t y_stride, int64_t row_begin, int64_t row_end) = nullptr;
   // out[t][i] = sum x[t][32 i .. 32 i + 32); columns a multiple of 32.
-  void (*group_sums)(const float* x, int64_t x_stride, int64_t tokens, int64_t columns, float* out);
+  void (*group_sums)(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
+                     float* out) = nullptr;
 
   // --- rows and elements
-  // ------------------------------------------------------------------------------------ Row `row`
-  // of a matrix as floats: embeddings, dequantization.
-  void (*affine_row)(const AffineMatrix& w, int64_t row, float* out);
-  void (*dense_row)(const DenseMatrix& w, int64_t row, float* out);
+
+  // Row `row` of a matrix as floats: embeddings, dequantization. Affine: s*q + z, rounded to f32
+  // once or twice.
+  void (*affine_row)(const AffineMatrix& w, int64_t row, float* out) = nullptr;
+  void (*dense_row)(const DenseMatrix& w, int64_t row, float* out) = nullptr;
   // n floats from f16/bf16/f32 bytes, exactly.
-  void (*to_float)(const uint8_t* in, FloatType type, int64_t n, float* out);
-  // n floats rounded to nearest even into f16/bf16/f32 bytes.
-  void (*from_float)(const float* in, FloatType type, int64_t n, uint8_t* out);
+  void (*to_float)(const uint8_t* in, FloatType type, int64_t n, float* out) = nullptr;
+  // n floats rounded to nearest even into f16/bf16/f32 bytes; a NaN stays a NaN.
+  void (*from_float)(const float* in, FloatType type, int64_t n, uint8_t* out) = nullptr;
 
   // --- layers
-  // -----------------------------------------------------------------------------------------------
+
   // out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * (weight + weight_offset); in place allowed. weight
   // null: 1.
   void (*rms_norm)(const float* x, int64_t x_stride, const float* weight, float weight_offset,
-                   float eps, int64_t tokens, int64_t n, float* out, int64_t out_stride);
+                   float eps, int64_t tokens, int64_t n, float* out, int64_t out_stride) = nullptr;
   // x += y, n floats.
-  void (*add)(float* x, const float* y, int64_t n);
+  void (*add)(float* x, const float* y, int64_t n) = nullptr;
   // out = silu(gate) * up, n floats; in place on gate or up allowed.
-  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out) = nullptr;
   // Rotates the first 2*half channels of each of `heads` vectors, head_stride apart, in place.
   // interleaved false: pairs (i, i+half); true: (2i, 2i+1). cos, sin: [half].
   void (*rope)(float* x, int64_t head_stride, int heads, int half, bool interleaved,
-               const float* cos, const float* sin);
+               const float* cos, const float* sin) = nullptr;
   // Updates the running softmax state of `task` with its slice of keys (queries x keys, causal,
-  // windowed).
-  void (*attend)(const AttentionTask& task);
+  // windowed). A query that sees no key of the slice keeps its state; the others depend neither on
+  // each other nor on n_queries.
+  void (*attend)(const AttentionTask& task) = nullptr;
   // In place softmax of n floats, in f32 with the maximum removed.
-  void (*softmax)(float* x, int64_t n);
+  void (*softmax)(float* x, int64_t n) = nullptr;
   // Index of the largest value, the first among equals; NaN never wins. n >= 1.
-  int64_t (*argmax)(const float* x, int64_t n);
+  int64_t (*argmax)(const float* x, int64_t n) = nullptr;
 
   // --- quantization: the same bits at every level
-  // ----------------------------------------------------------------
-  void (*quantize_rtn)(const QuantTask& task);
-  void (*quantize_mse)(const QuantTask& task);
+
+  void (*quantize_rtn)(const QuantTask& task) = nullptr;
+  void (*quantize_mse)(const QuantTask& task) = nullptr;
   // codes [n] one a byte -> n*bits/8 packed bytes, and back; n a multiple of 32.
-  void (*pack)(const uint8_t* codes, int64_t n, int bits, uint8_t* out);
-  void (*unpack)(const uint8_t* packed, int64_t n, int bits, uint8_t* codes);
+  void (*pack)(const uint8_t* codes, int64_t n, int bits, uint8_t* out) = nullptr;
+  void (*unpack)(const uint8_t* packed, int64_t n, int bits, uint8_t* codes) = nullptr;
 };
 
 /// "avx512"; the spelling of JANG_ISA.

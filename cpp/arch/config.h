@@ -37,6 +37,18 @@ class ModelConfig {
   std::optional<bool> boolean(std::string_view key) const;
   std::optional<std::string> string(std::string_view key) const;
   const Json* find(std::string_view key) const noexcept;
+  /// The key stands in text() or root(), be it with null: for the few keys where null says
+  /// something else than absence (mistral's sliding_window).
+  bool contains(std::string_view key) const noexcept;
+
+  /// num_experts, num_local_experts or n_routed_experts; 0 without experts.
+  int64_t experts() const;
+  /// num_hidden_layers; 0 if the config does not say.
+  int64_t layers() const;
+  /// tie_word_embeddings (tie_embedding in lfm2), or the default of the model type.
+  bool tied_embeddings() const;
+  /// Error{kConfigValue} in this config's name: "KEY: message".
+  [[noreturn]] void fail(std::string_view key, const std::string& message) const;
 
   /// torch_dtype or dtype, if it names F32, F16 or BF16.
   std::optional<DType> dtype() const;

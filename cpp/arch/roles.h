@@ -49,7 +49,9 @@ struct RoleMatch {
   bool matched = true;  // false: an unknown name, taken for attention with a warning
 };
 
-/// `path`: a final tensor name with or without ".weight"; `shape` of the source tensor.
-RoleMatch role_of(std::string_view path, std::span<const uint64_t> shape);
+/// `path`: a final tensor name with or without ".weight"; `shape`: the tensor's, logical.
+/// `model_type` matters only for minimax, whose linear layers share names with attention.
+RoleMatch role_of(std::string_view path, std::span<const uint64_t> shape,
+                  std::string_view model_type = {});
 
 }  // namespace jang

@@ -14,7 +14,8 @@ class RangeTask {
  public:
   template <typename F>
   RangeTask(F& f)  // NOLINT(google-explicit-constructor): lives only for the call
-      : object_(&f), call_([](void* object, int64_t begin, int64_t end, int worker) {
+      : object_(const_cast<void*>(static_cast<const void*>(&f))),
+        call_([](void* object, int64_t begin, int64_t end, int worker) {
           (*static_cast<F*>(object))(begin, end, worker);
         }) {}
   void operator()(int64_t begin, int64_t end, int worker) const {
@@ -38,8 +39,10 @@ class ThreadPool {
 
   /// Calls task(begin, end, worker) over contiguous pieces of [0, n), each a multiple of `grain`
   /// long but for the last; worker < size() tells pieces that run at the same time apart. One
-  /// contiguous range per thread: for work of even cost. The first exception is rethrown here,
-  /// after all pieces ended.
+  /// contiguous range per thread, for work of even cost; a thread that is done takes over the range
+  /// of one that has not started, so a worker may be called twice. After an exception no further
+  /// piece starts, and that of the lowest piece is rethrown here once all that run have ended. A
+  /// call from inside a region of the same pool runs inline, under the caller's worker number.
   template <typename F>
   void split(int64_t n, int64_t grain, F&& f) {
     run(n, grain, RangeTask(f), false);

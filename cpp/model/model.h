@@ -6,7 +6,6 @@
 #include <functional>
 #include <memory>
 #include <span>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -21,7 +20,7 @@ struct LoadOptions {
 
 class Model {
  public:
-  /// Opens, validates and maps; reads no weights. Throws Error.
+  /// Opens, validates and maps. Matrices are not read; vectors are (a few MB). Throws Error.
   static std::unique_ptr<Model> load(const std::filesystem::path& directory,
                                      const LoadOptions& options = {});
   ~Model();
@@ -38,10 +37,10 @@ class Model {
   KvCache new_cache() const;
 
   enum class Logits { kAll, kLast };
-  /// Appends `tokens` to `cache` and writes float32 logits: [tokens][vocabulary] or [vocabulary]. A
-  /// token outside the vocabulary is Error{kArgument}. Deterministic: any thread count gives the
-  /// same bits. `poll`, if any, is called between layers and may throw to stop; the cache is then
-  /// as before the call.
+  /// Appends `tokens` (at least one) to `cache` and writes float32 logits: [tokens][vocabulary] or
+  /// [vocabulary]. A token outside the vocabulary is Error{kArgument}. Any number of threads gives
+  /// the same bits. `poll`, if any, is called between layers and may throw to stop; the cache is
+  /// then as before the call. One call at a time.
   void forward(std::span<const int32_t> tokens, KvCache& cache, Logits which, float* logits,
                const std::function<void()>& poll = {});
 

@@ -1,0 +1,118 @@
+# Thin names over the real commands, set-up included: each target works as the first command on a fresh clone.
+#
+#   make demo      convert the bundled model, check it, let it talk          make lint      style, types, layers, stubs
+#   make test      C++ and Python tests, once per kernel level of this CPU   make parity    remake the reference logits
+#   make sanitize  C++ tests under ASan, UBSan, TSan                         make bench     speed of what exists
+#   make fuzz      libFuzzer, SECONDS=15 a target                            make arm       C++ tests under qemu-aarch64
+#   make stubs     regenerate python/jang_tools/_core.pyi                    make clean     remove what these made
+#
+# PYTHON=python3.12 chooses the interpreter; VENV=DIR another place for the environment.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+SECONDS ?= 15
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+export PYTHON
+
+bin := $(VENV)/bin
+pip := $(bin)/python -m pip --disable-pip-version-check
+# CMake and Ninja come from the environment.
+in_venv := PATH="$(CURDIR)/$(bin):$$PATH"
+ifeq ($(patsubst /%,,$(VENV)),)
+in_venv := PATH="$(bin):$$PATH"
+endif
+
+sources := $(shell find cmake cpp kernels python/jang_tools -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.inl' \
+  -o -name '*.cmake' -o -name CMakeLists.txt -o -name '*.py' -o -name '*.pyi' -o -name py.typed \)) \
+  CMakeLists.txt README.md LICENSE NOTICE
+
+.PHONY: help demo test lint parity bench sanitize fuzz arm stubs clean setup
+help:
+	@sed -n '3,10s/^# \{0,1\}//p' Makefile
+
+# --- Environments: a stamp a step, so that the second run starts at once -------------------------------------------
+
+$(VENV)/.created:
+	@tools/setup.sh build
+	@echo "==> Python environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(pip) install --quiet --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.build: pyproject.toml | $(VENV)/.created
+	@tools/setup.sh build
+	@echo "==> build tools"
+	@$(pip) install --group build
+	@touch $@
+
+$(VENV)/.package: pyproject.toml $(sources) | $(VENV)/.build
+	@echo "==> jang-tools itself: compiling the core takes a minute or two the first time"
+	@$(in_venv) CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(pip) install --no-build-isolation --verbose . 2>&1 \
+	  | tools/build_progress.sh
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/.created
+	@echo "==> test tools"
+	@$(pip) install --group test
+	@touch $@
+
+$(VENV)/.lint: pyproject.toml | $(VENV)/.created
+	@echo "==> lint tools"
+	@$(pip) install --group lint
+	@touch $@
+
+# torch stays out of the environment of the tests: the package must not need it.
+.venv-parity/.ready: pyproject.toml
+	@tools/setup.sh build
+	@echo "==> reference environment in .venv-parity (torch, transformers)"
+	@$(PYTHON) -m venv .venv-parity
+	@.venv-parity/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@.venv-parity/bin/python -m pip --disable-pip-version-check install --group parity
+	@touch $@
+
+setup: $(VENV)/.package $(VENV)/.test $(VENV)/.lint
+
+# --- Targets --------------------------------------------------------------------------------------------------------
+
+demo: $(VENV)/.package
+	@$(in_venv) examples/demo.sh
+
+test: $(VENV)/.package $(VENV)/.test
+	@tools/setup.sh build test
+	@$(in_venv) python tools/run_tests.py
+
+lint: $(VENV)/.package $(VENV)/.lint
+	@tools/setup.sh build lint
+	@$(in_venv) tools/lint.sh
+
+stubs: $(VENV)/.package $(VENV)/.lint
+	@$(in_venv) python tools/make_stubs.py --write
+
+parity: .venv-parity/.ready
+	@.venv-parity/bin/python tests/python/parity/make_logits.py --check
+
+bench: $(VENV)/.package
+	@$(in_venv) python bench/python/end_to_end.py
+
+sanitize: $(VENV)/.build
+	@tools/setup.sh build test
+	@$(in_venv) tools/sanitize.sh
+
+fuzz: $(VENV)/.build
+	@tools/setup.sh build fuzz
+	@$(in_venv) tools/fuzz.sh $(SECONDS)
+
+arm: $(VENV)/.build
+	@tools/setup.sh build test arm
+	@tools/arm_zlib.sh
+	@$(in_venv) cmake --preset arm
+	@$(in_venv) cmake --build --preset arm --parallel $(JOBS)
+	@$(in_venv) ctest --preset arm --parallel $(JOBS)
+
+clean:
+	rm -rf build dist $(VENV) .venv-parity

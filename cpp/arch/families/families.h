@@ -1,0 +1,12 @@
+// The family files that exist. Adding one: a .cpp beside this header, its line here, and its line
+// in family.cpp.
+#pragma once
+
+#include "arch/family.h"
+
+namespace jang {
+
+extern const Family kLlamaFamily;
+extern const Family kMistralFamily;
+
+}  // namespace jang

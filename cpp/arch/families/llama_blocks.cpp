@@ -1,0 +1,130 @@
+// Builds the spec of a llama-like model from its config, key by key.
+#include "arch/families/llama_blocks.h"
+
+#include <cmath>
+
+#include "arch/rope_config.h"
+#include "base/error.h"
+
+namespace jang {
+namespace {
+
+struct Shape {
+  int64_t hidden = 0, intermediate = 0, heads = 0, kv_heads = 0, head_dim = 0;
+};
+
+Shape read_shape(const ModelConfig& config, const LlamaTraits& traits) {
+  Shape shape;
+  shape.hidden = config.required_integer("hidden_size", 1, ModelConfig::kMaxDim);
+  shape.intermediate = config.required_integer("intermediate_size", 1, ModelConfig::kMaxDim);
+  shape.heads = config.required_integer("num_attention_heads", 1, ModelConfig::kMaxHeads);
+  // null means one key head per query head; absence says so only where it is the model's default.
+  const bool optional = traits.kv_heads_may_be_absent || config.contains("num_key_value_heads");
+  const auto kv_heads = config.integer("num_key_value_heads", 1, ModelConfig::kMaxHeads);
+  if (!kv_heads && !optional) config.fail("num_key_value_heads", "missing");
+  shape.kv_heads = kv_heads.value_or(shape.heads);
+  if (shape.heads % shape.kv_heads != 0) {
+    config.fail("num_key_value_heads", std::to_string(shape.kv_heads) + " does not divide the " +
+                                           std::to_string(shape.heads) + " attention heads");
+  }
+  const auto head_dim = config.integer("head_dim", 1, ModelConfig::kMaxDim);
+  if (!head_dim && shape.hidden % shape.heads != 0) {
+    config.fail("hidden_size", std::to_string(shape.hidden) + " is not a multiple of the " +
+                                   std::to_string(shape.heads) +
+                                   " attention heads and no head_dim is given");
+  }
+  shape.head_dim = head_dim.value_or(shape.hidden / shape.heads);
+  if (shape.head_dim > ModelConfig::kMaxDim / shape.heads) {
+    config.fail("head_dim", "num_attention_heads * head_dim is above 2^24");
+  }
+  return shape;
+}
+
+float read_epsilon(const ModelConfig& config) {
+  const double eps = config.number("rms_norm_eps").value_or(1e-6);
+  if (!std::isfinite(eps) || eps < 0 || eps > 1) {
+    config.fail("rms_norm_eps", "expected a number from 0 to 1");
+  }
+  return static_cast<float>(eps);
+}
+
+void require_silu(const ModelConfig& config) {
+  const std::string act = config.string("hidden_act").value_or("silu");
+  if (act == "silu" || act == "swish") return;
+  throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
+              "hidden_act: \"" + act.substr(0, 40) + "\" is not supported in a " +
+                  config.model_type() + " model; supported: silu");
+}
+
+}  // namespace
+
+ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
+  require_silu(config);
+  const Shape shape = read_shape(config, traits);
+  const float eps = read_epsilon(config);
+  ModelSpec spec;
+  spec.model_type = traits.model_type;
+  spec.hidden = shape.hidden;
+  spec.vocabulary = config.required_integer("vocab_size", 1, ModelConfig::kMaxVocabulary);
+  spec.max_positions = config.integer("max_position_embeddings", 1, int64_t{1} << 40)
+                           .value_or(traits.default_positions);
+  spec.embedding.path = "model.embed_tokens";
+  spec.ropes.push_back(read_rope(config, shape.head_dim, 10000.0));
+
+  const auto norm = [&](std::string path) {
+    return NormSpec{std::move(path), shape.hidden, eps, NormKind::kRms};
+  };
+  const int64_t layers = config.required_integer("num_hidden_layers", 1, ModelConfig::kMaxLayers);
+  spec.layers.reserve(static_cast<std::size_t>(layers));
+  for (int64_t i = 0; i < layers; ++i) {
+    const std::string base = "model.layers." + std::to_string(i) + ".";
+    const auto attention = [&](const char* name, int64_t out, int64_t in) {
+      return LinearSpec{base + "self_attn." + name, out, in, traits.attention_bias};
+    };
+    const auto mlp = [&](const char* name, int64_t out, int64_t in) {
+      return LinearSpec{base + "mlp." + name, out, in, traits.mlp_bias};
+    };
+    const int64_t q_rows = shape.heads * shape.head_dim;
+    const int64_t kv_rows = shape.kv_heads * shape.head_dim;
+    AttentionSpec mixer;
+    mixer.q = attention("q_proj", q_rows, shape.hidden);
+    mixer.k = attention("k_proj", kv_rows, shape.hidden);
+    mixer.v = attention("v_proj", kv_rows, shape.hidden);
+    mixer.o = attention("o_proj", shape.hidden, q_rows);
+    mixer.n_heads = shape.heads;
+    mixer.n_kv_heads = shape.kv_heads;
+    mixer.head_dim = shape.head_dim;
+    mixer.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
+    mixer.window = traits.window;
+
+    LayerSpec layer;
+    layer.pre_norm = norm(base + "input_layernorm");
+    layer.mixer = mixer;
+    layer.ff_pre_norm = norm(base + "post_attention_layernorm");
+    layer.feed_forward = GatedMlpSpec{mlp("gate_proj", shape.intermediate, shape.hidden),
+                                      mlp("up_proj", shape.intermediate, shape.hidden),
+                                      mlp("down_proj", shape.hidden, shape.intermediate),
+                                      Activation::kSilu};
+    spec.layers.push_back(std::move(layer));
+  }
+  spec.final_norm = norm("model.norm");
+  spec.head.tied = config.tied_embeddings();
+  spec.head.linear = LinearSpec{"lm_head", spec.vocabulary, spec.hidden, false};
+  return spec;
+}
+
+void complete_llama_config(Json& config, const ModelConfig& source, const ModelSpec& spec) {
+  const auto& mixer = std::get<AttentionSpec>(spec.layers.front().mixer);
+  const auto& mlp = std::get<GatedMlpSpec>(*spec.layers.front().feed_forward);
+  config["head_dim"] = mixer.head_dim;
+  config["num_key_value_heads"] = mixer.n_kv_heads;
+  config["attention_bias"] = mixer.q.bias;
+  config["mlp_bias"] = mlp.gate.bias;
+  config["max_position_embeddings"] = spec.max_positions;
+  config["hidden_act"] = "silu";
+  if (source.find("rms_norm_eps") == nullptr) config["rms_norm_eps"] = 1e-6;
+  config["tie_word_embeddings"] = spec.head.tied;
+  write_rope(config, source, spec.ropes.front());
+}
+
+}  // namespace jang

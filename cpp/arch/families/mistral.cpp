@@ -1,0 +1,36 @@
+// mistral: llama without biases, with a sliding window on every layer.
+#include "arch/families/families.h"
+#include "arch/families/llama_blocks.h"
+
+namespace jang {
+namespace {
+
+// The window of the first release is the default of the config class, so a file that lacks the key
+// means it; null is how later models say "none".
+constexpr int64_t kWindowIfAbsent = 4096;
+
+int64_t window(const ModelConfig& config) {
+  if (!config.contains("sliding_window")) return kWindowIfAbsent;
+  return config.integer("sliding_window", 1, int64_t{1} << 40).value_or(0);
+}
+
+ModelSpec spec(const ModelConfig& config) {
+  LlamaTraits traits;
+  traits.model_type = "mistral";
+  traits.window = window(config);
+  traits.default_positions = 4096 * 32;
+  return llama_spec(config, traits);
+}
+
+void complete_config(Json& config, const ModelConfig& source) {
+  const ModelSpec model = spec(source);
+  complete_llama_config(config, source, model);
+  const int64_t size = window(source);
+  config["sliding_window"] = size == 0 ? Json(nullptr) : Json(size);
+}
+
+}  // namespace
+
+const Family kMistralFamily{"mistral", spec, complete_config};
+
+}  // namespace jang

@@ -1,0 +1,155 @@
+// Both spellings of rotary settings, read into a RopeSpec and written back in the older one.
+#include "arch/rope_config.h"
+
+#include <cmath>
+#include <string>
+
+#include "base/error.h"
+
+namespace jang {
+namespace {
+
+const Json* rope_dictionary(const ModelConfig& config, std::string& key) {
+  for (const std::string_view name : {"rope_scaling", "rope_parameters"}) {
+    const Json* value = config.find(name);
+    if (value == nullptr) continue;
+    if (!value->is_object()) config.fail(name, "expected an object or null");
+    if (value->as_object().empty()) continue;
+    key = name;
+    return value;
+  }
+  return nullptr;
+}
+
+double positive(const ModelConfig& config, const std::string& key, const Json& value) {
+  if (!value.is_number()) config.fail(key, "expected a number");
+  const double number = value.as_double();
+  if (!std::isfinite(number) || number <= 0) config.fail(key, "expected a finite number above 0");
+  return number;
+}
+
+double required(const ModelConfig& config, const Json& dictionary, const std::string& owner,
+                std::string_view key) {
+  const std::string name = owner + "." + std::string(key);
+  const Json* value = dictionary.find(key);
+  if (value == nullptr) config.fail(name, "missing");
+  return positive(config, name, *value);
+}
+
+RopeType rope_type(const ModelConfig& config, const Json& dictionary, const std::string& owner) {
+  const Json* name = dictionary.find("rope_type");
+  if (name == nullptr) name = dictionary.find("type");
+  if (name == nullptr) {
+    // An old dictionary without a type but with a factor would be a guess either way.
+    if (dictionary.find("factor") != nullptr) config.fail(owner + ".rope_type", "missing");
+    return RopeType::kDefault;
+  }
+  if (!name->is_string()) config.fail(owner + ".rope_type", "expected a string");
+  const std::string& type = name->as_string();
+  if (type == "default" || type == "mrope") return RopeType::kDefault;
+  if (type == "linear") return RopeType::kLinear;
+  if (type == "dynamic") return RopeType::kDynamic;
+  if (type == "llama3") return RopeType::kLlama3;
+  throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
+              "rotary positions of type \"" + type.substr(0, 40) +
+                  "\" are not supported; supported: default, linear, dynamic, llama3");
+}
+
+int64_t original_positions(const ModelConfig& config, const Json& dictionary, int64_t positions) {
+  constexpr std::string_view kKey = "original_max_position_embeddings";
+  if (const auto top = config.integer(kKey, 1, int64_t{1} << 40)) return *top;
+  const Json* value = dictionary.find(kKey);
+  if (value == nullptr) return positions;
+  const double number = positive(config, std::string(kKey), *value);
+  if (number != std::floor(number) || number > 0x1p40) {
+    config.fail(kKey, "expected an integer from 1 to 2^40");
+  }
+  return static_cast<int64_t>(number);
+}
+
+}  // namespace
+
+RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, double default_theta) {
+  RopeSpec rope;
+  rope.rotated = head_dim;
+  rope.theta = default_theta;
+  if (const Json* theta = config.find("rope_theta")) {
+    rope.theta = positive(config, "rope_theta", *theta);
+  }
+  if (const Json* partial = config.find("partial_rotary_factor")) {
+    if (positive(config, "partial_rotary_factor", *partial) != 1.0) {
+      throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
+                  "partial_rotary_factor other than 1 is not supported in a " +
+                      config.model_type() + " model");
+    }
+  }
+  if (head_dim % 2 != 0) config.fail("head_dim", "rotary positions need an even number");
+
+  std::string owner;
+  const Json* dictionary = rope_dictionary(config, owner);
+  if (dictionary == nullptr) return rope;
+  if (const Json* theta = dictionary->find("rope_theta")) {
+    rope.theta = positive(config, owner + ".rope_theta", *theta);
+  }
+  for (const auto& [key, value] : dictionary->as_object()) {
+    if (value.is_object()) {
+      throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
+                  owner + "." + key + ": rotary positions per layer type are not supported in a " +
+                      config.model_type() + " model");
+    }
+  }
+  if (const Json* partial = dictionary->find("partial_rotary_factor")) {
+    if (positive(config, owner + ".partial_rotary_factor", *partial) != 1.0) {
+      throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
+                  owner + ".partial_rotary_factor other than 1 is not supported in a " +
+                      config.model_type() + " model");
+    }
+  }
+  rope.type = rope_type(config, *dictionary, owner);
+  const int64_t positions =
+      config.integer("max_position_embeddings", 1, int64_t{1} << 40).value_or(2048);
+  switch (rope.type) {
+    case RopeType::kDefault:
+      break;
+    case RopeType::kLinear:
+      rope.factor = required(config, *dictionary, owner, "factor");
+      break;
+    case RopeType::kDynamic:
+      rope.factor = required(config, *dictionary, owner, "factor");
+      rope.original_positions = positions;
+      break;
+    case RopeType::kLlama3:
+      rope.factor = required(config, *dictionary, owner, "factor");
+      rope.low_freq_factor = required(config, *dictionary, owner, "low_freq_factor");
+      rope.high_freq_factor = required(config, *dictionary, owner, "high_freq_factor");
+      rope.original_positions = original_positions(config, *dictionary, positions);
+      if (rope.high_freq_factor <= rope.low_freq_factor) {
+        config.fail(owner + ".high_freq_factor", "must be larger than low_freq_factor");
+      }
+      break;
+  }
+  return rope;
+}
+
+void write_rope(Json& text, const ModelConfig& source, const RopeSpec& rope) {
+  text["rope_theta"] = rope.theta;
+  std::string owner;
+  const Json* dictionary = rope_dictionary(source, owner);
+  if (rope.type == RopeType::kDefault || dictionary == nullptr) {
+    text["rope_scaling"] = nullptr;
+    return;
+  }
+  Json scaling = *dictionary;
+  scaling.as_object().erase("rope_theta");
+  const std::string_view type = rope.type == RopeType::kLinear    ? "linear"
+                                : rope.type == RopeType::kDynamic ? "dynamic"
+                                                                  : "llama3";
+  scaling["type"] = type;
+  scaling["rope_type"] = type;
+  if (rope.type == RopeType::kLlama3) {
+    scaling["original_max_position_embeddings"] = rope.original_positions;
+  }
+  text["rope_scaling"] = scaling;
+}
+
+}  // namespace jang

@@ -1,0 +1,24 @@
+// Rotary positions in a config, in both spellings: rope_theta + rope_scaling, or rope_parameters.
+//
+// transformers 5 writes the second; most of stock mlx-lm reads only the first and otherwise takes
+// its own default in silence. Families read either and write the first beside what is there.
+#pragma once
+
+#include <cstdint>
+
+#include "arch/config.h"
+#include "arch/spec.h"
+
+namespace jang {
+
+/// What the config says: its dictionary is rope_scaling if it is not empty, else rope_parameters
+/// (flat); a theta inside the dictionary beats the one beside it. Types that no layer computes yet
+/// (yarn, longrope, ...) are Error{kUnsupportedModel} by name; missing or non-positive numbers
+/// Error{kConfigValue}.
+RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, double default_theta);
+
+/// Sets rope_theta, and rope_scaling with both `type` and `rope_type` (or null for plain rotary
+/// positions), on `text`, the object that holds the text model's settings.
+void write_rope(Json& text, const ModelConfig& source, const RopeSpec& rope);
+
+}  // namespace jang

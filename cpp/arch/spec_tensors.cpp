@@ -1,0 +1,98 @@
+// Walks a ModelSpec and lists its tensors; compares such a list with what was found.
+#include "arch/spec_tensors.h"
+
+#include <map>
+#include <string_view>
+
+#include "base/error.h"
+
+namespace jang {
+namespace {
+
+uint64_t dim(int64_t value) { return static_cast<uint64_t>(value); }
+
+class Collector {
+ public:
+  void linear(const LinearSpec& spec) {
+    matrix(spec.path, spec.out, spec.in);
+    if (spec.bias) out_.push_back({spec.path + ".bias", {dim(spec.out)}, false});
+  }
+  void matrix(const std::string& path, int64_t rows, int64_t columns) {
+    out_.push_back({path + ".weight", {dim(rows), dim(columns)}, true});
+  }
+  void norm(const NormSpec& spec) {
+    out_.push_back({spec.path + ".weight", {dim(spec.size)}, false});
+  }
+  void norm(const std::optional<NormSpec>& spec) {
+    if (spec) norm(*spec);
+  }
+  void operator()(const AttentionSpec& spec) {
+    for (const LinearSpec* part : {&spec.q, &spec.k, &spec.v, &spec.o}) linear(*part);
+    norm(spec.q_norm);
+    norm(spec.k_norm);
+  }
+  void operator()(const GatedMlpSpec& spec) {
+    for (const LinearSpec* part : {&spec.gate, &spec.up, &spec.down}) linear(*part);
+  }
+  std::vector<SpecTensor> take() { return std::move(out_); }
+
+ private:
+  std::vector<SpecTensor> out_;
+};
+
+}  // namespace
+
+std::vector<SpecTensor> spec_tensors(const ModelSpec& spec) {
+  Collector collect;
+  collect.matrix(spec.embedding.path, spec.vocabulary, spec.hidden);
+  for (const LayerSpec& layer : spec.layers) {
+    collect.norm(layer.pre_norm);
+    std::visit(collect, layer.mixer);
+    collect.norm(layer.post_norm);
+    collect.norm(layer.ff_pre_norm);
+    if (layer.feed_forward) std::visit(collect, *layer.feed_forward);
+    collect.norm(layer.ff_post_norm);
+  }
+  collect.norm(spec.final_norm);
+  if (!spec.head.tied) collect.linear(spec.head.linear);
+  return collect.take();
+}
+
+std::string shape_text(std::span<const uint64_t> shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    if (i != 0) text += ", ";
+    text += std::to_string(shape[i]);
+  }
+  return text + "]";
+}
+
+void check_tensors(const ModelSpec& spec, std::span<const FoundTensor> found,
+                   const std::string& file) {
+  std::map<std::string_view, const FoundTensor*> by_name;
+  for (const FoundTensor& tensor : found) {
+    if (!by_name.emplace(tensor.name, &tensor).second) {
+      throw Error(ErrorCode::kExtraTensor, file, tensor.name, "appears twice after renaming");
+    }
+  }
+  for (const SpecTensor& wanted : spec_tensors(spec)) {
+    const auto it = by_name.find(wanted.name);
+    if (it == by_name.end()) {
+      throw Error(ErrorCode::kMissingTensor, file, wanted.name,
+                  "missing; a " + spec.model_type + " model of this config has it, shape " +
+                      shape_text(wanted.shape));
+    }
+    if (it->second->shape != wanted.shape) {
+      throw Error(ErrorCode::kTensorShape, file, wanted.name,
+                  "expected shape " + shape_text(wanted.shape) + " by config.json, found " +
+                      shape_text(it->second->shape));
+    }
+    by_name.erase(it);
+  }
+  if (!by_name.empty()) {
+    throw Error(ErrorCode::kExtraTensor, file, std::string(by_name.begin()->first),
+                "no part of a " + spec.model_type + " model of this config; nothing would use it");
+  }
+}
+
+}  // namespace jang

@@ -1,0 +1,194 @@
+// Error text and the two tables of codes.
+//
+// Names and strings in an error come from hostile files: whatever they hold, the text stays one
+// line of valid UTF-8 of bounded length, so that terminals, logs and Python can take it as it is.
+#include "base/error.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace jang {
+namespace {
+
+constexpr std::size_t kMaxNameBytes = 240;
+constexpr std::size_t kMaxTextBytes = 4000;
+
+/// Length of the well-formed UTF-8 sequence at `i`, or 0 (Unicode 15, table 3-7).
+std::size_t utf8_sequence(std::string_view s, std::size_t i) {
+  const auto byte = [&](std::size_t k) {
+    return k < s.size() ? static_cast<unsigned char>(s[k]) : 0u;
+  };
+  const auto tail = [&](std::size_t k) { return (byte(k) & 0xc0u) == 0x80u; };
+  const unsigned b0 = byte(i);
+  const unsigned b1 = byte(i + 1);
+  if (b0 < 0x80) return 1;
+  if (b0 >= 0xc2 && b0 <= 0xdf) return tail(i + 1) ? 2 : 0;
+  if (b0 >= 0xe0 && b0 <= 0xef) {
+    if (!tail(i + 1) || !tail(i + 2)) return 0;
+    if (b0 == 0xe0 && b1 < 0xa0) return 0;
+    if (b0 == 0xed && b1 > 0x9f) return 0;
+    return 3;
+  }
+  if (b0 >= 0xf0 && b0 <= 0xf4) {
+    if (!tail(i + 1) || !tail(i + 2) || !tail(i + 3)) return 0;
+    if (b0 == 0xf0 && b1 < 0x90) return 0;
+    if (b0 == 0xf4 && b1 > 0x8f) return 0;
+    return 4;
+  }
+  return 0;
+}
+
+std::string one_line(std::string_view text, std::size_t limit) {
+  std::string out;
+  out.reserve(text.size() < limit ? text.size() : limit);
+  for (std::size_t i = 0; i < text.size();) {
+    if (out.size() >= limit) return out + "...";
+    const std::size_t length = utf8_sequence(text, i);
+    const auto c = static_cast<unsigned char>(text[i]);
+    // C1 controls (U+0080..U+009F) move a terminal's cursor just as C0 ones do.
+    const bool control =
+        length == 1 ? (c < 0x20 || c == 0x7f)
+                    : (length == 2 && c == 0xc2 && static_cast<unsigned char>(text[i + 1]) < 0xa0);
+    if (length != 0 && !control) {
+      out.append(text, i, length);
+      i += length;
+      continue;
+    }
+    char escaped[8];
+    std::snprintf(escaped, sizeof escaped, "\\x%02x", static_cast<unsigned>(c));
+    out += escaped;
+    ++i;
+  }
+  return out;
+}
+
+std::string join(const std::string& file, const std::string& tensor, const std::string& message) {
+  std::string text;
+  if (!file.empty()) text += file + ": ";
+  if (!tensor.empty()) text += "tensor '" + tensor + "': ";
+  return text + message;
+}
+
+}  // namespace
+
+Error::Error(ErrorCode code, std::string file, std::string tensor, std::string message,
+             std::string hint)
+    : std::runtime_error(join(one_line(file, kMaxTextBytes), one_line(tensor, kMaxNameBytes),
+                              one_line(message, kMaxTextBytes))),
+      code_(code),
+      file_(one_line(file, kMaxTextBytes)),
+      tensor_(one_line(tensor, kMaxNameBytes)),
+      message_(one_line(message, kMaxTextBytes)),
+      hint_(one_line(hint, kMaxTextBytes)) {}
+
+ErrorKind kind_of(ErrorCode code) noexcept {
+  switch (code) {
+    case ErrorCode::kUnusableDtype:
+    case ErrorCode::kUnsupportedFormat:
+    case ErrorCode::kUnsupportedModel:
+      return ErrorKind::kUnsupported;
+    case ErrorCode::kArgument:
+    case ErrorCode::kOutputExists:
+      return ErrorKind::kArgument;
+    case ErrorCode::kNoSpace:
+    case ErrorCode::kIo:
+      return ErrorKind::kIo;
+    case ErrorCode::kCancelled:
+      return ErrorKind::kCancelled;
+    default:
+      return ErrorKind::kFormat;
+  }
+}
+
+std::string_view code_name(ErrorCode code) noexcept {
+  switch (code) {
+    case ErrorCode::kFileTooSmall:
+      return "file_too_small";
+    case ErrorCode::kHeaderTooLarge:
+      return "header_too_large";
+    case ErrorCode::kHeaderPastEnd:
+      return "header_past_end";
+    case ErrorCode::kHeaderEncoding:
+      return "header_encoding";
+    case ErrorCode::kHeaderSyntax:
+      return "header_syntax";
+    case ErrorCode::kDuplicateName:
+      return "duplicate_name";
+    case ErrorCode::kMetadataType:
+      return "metadata_type";
+    case ErrorCode::kEntryField:
+      return "entry_field";
+    case ErrorCode::kUnknownDtype:
+      return "unknown_dtype";
+    case ErrorCode::kUnusableDtype:
+      return "unusable_dtype";
+    case ErrorCode::kShapeOverflow:
+      return "shape_overflow";
+    case ErrorCode::kPayloadSize:
+      return "payload_size";
+    case ErrorCode::kPayloadLayout:
+      return "payload_layout";
+    case ErrorCode::kHeaderCap:
+      return "header_cap";
+    case ErrorCode::kIndexSyntax:
+      return "index_syntax";
+    case ErrorCode::kIndexFileName:
+      return "index_file_name";
+    case ErrorCode::kIndexMismatch:
+      return "index_mismatch";
+    case ErrorCode::kShardSet:
+      return "shard_set";
+    case ErrorCode::kConfigSyntax:
+      return "config_syntax";
+    case ErrorCode::kConfigValue:
+      return "config_value";
+    case ErrorCode::kUnknownFormat:
+      return "unknown_format";
+    case ErrorCode::kUnsupportedFormat:
+      return "unsupported_format";
+    case ErrorCode::kUnsupportedModel:
+      return "unsupported_model";
+    case ErrorCode::kMapEntry:
+      return "map_entry";
+    case ErrorCode::kTripleShape:
+      return "triple_shape";
+    case ErrorCode::kMissingTensor:
+      return "missing_tensor";
+    case ErrorCode::kExtraTensor:
+      return "extra_tensor";
+    case ErrorCode::kTensorShape:
+      return "tensor_shape";
+    case ErrorCode::kNonFinite:
+      return "non_finite";
+    case ErrorCode::kRange:
+      return "range";
+    case ErrorCode::kManifest:
+      return "manifest";
+    case ErrorCode::kChecksum:
+      return "checksum";
+    case ErrorCode::kHashFile:
+      return "hash_file";
+    case ErrorCode::kStrayFile:
+      return "stray_file";
+    case ErrorCode::kQuality:
+      return "quality";
+    case ErrorCode::kArgument:
+      return "argument";
+    case ErrorCode::kOutputExists:
+      return "output_exists";
+    case ErrorCode::kNoSpace:
+      return "no_space";
+    case ErrorCode::kIo:
+      return "io";
+    case ErrorCode::kCancelled:
+      return "cancelled";
+  }
+  return "unknown";
+}
+
+void assertion_failed(const char* expression, const char* file, int line) noexcept {
+  std::fprintf(stderr, "%s:%d: assertion failed: %s\n", file, line, expression);
+  std::abort();
+}
+
+}  // namespace jang

@@ -1,0 +1,137 @@
+// The conversion itself: cut the planned tensors into panels, run them over the pool, join the
+// checksums in order, write the documents. Nothing in the output depends on the number of threads.
+#include "convert/convert.h"
+
+#include <chrono>
+#include <map>
+#include <string_view>
+#include <utility>
+
+#include "arch/family.h"
+#include "base/error.h"
+#include "convert/panel_writer.h"
+#include "convert/panels.h"
+#include "convert/shard_output.h"
+#include "convert/source.h"
+#include "io/checksum.h"
+#include "plan/plan_document.h"
+
+namespace jang {
+namespace {
+
+constexpr uint32_t kPrefetchPanels = 2;  // per thread, ahead of the one being worked on
+
+/// The dtype that most source weights have.
+DType main_dtype(const Inventory& inventory) {
+  std::map<DType, uint64_t> weights;
+  for (const FinalTensor& tensor : inventory.tensors) weights[tensor.dtype] += tensor.elements();
+  DType most = DType::kBF16;
+  uint64_t count = 0;
+  for (const auto& [dtype, n] : weights) {
+    if (n > count && is_float_weight(dtype)) std::tie(most, count) = std::pair(dtype, n);
+  }
+  return most;
+}
+
+struct WorkList {
+  std::vector<Panel> panels;     // shard by shard, tensor by tensor, in order
+  std::vector<uint64_t> counts;  // panels of each planned tensor
+  uint64_t bytes = 0;
+};
+
+WorkList cut_plan(const Plan& plan) {
+  WorkList work;
+  work.counts.resize(plan.tensors.size());
+  for (const std::vector<uint32_t>& shard : plan.shards) {
+    for (const uint32_t index : shard) {
+      const FinalTensor& tensor = plan.tensors[index].tensor;
+      const uint64_t columns = tensor.columns();
+      const uint64_t rows = columns == 0 ? 0 : tensor.elements() / columns;
+      const std::size_t before = work.panels.size();
+      cut_panels(index, rows, columns, static_cast<uint64_t>(dtype_size(tensor.dtype)),
+                 work.panels);
+      work.counts[index] = work.panels.size() - before;
+    }
+  }
+  for (const Panel& panel : work.panels) work.bytes += panel.bytes;
+  return work;
+}
+
+std::map<std::string, uint32_t> join_checksums(const Plan& plan, const ShardOutput& output,
+                                               std::span<const Panel> panels,
+                                               std::span<const PanelSums> sums) {
+  std::map<std::string, uint32_t> joined;
+  for (uint32_t tensor = 0; tensor < plan.tensors.size(); ++tensor) {
+    for (std::size_t piece = 0; piece < kMaxPieces; ++piece) {
+      const std::string& name = output.name(tensor, piece);
+      if (!name.empty()) joined.emplace(name, crc32_of({}));
+    }
+  }
+  for (std::size_t i = 0; i < panels.size(); ++i) {
+    for (std::size_t piece = 0; piece < kMaxPieces; ++piece) {
+      const std::string& name = output.name(panels[i].tensor, piece);
+      if (name.empty()) continue;
+      uint32_t& crc = joined.at(name);
+      crc = crc32_join(crc, sums[i].crc[piece], sums[i].bytes[piece]);
+    }
+  }
+  return joined;
+}
+
+}  // namespace
+
+ConvertReport convert_directory(const std::filesystem::path& source_path,
+                                const std::filesystem::path& partial, const ConvertOptions& options,
+                                const JobCallbacks& callbacks) {
+  const auto start = std::chrono::steady_clock::now();
+  const ConversionSource source = open_source(source_path, false);
+  require_family(source.config);
+  ConvertReport report;
+  report.plan = make_plan(source.config, source.inventory, options.plan);
+  const Plan& plan = report.plan;
+  report.warnings = plan.warnings;
+  report.file_bytes = plan.file_bytes;
+
+  const WorkList work = cut_plan(plan);
+  ShardOutput output(partial, plan, work.counts);
+  ThreadPool pool(options.threads > 0 ? options.threads : default_thread_count().threads);
+  const PanelWriter writer(source, plan, options.method, options.plan.dtype, output);
+  std::vector<PanelScratch> scratch(static_cast<std::size_t>(pool.size()));
+  std::vector<PanelSums> sums(work.panels.size());
+  const std::size_t ahead = kPrefetchPanels * static_cast<std::size_t>(pool.size());
+  JobProgress progress{callbacks, work.bytes};
+  const auto name = [&](uint32_t tensor) -> std::string_view {
+    return plan.tensors[tensor].tensor.name;
+  };
+  for_each_panel(pool, work.panels, progress, name, [&](std::size_t i, int worker) {
+    if (i + ahead < work.panels.size()) {
+      const Panel& later = work.panels[i + ahead];
+      prefetch_panel(*source.checkpoint, plan.tensors[later.tensor].tensor, later);
+    }
+    sums[i] = writer.write(work.panels[i], scratch[static_cast<std::size_t>(worker)]);
+    output.panel_done(work.panels[i].tensor);
+  });
+  output.finish();
+  progress.report({});
+
+  report.files = output.files();
+  const auto write_document = [&](const char* file, const std::string& text) {
+    write_file(partial / file, text);
+    report.files.emplace_back(file);
+  };
+  write_document("model.safetensors.index.json", output_index_json(plan));
+  write_document("config.json", output_config_json(plan, source.config));
+  ConversionRecord record;
+  record.method = method_name(options.method);
+  record.source_name = options.source_name;
+  record.source_revision = options.source_revision;
+  record.source_dtype = main_dtype(source.inventory);
+  record.checksums = join_checksums(plan, output, work.panels, sums);
+  record.think_in_template = options.think_in_template;
+  record.generator_version = options.generator_version;
+  write_document("jang_config.json", jang_config_json(plan, source.config, record));
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
+}
+
+}  // namespace jang

@@ -1,0 +1,123 @@
+// The life of a panel, from the mapped source to the bytes of up to three output tensors.
+#include "convert/panel_writer.h"
+
+#include <cmath>
+#include <string>
+
+#include "base/error.h"
+#include "convert/values.h"
+#include "io/checksum.h"
+
+namespace jang {
+namespace {
+
+std::string value_text(float value) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value > 0 ? "infinity" : "-infinity";
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", static_cast<double>(value));
+  return text;
+}
+
+std::string range_hint(DType dtype) {
+  return dtype == DType::kF16 ? "bf16 holds the range of f32: --dtype bf16" : "use --dtype f32";
+}
+
+}  // namespace
+
+Error place_error(ErrorCode code, const Checkpoint& checkpoint, const FinalTensor& tensor,
+                  const Panel& panel, uint64_t row, uint64_t column, const std::string& what,
+                  const std::string& hint) {
+  const SourceRow at = locate_row(tensor, panel.row + row);
+  const CheckpointTensor& source = checkpoint.tensors()[at.tensor];
+  return Error(code, checkpoint.files()[source.file], source.name,
+               "row " + std::to_string(at.row) + ", column " +
+                   std::to_string(panel.column + column) + ": " + what,
+               hint);
+}
+
+void require_finite(const SourcePanel& values, const Checkpoint& checkpoint,
+                    const FinalTensor& tensor, const Panel& panel) {
+  const auto bad = find_non_finite(values);
+  if (!bad) return;
+  throw place_error(ErrorCode::kNonFinite, checkpoint, tensor, panel, bad->row, bad->column,
+                    "expected a finite value, found " + value_text(bad->value));
+}
+
+SourcePanel PanelWriter::cast_to(const SourcePanel& values, DType to, const Panel& panel,
+                                 PanelScratch& scratch) const {
+  if (values.dtype == to) return values;
+  const FinalTensor& tensor = plan_.tensors[panel.tensor].tensor;
+  const uint64_t bytes = values.rows * values.columns * static_cast<uint64_t>(dtype_size(to));
+  scratch.cast.reserve_discarding(bytes);
+  if (const auto lost = cast_panel(values, to, scratch.cast.data())) {
+    throw place_error(ErrorCode::kRange, *source_.checkpoint, tensor, panel, lost->row,
+                      lost->column,
+                      value_text(lost->value) + " does not fit " + std::string(dtype_name(to)),
+                      range_hint(to));
+  }
+  return {scratch.cast.data(), to, values.rows, values.columns};
+}
+
+PanelSums PanelWriter::write(const Panel& panel, PanelScratch& scratch) const {
+  const PlannedTensor& planned = plan_.tensors[panel.tensor];
+  const Checkpoint& checkpoint = *source_.checkpoint;
+  SourcePanel values = read_panel(checkpoint, planned.tensor, panel, scratch.gathered);
+  require_finite(values, checkpoint, planned.tensor, panel);
+  PanelSums sums;
+  if (planned.format) {
+    if (cast_) values = cast_to(values, *cast_, panel, scratch);
+    sums = write_quantized(values, panel, scratch);
+  } else {
+    values = cast_to(values, planned.dtype, panel, scratch);
+    const auto size = static_cast<uint64_t>(dtype_size(planned.dtype));
+    const uint64_t offset = (panel.row * planned.tensor.columns() + panel.column) * size;
+    put(panel, 0, offset, {values.data, values.rows * values.columns * size}, sums);
+  }
+  drop_panel(checkpoint, planned.tensor, panel);
+  return sums;
+}
+
+PanelSums PanelWriter::write_quantized(const SourcePanel& values, const Panel& panel,
+                                       PanelScratch& scratch) const {
+  const PlannedTensor& planned = plan_.tensors[panel.tensor];
+  const AffineFormat& format = *planned.format;
+  const auto size = static_cast<uint64_t>(dtype_size(format.metadata));
+  const uint64_t code_bytes = values.rows * format.row_bytes(values.columns);
+  const uint64_t group_bytes = values.rows * format.row_groups(values.columns) * size;
+  scratch.codes.reserve_discarding(code_bytes);
+  scratch.scales.reserve_discarding(group_bytes);
+  scratch.biases.reserve_discarding(group_bytes);
+  try {
+    quantize_panel(values, format, method_,
+                   {scratch.codes.data(), scratch.scales.data(), scratch.biases.data()});
+  } catch (const Error& error) {
+    // Values are finite, so this is about a scale or bias; the quantizer knows the panel only.
+    const SourceRow first = locate_row(planned.tensor, panel.row);
+    const CheckpointTensor& source = source_.checkpoint->tensors()[first.tensor];
+    throw Error(error.code(), source_.checkpoint->files()[source.file], source.name,
+                "from row " + std::to_string(first.row) + ", column " +
+                    std::to_string(panel.column) + " on: " + error.message(),
+                error.hint().empty() ? range_hint(format.metadata) : error.hint());
+  }
+  // A panel is whole rows or a run of whole groups of one row: one contiguous range of each piece.
+  const uint64_t columns = planned.tensor.columns();
+  const uint64_t code_offset =
+      panel.row * format.row_bytes(columns) + format.row_bytes(panel.column);
+  const uint64_t group_offset =
+      (panel.row * format.row_groups(columns) + format.row_groups(panel.column)) * size;
+  PanelSums sums;
+  put(panel, 0, code_offset, {scratch.codes.data(), code_bytes}, sums);
+  put(panel, 1, group_offset, {scratch.scales.data(), group_bytes}, sums);
+  put(panel, 2, group_offset, {scratch.biases.data(), group_bytes}, sums);
+  return sums;
+}
+
+void PanelWriter::put(const Panel& panel, std::size_t piece, uint64_t offset,
+                      std::span<const std::byte> bytes, PanelSums& sums) const {
+  output_.write(panel.tensor, piece, offset, bytes);
+  sums.crc[piece] = crc32_of(bytes);
+  sums.bytes[piece] = bytes.size();
+}
+
+}  // namespace jang

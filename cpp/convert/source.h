@@ -1,0 +1,28 @@
+// A directory as the source of a conversion: unquantized, its tensors placed. Refuses by name what
+// cannot be converted; shared by plan, convert and verify --against.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "arch/config.h"
+#include "arch/inventory.h"
+#include "io/checkpoint.h"
+
+namespace jang {
+
+struct ConversionSource {
+  ModelConfig config;
+  /// Absent for a bare config.json (+ index), which only planning accepts.
+  std::optional<Checkpoint> checkpoint;
+  /// What RowRange::tensor counts: with a checkpoint, exactly its tensors() in their order.
+  std::vector<SourceTensor> tensors;
+  Inventory inventory;
+};
+
+/// Throws Error{kUnsupportedFormat} for directories that are quantized already (JANG, MLX, awq,
+/// ...) or hold pickle files, and whatever opening and placing the tensors finds.
+ConversionSource open_source(const std::filesystem::path& path, bool headers_only);
+
+}  // namespace jang

@@ -1,0 +1,28 @@
+// Grouped-query attention with rotary positions over the KV cache.
+#pragma once
+
+#include "arch/spec.h"
+#include "model/layer_context.h"
+#include "model/weights.h"
+
+namespace jang {
+
+class AttentionLayer {
+ public:
+  AttentionLayer(const AttentionSpec& spec, WeightBinder& binder);
+
+  /// `x`: normed input [tokens][hidden]; `out` [tokens][hidden] is overwritten. Writes the keys and
+  /// values of these tokens to the reserved part of the cache.
+  void forward(LayerContext& context, const float* x, float* out) const;
+
+ private:
+  void project(LayerContext& context, const float* x) const;
+  void store_keys_values(LayerContext& context) const;
+  void attend(LayerContext& context) const;
+
+  AttentionSpec spec_;
+  LinearWeight q_, k_, v_, o_;
+  std::vector<float> q_norm_, k_norm_;
+};
+
+}  // namespace jang

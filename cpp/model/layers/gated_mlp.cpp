@@ -1,0 +1,28 @@
+#include "model/layers/gated_mlp.h"
+
+namespace jang {
+
+GatedMlpLayer::GatedMlpLayer(const GatedMlpSpec& spec, WeightBinder& binder)
+    : gate_(binder.linear(spec.gate)),
+      up_(binder.linear(spec.up)),
+      down_(binder.linear(spec.down)) {}
+
+void GatedMlpLayer::forward(LayerContext& context, const float* x, float* out) const {
+  Workspace& work = context.work;
+  const int64_t width = gate_.rows;
+  work.gate.reserve_discarding(static_cast<std::size_t>(context.tokens * width));
+  work.up.reserve_discarding(static_cast<std::size_t>(context.tokens * width));
+  const LinearJob in[] = {{&gate_, work.gate.data(), width}, {&up_, work.up.data(), width}};
+  context.linear.run(in, x, context.tokens);
+
+  // Cut in whole vectors at places that do not depend on the thread count.
+  context.pool.split(context.tokens * width, 1024, [&](int64_t begin, int64_t end, int /*worker*/) {
+    context.kernels.silu_mul(work.gate.data() + begin, work.up.data() + begin, end - begin,
+                             work.gate.data() + begin);
+  });
+
+  const LinearJob job{&down_, out, down_.rows};
+  context.linear.run({&job, 1}, work.gate.data(), context.tokens);
+}
+
+}  // namespace jang

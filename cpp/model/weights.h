@@ -1,0 +1,46 @@
+// Weights bound to the mapped files: a spec's paths become pointers. Matrices stay packed where
+// they lie; only vectors (norm gains, biases) are widened to f32 copies.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "arch/directory.h"
+#include "arch/spec.h"
+#include "kernels/kernel_table.h"
+
+namespace jang {
+
+using MatrixWeight = std::variant<kernels::AffineMatrix, kernels::DenseMatrix>;
+
+struct LinearWeight {
+  MatrixWeight matrix;
+  std::vector<float> bias;  // empty or [rows]
+  int64_t rows = 0;
+  int64_t columns = 0;
+};
+
+/// Binds by path and remembers what was used, so that a tensor nobody asked for is noticed.
+class WeightBinder {
+ public:
+  explicit WeightBinder(const ModelDirectory& directory);
+
+  /// Throws kMissingTensor or kTensorShape naming file, tensor, expected and found.
+  LinearWeight linear(const LinearSpec& spec);
+  std::vector<float> norm(const NormSpec& spec);
+
+  /// Throws kExtraTensor for a tensor that was not bound and that the family does not drop.
+  void check_all_used() const;
+
+ private:
+  const CheckpointTensor& plain(const std::string& name, const std::vector<uint64_t>& shape);
+  std::vector<float> vector(const std::string& name, int64_t size);
+  void use(const CheckpointTensor& tensor);
+
+  const ModelDirectory& directory_;
+  std::vector<bool> used_;  // by position in checkpoint.tensors()
+};
+
+}  // namespace jang

@@ -1,0 +1,14 @@
+// The one symbol that each instruction-set folder shows to the outside: its own table, in which a
+// null entry means "as the next lower level". Only dispatch.cpp calls these.
+#pragma once
+
+#include "kernels/kernel_table.h"
+
+namespace jang::kernels {
+
+const KernelTable* reference_table() noexcept;
+const KernelTable* baseline_table() noexcept;
+const KernelTable* x86_avx2_table() noexcept;
+const KernelTable* x86_avx512_table() noexcept;
+
+}  // namespace jang::kernels

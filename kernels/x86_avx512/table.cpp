@@ -1,0 +1,20 @@
+#define JANG_VEC_BYTES 64
+#include "kernels/level_tables.h"
+namespace jang::kernels {
+namespace {
+#include "kernels/generic/vec.inl"
+#if __has_include("kernels/generic/quantize.inl")
+#include "kernels/generic/quantize.inl"
+#endif
+constexpr KernelTable kTable = {
+    .level = Level::kAvx512,
+#if __has_include("kernels/generic/quantize.inl")
+    .quantize_rtn = quantize_rtn,
+    .quantize_mse = quantize_mse,
+    .pack = pack,
+    .unpack = unpack,
+#endif
+};
+}  // namespace
+const KernelTable* x86_avx512_table() noexcept { return &kTable; }
+}  // namespace jang::kernels

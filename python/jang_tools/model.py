@@ -1,0 +1,108 @@
+"""Models ready to run, over the mapped weights of a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from jang_tools import _core
+from jang_tools.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from jang_tools.tokenizer import Tokenizer
+
+Tokens = Sequence[int] | npt.NDArray[np.integer]
+KvCache = _core.KvCache
+
+PRECISIONS = ("fast", "exact")
+
+
+def as_tokens(tokens: Tokens) -> npt.NDArray[np.int32]:
+    """Token ids as a one-dimensional int32 array; raises ArgumentError for anything else."""
+    array = np.asarray(tokens)
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise ArgumentError(
+            f"tokens: expected a non-empty list of integers, found {array.dtype} {array.shape}"
+        )
+    limits = np.iinfo(np.int32)
+    if array.min() < limits.min or array.max() > limits.max:
+        raise ArgumentError("tokens: an id does not fit 32 bits")
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+class Model:
+    """A loaded model. Call it with token ids for float32 logits.
+
+    ``model(tokens)`` starts from an empty cache and returns ``[len(tokens), vocab]``; ``model(tokens, cache)``
+    continues ``cache``, made by :meth:`cache`, and extends it. Not for use from several threads at once.
+    """
+
+    def __init__(self, path: Path, precision: Literal["fast", "exact"], threads: int | None) -> None:
+        self.path = path
+        self.precision = precision
+        self.core = _core.Model(str(path), threads=threads or 0)
+
+    def __call__(self, tokens: Tokens, cache: KvCache | None = None) -> npt.NDArray[np.float32]:
+        return self.core.forward(as_tokens(tokens), self.cache() if cache is None else cache)
+
+    def last_logits(self, tokens: Tokens, cache: KvCache) -> npt.NDArray[np.float32]:
+        """Like a call that continues ``cache``, but only the last token's logits, ``[vocab]``."""
+        return self.core.forward(as_tokens(tokens), cache, last_only=True)
+
+    def cache(self) -> KvCache:
+        """An empty key/value cache for one sequence."""
+        return self.core.new_cache()
+
+    @property
+    def vocabulary(self) -> int:
+        return self.core.vocabulary
+
+    @property
+    def max_positions(self) -> int:
+        """Context length that the configuration states, in tokens."""
+        return self.core.max_positions
+
+    @property
+    def load_seconds(self) -> float:
+        """Time to open, validate and map the directory; tokenizer and imports not counted."""
+        return self.core.load_seconds
+
+    def __repr__(self) -> str:
+        return f"Model({self.path.name!r}, {self.core.model_type}, {self.core.format})"
+
+
+def load_model(
+    path: str | Path,
+    precision: Literal["fast", "exact"] = "fast",
+    threads: int | None = None,
+) -> Model:
+    """The model of a directory or Hub id, without its tokenizer.
+
+    ``exact`` computes with float32 activations. ``fast`` allows int8 activations where the kernels have them; none
+    do yet, so both words compute the same. ``threads`` None: chosen from affinity mask and CPU quota.
+    """
+    if precision not in PRECISIONS:
+        raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
+    from jang_tools.hub import resolve_model
+
+    return Model(resolve_model(str(path)), precision, threads)
+
+
+def load(
+    path: str | Path,
+    precision: Literal["fast", "exact"] = "fast",
+    threads: int | None = None,
+) -> tuple[Model, Tokenizer]:
+    """``(model, tokenizer)`` of a JANG v2, stock MLX or plain Hugging Face directory, or of a Hub id.
+
+    Weights stay in the mapped files; nothing is copied. Raises FormatError or UnsupportedError for a directory that
+    cannot be read, naming file and tensor, and UnsupportedError if it has no tokenizer.json (see :func:`load_model`).
+    """
+    from jang_tools.tokenizer import Tokenizer
+
+    model = load_model(path, precision, threads)
+    return model, Tokenizer.load(model.path)

@@ -1,0 +1,15 @@
+#!/bin/bash
+# The C++ tests under AddressSanitizer with UndefinedBehaviorSanitizer, then under ThreadSanitizer.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+jobs=$(nproc)
+
+for preset in asan-ubsan tsan; do
+  echo "==> $preset"
+  cmake --preset "$preset" >build/"$preset".log 2>&1 || { cat build/"$preset".log; exit 1; }
+  cmake --build --preset "$preset" --parallel "$jobs"
+  # ThreadSanitizer of older compilers cannot map its shadow under strong address randomization.
+  runner=()
+  if [ "$preset" = tsan ] && setarch -R true 2>/dev/null; then runner=(setarch -R); fi
+  UBSAN_OPTIONS=print_stacktrace=1 "${runner[@]}" ctest --preset "$preset" --parallel "$jobs"
+done
