@@ -21,11 +21,8 @@ export PYTHON
 
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check
-# CMake and Ninja come from the environment.
-in_venv := PATH="$(CURDIR)/$(bin):$$PATH"
-ifeq ($(patsubst /%,,$(VENV)),)
-in_venv := PATH="$(bin):$$PATH"
-endif
+# As an activated environment: CMake and Ninja come from it, and CMake looks for headers in it.
+in_venv := VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(bin)):$$PATH"
 
 sources := $(shell find cmake cpp kernels python/jang_tools -type f \( -name '*.cpp' -o -name '*.h' -o -name '*.inl' \
   -o -name '*.cmake' -o -name CMakeLists.txt -o -name '*.py' -o -name '*.pyi' -o -name py.typed \)) \

@@ -58,8 +58,10 @@ void fill_from(KernelTable& table, const KernelTable& lower) noexcept {
   static_assert(sizeof(T) == (1 + kMembers) * sizeof(void*), "name every entry above");
 }
 
+// Detection runs once too: a virtual machine may take microseconds for one CPUID.
 struct Tables {
   KernelTable table[kLevels] = {};
+  bool supported[kLevels] = {};
 
   Tables() noexcept {
     // An entry's lower level comes before it in the enum, so that one pass completes all.
@@ -67,10 +69,17 @@ struct Tables {
       KernelTable& own = table[static_cast<int>(entry.level)];
       if (entry.own_table != nullptr) own = *entry.own_table();
       own.level = entry.level;
+      supported[static_cast<int>(entry.level)] =
+          entry.own_table != nullptr && cpu_runs(entry.level);
       if (entry.lower != entry.level) fill_from(own, table[static_cast<int>(entry.lower)]);
     }
   }
 };
+
+const Tables& tables() noexcept {
+  static const Tables all;
+  return all;
+}
 
 const char* unusable(const char* name, const char* why) noexcept {
   // As wide as the longest sentence with a name cut at 32 characters.
@@ -96,11 +105,12 @@ const char* level_name(Level level) noexcept { return entry_of(level).name; }
 
 bool level_compiled(Level level) noexcept { return entry_of(level).own_table != nullptr; }
 
-bool level_supported(Level level) noexcept { return level_compiled(level) && cpu_runs(level); }
+bool level_supported(Level level) noexcept {
+  return tables().supported[static_cast<int>(level)];
+}
 
 const KernelTable* table_for(Level level) noexcept {
-  static const Tables tables;
-  return level_supported(level) ? &tables.table[static_cast<int>(level)] : nullptr;
+  return level_supported(level) ? &tables().table[static_cast<int>(level)] : nullptr;
 }
 
 const KernelTable* choose_table(const char* name, const char** message) noexcept {

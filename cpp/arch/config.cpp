@@ -67,8 +67,8 @@ void check_bound(const ModelConfig& config, const Bound& bound) {
   if (value->is_array()) {
     for (const Json& element : value->as_array()) {
       if (!element.is_null() && !element.get_integer(bound.low, bound.high, ignored)) {
-        config.fail(bound.key,
-                    range_text(bound.low, bound.high) + " in the list, found " + value_text(element));
+        config.fail(bound.key, range_text(bound.low, bound.high) + " in the list, found " +
+                                   value_text(element));
       }
     }
     return;
@@ -84,8 +84,8 @@ std::string canonical_model_type(const std::string& name) {
 }
 
 constexpr std::array<std::string_view, 13> kTiedByDefault = {
-    "gemma", "gemma2", "gemma3_text", "gemma4_text", "gemma3",  "gemma4",       "mamba",
-    "lfm2",  "lfm2_moe", "cohere",    "cohere2",     "smollm3", "falcon_mamba",
+    "gemma", "gemma2",   "gemma3_text", "gemma4_text", "gemma3",  "gemma4",       "mamba",
+    "lfm2",  "lfm2_moe", "cohere",      "cohere2",     "smollm3", "falcon_mamba",
 };
 
 }  // namespace
@@ -116,8 +116,7 @@ ModelConfig ModelConfig::parse(std::string_view text, const std::string& file) {
 }
 
 ModelConfig ModelConfig::read(const std::filesystem::path& directory) {
-  const std::filesystem::path file = directory / "config.json";
-  return parse(read_file(file), file.string());
+  return parse(read_file(directory / "config.json"), "config.json");
 }
 
 const Json& ModelConfig::text() const noexcept {

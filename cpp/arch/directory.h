@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "arch/config.h"
+#include "arch/spec.h"
 #include "io/checkpoint.h"
 #include "io/json.h"
 
@@ -50,13 +51,18 @@ struct ModelDirectory {
   Checkpoint checkpoint;
   std::vector<QuantizedModule> modules;  // by path; empty for plain directories
 
-  const QuantizedModule* find_module(std::string_view path) const noexcept;
+  const QuantizedModule* find_module(std::string_view wanted) const noexcept;
 };
 
 /// Detects by the reading rules, refuses by name what is not ours, validates map and triples. JANG
 /// v1 is opened with its headers only (`modules` stays empty).
 ModelDirectory open_model_directory(const std::filesystem::path& path,
                                     Checkpoint::Access access = Checkpoint::Access::kMapped);
+
+/// The family's spec of this directory, with the head as it is stored: a tied head whose own tensor
+/// differs is untied, a tied model that stores only lm_head embeds with it. Throws like
+/// require_family.
+ModelSpec directory_spec(const ModelDirectory& directory);
 
 /// Union of eos ids of config.json (text and root) and generation_config.json, sorted. Tokenizer
 /// ids are added by the caller, who has the tokenizer.

@@ -15,13 +15,13 @@ constexpr std::array kFamilies = {&kLlamaFamily, &kMistralFamily};
 // Sorted. Wrapped spellings ("gemma3", "gemma4") are the outer names of the text models beside
 // them.
 constexpr std::array<std::string_view, 42> kPlanned = {
-    "cohere",      "cohere2",    "deepseek_v2", "deepseek_v3", "falcon_h1",       "falcon_mamba",
-    "gemma",       "gemma2",     "gemma3",      "gemma3_text", "gemma4",          "gemma4_text",
-    "glm4",        "glm4_moe",   "gpt_oss",     "granite",     "granitemoe",      "granitemoehybrid",
-    "jamba",       "lfm2",       "lfm2_moe",    "llama",       "mamba",           "mamba2",
-    "minimax",     "minimax_m2", "mistral",     "mixtral",     "nemotron_h",      "olmo2",
-    "olmoe",       "phi",        "phi3",        "phimoe",      "qwen2",           "qwen2_moe",
-    "qwen3",       "qwen3_5",    "qwen3_5_moe", "qwen3_moe",   "qwen3_next",      "smollm3",
+    "cohere",  "cohere2",    "deepseek_v2", "deepseek_v3", "falcon_h1",  "falcon_mamba",
+    "gemma",   "gemma2",     "gemma3",      "gemma3_text", "gemma4",     "gemma4_text",
+    "glm4",    "glm4_moe",   "gpt_oss",     "granite",     "granitemoe", "granitemoehybrid",
+    "jamba",   "lfm2",       "lfm2_moe",    "llama",       "mamba",      "mamba2",
+    "minimax", "minimax_m2", "mistral",     "mixtral",     "nemotron_h", "olmo2",
+    "olmoe",   "phi",        "phi3",        "phimoe",      "qwen2",      "qwen2_moe",
+    "qwen3",   "qwen3_5",    "qwen3_5_moe", "qwen3_moe",   "qwen3_next", "smollm3",
 };
 static_assert(std::is_sorted(kPlanned.begin(), kPlanned.end()));
 
@@ -44,14 +44,17 @@ std::vector<std::string_view> family_names() {
 std::vector<std::string_view> planned_model_types() { return {kPlanned.begin(), kPlanned.end()}; }
 
 const Family& require_family(const ModelConfig& config) {
-  if (const Family* family = find_family(config.model_type())) return *family;
+  const bool wrapped = config.root().find("text_config") != nullptr;
+  const Family* family = find_family(config.model_type());
+  if (family != nullptr && !wrapped) return *family;
   std::string supported;
   for (const std::string_view name : family_names()) {
     if (!supported.empty()) supported += ", ";
     supported += name;
   }
   throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
-              "model type \"" + config.model_type().substr(0, 60) +
+              "model type \"" + config.outer_type().substr(0, 60) +
+                  (wrapped ? "\", a wrapper around \"" + config.model_type().substr(0, 60) : "") +
                   "\" is not supported; supported: " + supported,
               "`jang plan` works for it all the same");
 }

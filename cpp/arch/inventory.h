@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -31,12 +32,16 @@ struct RowRange {
 struct FinalTensor {
   std::string name;             // "model.layers.0.mlp.switch_mlp.gate_proj.weight"
   std::string path;             // without ".weight" (same as name if it has none)
+  std::string source;           // name of the source; of a stack with "*" for the expert's number
   std::vector<uint64_t> shape;  // final; its rows are the concatenation of `ranges`
   DType dtype = DType::kBF16;   // of the source
   RoleMatch role;
   bool packable =
       false;  // a Linear, Embedding or expert stack: 2-D or 3-D weight that may be quantized
   std::vector<RowRange> ranges;
+  /// Why the ranges alone do not make this tensor (a transpose, changed values), or empty. Such a
+  /// tensor can be planned, not converted; `ranges` is then empty.
+  std::string obstacle;
 
   uint64_t columns() const noexcept { return shape.empty() ? 1 : shape.back(); }
   uint64_t elements() const noexcept;
@@ -48,13 +53,16 @@ struct Inventory {
       dropped;  // sources left out on purpose (rotary buffers, tied heads, towers, mtp)
   std::vector<std::string> warnings;
   uint64_t parameters = 0;  // of the sources that are kept
-  bool tied_head = false;
+  bool tied_head = false;   // the embedding is the head too
 };
 
-/// Unquantized sources. `model_type`s with a family use its rules, others the generic ones of
+/// Unquantized sources. `heads_equal`: whether a stored lm_head equals the embedding, where both
+/// are stored although the config ties them; nullopt if the payloads were not compared (see
+/// tied_head.h). `model_type`s with a family use its rules, others the generic ones of
 /// format.md section 9 with a warning. Throws Error naming tensor and rule for what cannot be
 /// placed.
-Inventory build_inventory(const ModelConfig& config, std::span<const SourceTensor> sources);
+Inventory build_inventory(const ModelConfig& config, std::span<const SourceTensor> sources,
+                          std::optional<bool> heads_equal = std::nullopt);
 
 /// The sources a bare config promises, for planning without headers: only where the family can tell
 /// (llama, mistral, ...); throws kUnsupportedModel otherwise. `names`: those of the index, or

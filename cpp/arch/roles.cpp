@@ -35,8 +35,7 @@ int64_t layer_of(const Components& parts) {
     if (parts[i] != "layers") continue;
     int64_t layer = 0;
     const std::string_view digits = parts[i + 1];
-    const auto [end, error] =
-        std::from_chars(digits.data(), digits.data() + digits.size(), layer);
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), layer);
     if (error == std::errc{} && end == digits.data() + digits.size() && layer >= 0) return layer;
   }
   return -1;

@@ -69,7 +69,8 @@ int64_t original_positions(const ModelConfig& config, const Json& dictionary, in
 
 }  // namespace
 
-RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, double default_theta) {
+RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, double default_theta,
+                   int64_t default_positions) {
   RopeSpec rope;
   rope.rotated = head_dim;
   rope.theta = default_theta;
@@ -107,7 +108,7 @@ RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, double default_t
   }
   rope.type = rope_type(config, *dictionary, owner);
   const int64_t positions =
-      config.integer("max_position_embeddings", 1, int64_t{1} << 40).value_or(2048);
+      config.integer("max_position_embeddings", 1, int64_t{1} << 40).value_or(default_positions);
   switch (rope.type) {
     case RopeType::kDefault:
       break;

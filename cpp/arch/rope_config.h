@@ -14,8 +14,9 @@ namespace jang {
 /// What the config says: its dictionary is rope_scaling if it is not empty, else rope_parameters
 /// (flat); a theta inside the dictionary beats the one beside it. Types that no layer computes yet
 /// (yarn, longrope, ...) are Error{kUnsupportedModel} by name; missing or non-positive numbers
-/// Error{kConfigValue}.
-RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, double default_theta);
+/// Error{kConfigValue}. `default_positions`: max_position_embeddings where the config is silent.
+RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, double default_theta,
+                   int64_t default_positions);
 
 /// Sets rope_theta, and rope_scaling with both `type` and `rope_type` (or null for plain rotary
 /// positions), on `text`, the object that holds the text model's settings.

@@ -18,6 +18,7 @@ struct LinearSpec {
   int64_t out = 0;
   int64_t in = 0;
   bool bias = false;
+  bool operator==(const LinearSpec&) const = default;
 };
 
 enum class NormKind { kRms, kRmsOnePlus };
@@ -26,6 +27,7 @@ struct NormSpec {
   int64_t size = 0;
   float eps = 1e-5f;
   NormKind kind = NormKind::kRms;
+  bool operator==(const NormSpec&) const = default;
 };
 
 enum class RopeType { kDefault, kLinear, kDynamic, kLlama3 };
@@ -39,6 +41,7 @@ struct RopeSpec {
   double low_freq_factor = 1.0;    // llama3
   double high_freq_factor = 4.0;   // llama3
   int64_t original_positions = 0;  // llama3: L0; dynamic: max_position_embeddings
+  bool operator==(const RopeSpec&) const = default;
 };
 
 struct AttentionSpec {
@@ -51,12 +54,14 @@ struct AttentionSpec {
   int64_t window = 0;                      // 0: none
   int rope = 0;                            // index in ModelSpec::ropes, -1: no rotary positions
   std::optional<NormSpec> q_norm, k_norm;  // per head, before rotary
+  bool operator==(const AttentionSpec&) const = default;
 };
 
 enum class Activation { kSilu };
 struct GatedMlpSpec {
   LinearSpec gate, up, down;
   Activation activation = Activation::kSilu;
+  bool operator==(const GatedMlpSpec&) const = default;
 };
 
 using MixerSpec = std::variant<AttentionSpec>;
@@ -68,11 +73,13 @@ struct LayerSpec {
   MixerSpec mixer;
   std::optional<FeedForwardSpec> feed_forward;
   float residual = 1.0f;
+  bool operator==(const LayerSpec&) const = default;
 };
 
 struct EmbeddingSpec {
   std::string path;
   float scale = 1.0f;
+  bool operator==(const EmbeddingSpec&) const = default;
 };
 
 struct HeadSpec {
@@ -80,6 +87,7 @@ struct HeadSpec {
   LinearSpec linear;
   float multiplier = 1.0f;
   float softcap = 0.0f;
+  bool operator==(const HeadSpec&) const = default;
 };
 
 struct ModelSpec {
@@ -92,6 +100,7 @@ struct ModelSpec {
   std::vector<LayerSpec> layers;
   NormSpec final_norm;
   HeadSpec head;
+  bool operator==(const ModelSpec&) const = default;
 };
 
 }  // namespace jang

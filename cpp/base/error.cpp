@@ -7,36 +7,13 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "base/utf8.h"
+
 namespace jang {
 namespace {
 
 constexpr std::size_t kMaxNameBytes = 240;
 constexpr std::size_t kMaxTextBytes = 4000;
-
-/// Length of the well-formed UTF-8 sequence at `i`, or 0 (Unicode 15, table 3-7).
-std::size_t utf8_sequence(std::string_view s, std::size_t i) {
-  const auto byte = [&](std::size_t k) {
-    return k < s.size() ? static_cast<unsigned char>(s[k]) : 0u;
-  };
-  const auto tail = [&](std::size_t k) { return (byte(k) & 0xc0u) == 0x80u; };
-  const unsigned b0 = byte(i);
-  const unsigned b1 = byte(i + 1);
-  if (b0 < 0x80) return 1;
-  if (b0 >= 0xc2 && b0 <= 0xdf) return tail(i + 1) ? 2 : 0;
-  if (b0 >= 0xe0 && b0 <= 0xef) {
-    if (!tail(i + 1) || !tail(i + 2)) return 0;
-    if (b0 == 0xe0 && b1 < 0xa0) return 0;
-    if (b0 == 0xed && b1 > 0x9f) return 0;
-    return 3;
-  }
-  if (b0 >= 0xf0 && b0 <= 0xf4) {
-    if (!tail(i + 1) || !tail(i + 2) || !tail(i + 3)) return 0;
-    if (b0 == 0xf0 && b1 < 0x90) return 0;
-    if (b0 == 0xf4 && b1 > 0x8f) return 0;
-    return 4;
-  }
-  return 0;
-}
 
 std::string one_line(std::string_view text, std::size_t limit) {
   std::string out;

@@ -1,4 +1,142 @@
+// convert_directory, inspect_directory, verify_directory and what they return; the package's
+// convert, inspect and verify build on them.
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
 #include "bind/bindings.h"
+#include "bind/plan_options.h"
+#include "convert/convert.h"
+#include "convert/inspect.h"
+#include "convert/verify.h"
+
+namespace py = pybind11;
+
 namespace jang::bind {
-void bind_convert(pybind11::module_&) {}
+namespace {
+
+Method method_of(const std::string& name) {
+  const auto method = parse_method(name);
+  if (!method)
+    throw Error(ErrorCode::kArgument, "method: expected rtn or mse, found '" + name + "'");
+  return *method;
+}
+
+void bind_convert_directory(py::module_& module) {
+  py::class_<ConvertReport>(module, "ConvertReport", "What a conversion wrote.")
+      .def_readonly("plan", &ConvertReport::plan, "The plan, as run.")
+      .def_readonly("file_bytes", &ConvertReport::file_bytes, "Bytes of all weight files.")
+      .def_readonly("seconds", &ConvertReport::seconds)
+      .def_readonly("files", &ConvertReport::files, "Bare names written, in order.")
+      .def_readonly("warnings", &ConvertReport::warnings);
+
+  module.def(
+      "convert_directory",
+      [](const std::string& source, const std::string& partial, const std::string& profile,
+         const std::optional<std::string>& dtype, std::optional<int> group_size,
+         std::optional<int> router_bits, std::optional<int> expert_floor,
+         const std::vector<std::string>& rules, const std::string& method, int threads,
+         const std::string& source_name, const std::string& source_revision, bool think_in_template,
+         const std::string& generator_version, const py::object& progress) {
+        ConvertOptions options{};
+        options.plan =
+            make_plan_options(profile, dtype, group_size, router_bits, expert_floor, rules);
+        options.method = method_of(method);
+        options.threads = threads;
+        options.source_name = source_name;
+        options.source_revision = source_revision;
+        options.think_in_template = think_in_template;
+        options.generator_version = generator_version;
+        const JobCallbacks callbacks = job_callbacks(progress);
+        const py::gil_scoped_release release;
+        return convert_directory(source, partial, options, callbacks);
+      },
+      py::arg("source"), py::arg("partial"), py::kw_only(), py::arg("profile") = "JANG_4K",
+      py::arg("dtype") = py::none(), py::arg("group_size") = py::none(),
+      py::arg("router_bits") = py::none(), py::arg("expert_floor") = py::none(),
+      py::arg("rules") = std::vector<std::string>{}, py::arg("method") = "mse",
+      py::arg("threads") = 0, py::arg("source_name") = "", py::arg("source_revision") = "",
+      py::arg("think_in_template") = false, py::arg("generator_version"),
+      py::arg("progress") = py::none(),
+      "Writes shards, index, config.json and jang_config.json into the existing directory\n"
+      "`partial`. progress(done, total, item) counts bytes of source weights, on the calling\n"
+      "thread. threads 0: as many as the process may use. Raises FormatError, UnsupportedError,\n"
+      "ArgumentError, IoError.");
+}
+
+void bind_inspect(py::module_& module) {
+  py::class_<InspectedTensor>(module, "InspectedTensor",
+                              "A quantized module or a plain tensor; the shape is logical.")
+      .def_readonly("name", &InspectedTensor::name)
+      .def_readonly("dtype", &InspectedTensor::dtype)
+      .def_readonly("shape", &InspectedTensor::shape)
+      .def_readonly("bits", &InspectedTensor::bits)
+      .def_readonly("group_size", &InspectedTensor::group_size)
+      .def_readonly("bytes", &InspectedTensor::bytes)
+      .def_readonly("file", &InspectedTensor::file);
+  py::class_<Inspection>(module, "Inspection", "What a directory holds.")
+      .def_readonly("format", &Inspection::format, "jang, jang-v1, mlx or hf.")
+      .def_readonly("model_type", &Inspection::model_type)
+      .def_readonly("profile", &Inspection::profile)
+      .def_readonly("method", &Inspection::method)
+      .def_readonly("average_bits", &Inspection::average_bits)
+      .def_readonly("bits_per_weight", &Inspection::bits_per_weight)
+      .def_readonly("bytes", &Inspection::bytes, "Bytes of all weight files.")
+      .def_readonly("parameters", &Inspection::parameters)
+      .def_readonly("roles", &Inspection::roles)
+      .def_readonly("tensors", &Inspection::tensors);
+  module.def(
+      "inspect_directory",
+      [](const std::string& path) {
+        const py::gil_scoped_release release;
+        return inspect_directory(path);
+      },
+      py::arg("path"),
+      "Reads headers and JSON of a JANG, MLX or plain directory. Raises FormatError,\n"
+      "UnsupportedError, IoError.");
+}
+
+void bind_verify(py::module_& module) {
+  py::class_<Fault>(module, "Fault", "One thing that is wrong with a directory.")
+      .def_property_readonly("code",
+                             [](const Fault& fault) { return std::string(code_name(fault.code)); })
+      .def_readonly("file", &Fault::file)
+      .def_readonly("tensor", &Fault::tensor)
+      .def_readonly("message", &Fault::message);
+  py::class_<TensorError>(module, "TensorError", "A quantized module against its source.")
+      .def_readonly("path", &TensorError::path)
+      .def_readonly("relative_rms", &TensorError::relative_rms)
+      .def_readonly("max_abs", &TensorError::max_abs)
+      .def_readonly("bound", &TensorError::bound, "What relative_rms may be.");
+  py::class_<Verification>(module, "Verification", "Faults, notices, and errors by tensor.")
+      .def_readonly("faults", &Verification::faults)
+      .def_readonly("notices", &Verification::notices)
+      .def_readonly("tensors", &Verification::tensors);
+  module.def(
+      "verify_directory",
+      [](const std::string& path, const std::optional<std::string>& against, int threads,
+         const py::object& progress) {
+        const JobCallbacks callbacks = job_callbacks(progress);
+        std::optional<std::filesystem::path> source;
+        if (against) source = *against;
+        const py::gil_scoped_release release;
+        return verify_directory(path, source, threads, callbacks);
+      },
+      py::arg("path"), py::kw_only(), py::arg("against") = py::none(), py::arg("threads") = 0,
+      py::arg("progress") = py::none(),
+      "Checks everything but SHA256SUMS. progress(done, total, item) counts bytes read, on the\n"
+      "calling thread. Raises UnsupportedError for a format that is refused by name, IoError.");
+}
+
+}  // namespace
+
+void bind_convert(py::module_& module) {
+  bind_convert_directory(module);
+  bind_inspect(module);
+  bind_verify(module);
+}
+
 }  // namespace jang::bind

@@ -33,6 +33,16 @@ DType main_dtype(const Inventory& inventory) {
   return most;
 }
 
+/// Families whose rules are known but whose tensors need more than moving rows are planned only.
+void require_convertible(const ConversionSource& source) {
+  require_family(source.config);
+  for (const FinalTensor& tensor : source.inventory.tensors) {
+    if (tensor.obstacle.empty()) continue;
+    throw Error(ErrorCode::kUnsupportedModel, source.config.file(), tensor.source,
+                "cannot be converted yet: " + tensor.obstacle);
+  }
+}
+
 struct WorkList {
   std::vector<Panel> panels;     // shard by shard, tensor by tensor, in order
   std::vector<uint64_t> counts;  // panels of each planned tensor
@@ -85,7 +95,7 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
                                 const JobCallbacks& callbacks) {
   const auto start = std::chrono::steady_clock::now();
   const ConversionSource source = open_source(source_path, false);
-  require_family(source.config);
+  require_convertible(source);
   ConvertReport report;
   report.plan = make_plan(source.config, source.inventory, options.plan);
   const Plan& plan = report.plan;

@@ -43,8 +43,13 @@ std::optional<std::string> text_member(const Json* object, std::string_view key)
 
 Row plain_row(const Checkpoint& checkpoint, const CheckpointTensor& tensor) {
   Row row;
-  row.tensor = {tensor.name,  std::string(dtype_name(tensor.dtype)), tensor.shape, std::nullopt,
-                std::nullopt, tensor.bytes(), checkpoint.files()[tensor.file]};
+  row.tensor = {tensor.name,
+                std::string(dtype_name(tensor.dtype)),
+                tensor.shape,
+                std::nullopt,
+                std::nullopt,
+                tensor.bytes(),
+                checkpoint.files()[tensor.file]};
   row.bits = 8.0 * dtype_size(tensor.dtype);
   return row;
 }
@@ -107,9 +112,8 @@ std::vector<Row> v1_rows(const ModelDirectory& directory) {
   for (auto& [path, row] : modules) {
     const CheckpointTensor* codes = checkpoint.find(path + std::string(kQweight));
     const uint64_t weights = element_count(row.tensor.shape);
-    row.bits = weights == 0 ? 0
-                            : 8.0 * static_cast<double>(codes->bytes()) /
-                                  static_cast<double>(weights);
+    row.bits =
+        weights == 0 ? 0 : 8.0 * static_cast<double>(codes->bytes()) / static_cast<double>(weights);
     row.tensor.group_size = static_cast<int>(block);
     const int whole = static_cast<int>(row.bits);
     if (whole == row.bits) row.tensor.bits = whole;
@@ -136,7 +140,7 @@ void sum_up(const std::vector<Row>& rows, Inspection& result) {
     if (!counts_as_weights(row)) continue;
     const uint64_t weights = element_count(row.tensor.shape);
     const double bits = row.bits * static_cast<double>(weights);
-    Sum& sum = roles[role_of(row.tensor.name, row.tensor.shape).role];
+    Sum& sum = roles[role_of(row.tensor.name, row.tensor.shape, result.model_type).role];
     sum.row.tensors += 1;
     sum.row.weights += weights;
     sum.row.bytes += row.tensor.bytes;
@@ -160,15 +164,15 @@ void sum_up(const std::vector<Row>& rows, Inspection& result) {
 }  // namespace
 
 Inspection inspect_directory(const std::filesystem::path& path) {
-  const ModelDirectory directory = open_model_directory(path, Checkpoint::Access::kHeadersOnly);
+  const ModelDirectory directory = open_model_directory(path);
   Inspection result;
   result.format = format_name(directory.format);
   result.model_type = directory.config.model_type();
   result.profile = text_member(quantization_of(directory), "profile");
   result.method = text_member(quantization_of(directory), "quantization_method");
   result.bytes = directory.checkpoint.file_bytes();
-  std::vector<Row> rows = directory.format == DirectoryFormat::kJangV1 ? v1_rows(directory)
-                                                                       : affine_rows(directory);
+  std::vector<Row> rows =
+      directory.format == DirectoryFormat::kJangV1 ? v1_rows(directory) : affine_rows(directory);
   std::sort(rows.begin(), rows.end(),
             [](const Row& a, const Row& b) { return a.tensor.name < b.tensor.name; });
   sum_up(rows, result);

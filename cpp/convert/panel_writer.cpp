@@ -23,6 +23,22 @@ std::string range_hint(DType dtype) {
   return dtype == DType::kF16 ? "bf16 holds the range of f32: --dtype bf16" : "use --dtype f32";
 }
 
+/// The first group that cannot be quantized, found by trying each alone.
+PanelPlace failing_group(const SourcePanel& values, const AffineFormat& format, Method method,
+                         PanelScratch& scratch) {
+  const auto group = static_cast<uint64_t>(format.group_size);
+  const uint64_t bytes = group * static_cast<uint64_t>(dtype_size(values.dtype));
+  const AffinePanel out{scratch.codes.data(), scratch.scales.data(), scratch.biases.data()};
+  for (uint64_t i = 0; i < values.rows * format.row_groups(values.columns); ++i) {
+    try {
+      quantize_panel({values.data + i * bytes, values.dtype, 1, group}, format, method, out);
+    } catch (const Error&) {
+      return {i * group / values.columns, i * group % values.columns, 0};
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Error place_error(ErrorCode code, const Checkpoint& checkpoint, const FinalTensor& tensor,
@@ -51,10 +67,9 @@ SourcePanel PanelWriter::cast_to(const SourcePanel& values, DType to, const Pane
   const uint64_t bytes = values.rows * values.columns * static_cast<uint64_t>(dtype_size(to));
   scratch.cast.reserve_discarding(bytes);
   if (const auto lost = cast_panel(values, to, scratch.cast.data())) {
-    throw place_error(ErrorCode::kRange, *source_.checkpoint, tensor, panel, lost->row,
-                      lost->column,
-                      value_text(lost->value) + " does not fit " + std::string(dtype_name(to)),
-                      range_hint(to));
+    throw place_error(
+        ErrorCode::kRange, *source_.checkpoint, tensor, panel, lost->row, lost->column,
+        value_text(lost->value) + " does not fit " + std::string(dtype_name(to)), range_hint(to));
   }
   return {scratch.cast.data(), to, values.rows, values.columns};
 }
@@ -92,13 +107,13 @@ PanelSums PanelWriter::write_quantized(const SourcePanel& values, const Panel& p
     quantize_panel(values, format, method_,
                    {scratch.codes.data(), scratch.scales.data(), scratch.biases.data()});
   } catch (const Error& error) {
-    // Values are finite, so this is about a scale or bias; the quantizer knows the panel only.
-    const SourceRow first = locate_row(planned.tensor, panel.row);
-    const CheckpointTensor& source = source_.checkpoint->tensors()[first.tensor];
-    throw Error(error.code(), source_.checkpoint->files()[source.file], source.name,
-                "from row " + std::to_string(first.row) + ", column " +
-                    std::to_string(panel.column) + " on: " + error.message(),
-                error.hint().empty() ? range_hint(format.metadata) : error.hint());
+    // Values are finite, so this is a scale or a bias; the quantizer does not know where the panel
+    // lies.
+    const PanelPlace at = failing_group(values, format, method_, scratch);
+    throw place_error(error.code(), *source_.checkpoint, planned.tensor, panel, at.row, at.column,
+                      "the scale or bias of the group there does not fit " +
+                          std::string(dtype_name(format.metadata)),
+                      range_hint(format.metadata));
   }
   // A panel is whole rows or a run of whole groups of one row: one contiguous range of each piece.
   const uint64_t columns = planned.tensor.columns();

@@ -41,8 +41,8 @@ class PanelWriter {
                       PanelScratch& scratch) const;
   PanelSums write_quantized(const SourcePanel& values, const Panel& panel,
                             PanelScratch& scratch) const;
-  void put(const Panel& panel, std::size_t piece, uint64_t offset,
-           std::span<const std::byte> bytes, PanelSums& sums) const;
+  void put(const Panel& panel, std::size_t piece, uint64_t offset, std::span<const std::byte> bytes,
+           PanelSums& sums) const;
 
   const ConversionSource& source_;
   const Plan& plan_;

@@ -11,9 +11,12 @@ namespace {
 
 std::size_t piece_index(ShardTensor::Piece piece) {
   switch (piece) {
-    case ShardTensor::Piece::kScales: return 1;
-    case ShardTensor::Piece::kBiases: return 2;
-    default: return 0;
+    case ShardTensor::Piece::kScales:
+      return 1;
+    case ShardTensor::Piece::kBiases:
+      return 2;
+    default:
+      return 0;
   }
 }
 

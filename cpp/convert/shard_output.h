@@ -34,8 +34,7 @@ class ShardOutput {
   }
 
   /// Writes bytes at `offset` inside a piece. Safe from several threads for disjoint ranges.
-  void write(uint32_t tensor, std::size_t piece, uint64_t offset,
-             std::span<const std::byte> bytes);
+  void write(uint32_t tensor, std::size_t piece, uint64_t offset, std::span<const std::byte> bytes);
   /// To be called once for every panel after its writes.
   void panel_done(uint32_t tensor);
   /// Flushes the shards that have no panels at all; afterwards every shard is on disk.

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 #include <string>
 #include <string_view>
 #include <system_error>
 
 #include "arch/directory.h"
+#include "arch/tied_head.h"
 #include "base/error.h"
 #include "io/safetensors_writer.h"
 #include "io/shard_index.h"
@@ -66,6 +68,17 @@ ConversionSource open_bare(const fs::path& path) {
   return source;
 }
 
+/// Where a fault that the inventory found lies: it knows tensors, not files.
+[[noreturn]] void name_file(const Error& error, const Checkpoint& checkpoint) {
+  if (!error.file().empty() || error.tensor().empty()) throw error;
+  const CheckpointTensor* tensor = checkpoint.find(error.tensor());
+  const std::vector<std::string>& files = checkpoint.files();
+  const std::string file = tensor != nullptr   ? files[tensor->file]
+                           : files.size() == 1 ? files.front()
+                                               : std::string(kIndexName);
+  throw Error(error.code(), file, error.tensor(), error.message(), error.hint());
+}
+
 std::string width_text(const ModelDirectory& directory) {
   const std::optional<WidthEntry>& global = directory.widths.global;
   if (!global) return "MLX affine";
@@ -77,14 +90,17 @@ std::string width_text(const ModelDirectory& directory) {
 
 ConversionSource open_source(const fs::path& path, bool headers_only) {
   if (headers_only && is_bare_config(path)) return open_bare(path);
-  ModelDirectory directory =
-      open_model_directory(path, headers_only ? Checkpoint::Access::kHeadersOnly
-                                              : Checkpoint::Access::kMapped);
+  ModelDirectory directory = open_model_directory(
+      path, headers_only ? Checkpoint::Access::kHeadersOnly : Checkpoint::Access::kMapped);
   switch (directory.format) {
-    case DirectoryFormat::kJang: refuse_quantized("JANG");
-    case DirectoryFormat::kJangV1: refuse_quantized("JANG v1");
-    case DirectoryFormat::kMlx: refuse_quantized(width_text(directory));
-    case DirectoryFormat::kHf: break;
+    case DirectoryFormat::kJang:
+      refuse_quantized("JANG");
+    case DirectoryFormat::kJangV1:
+      refuse_quantized("JANG v1");
+    case DirectoryFormat::kMlx:
+      refuse_quantized(width_text(directory));
+    case DirectoryFormat::kHf:
+      break;
   }
   ConversionSource source;
   source.config = std::move(directory.config);
@@ -93,7 +109,13 @@ ConversionSource open_source(const fs::path& path, bool headers_only) {
   for (const CheckpointTensor& tensor : source.checkpoint->tensors()) {
     source.tensors.push_back({tensor.name, tensor.dtype, tensor.shape});
   }
-  source.inventory = build_inventory(source.config, source.tensors);
+  std::optional<bool> equal;
+  if (!headers_only) equal = stored_heads_equal(source.config, *source.checkpoint);
+  try {
+    source.inventory = build_inventory(source.config, source.tensors, equal);
+  } catch (const Error& error) {
+    name_file(error, *source.checkpoint);
+  }
   return source;
 }
 

@@ -23,9 +23,12 @@ Word load(const std::byte* data, uint64_t index) {
 
 float value_at(const SourcePanel& panel, uint64_t index) {
   switch (panel.dtype) {
-    case DType::kF16: return half_to_float(load<uint16_t>(panel.data, index));
-    case DType::kBF16: return bf16_to_float(load<uint16_t>(panel.data, index));
-    default: return std::bit_cast<float>(load<uint32_t>(panel.data, index));
+    case DType::kF16:
+      return half_to_float(load<uint16_t>(panel.data, index));
+    case DType::kBF16:
+      return bf16_to_float(load<uint16_t>(panel.data, index));
+    default:
+      return std::bit_cast<float>(load<uint32_t>(panel.data, index));
   }
 }
 
@@ -56,9 +59,15 @@ std::optional<PanelPlace> find_non_finite(const SourcePanel& panel) {
   const uint64_t count = panel.rows * panel.columns;
   uint64_t found = count;
   switch (panel.dtype) {
-    case DType::kF16: found = first_special<uint16_t>(panel.data, count, 0x7c00u); break;
-    case DType::kBF16: found = first_special<uint16_t>(panel.data, count, 0x7f80u); break;
-    case DType::kF32: found = first_special<uint32_t>(panel.data, count, 0x7f800000u); break;
+    case DType::kF16:
+      found = first_special<uint16_t>(panel.data, count, 0x7c00u);
+      break;
+    case DType::kBF16:
+      found = first_special<uint16_t>(panel.data, count, 0x7f80u);
+      break;
+    case DType::kF32:
+      found = first_special<uint32_t>(panel.data, count, 0x7f800000u);
+      break;
     case DType::kF64: {
       for (found = 0; found < count; ++found) {
         const auto value = std::bit_cast<double>(load<uint64_t>(panel.data, found));
@@ -67,7 +76,8 @@ std::optional<PanelPlace> find_non_finite(const SourcePanel& panel) {
       }
       return std::nullopt;
     }
-    default: return std::nullopt;
+    default:
+      return std::nullopt;
   }
   if (found == count) return std::nullopt;
   return place_of(panel, found);

@@ -7,12 +7,14 @@
 // everything else a double.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <map>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -25,12 +27,18 @@ class Json {
   using Array = std::vector<Json>;
   using Object = std::map<std::string, Json, std::less<>>;  // sorted: what is written is sorted too
 
-  Json() = default;                                     // null
-  Json(std::nullptr_t) {}                               // NOLINT(google-explicit-constructor)
-  Json(bool v) : value_(v) {}                           // NOLINT(google-explicit-constructor)
-  Json(int v) : value_(static_cast<int64_t>(v)) {}      // NOLINT(google-explicit-constructor)
-  Json(int64_t v) : value_(v) {}                        // NOLINT(google-explicit-constructor)
-  Json(uint64_t v) : value_(v) {}                       // NOLINT(google-explicit-constructor)
+  Json() = default;            // null
+  Json(std::nullptr_t) {}      // NOLINT(google-explicit-constructor)
+  Json(bool v) : value_(v) {}  // NOLINT(google-explicit-constructor)
+  /// Any integer type; one that fits int64 is kept as such, so that equal numbers compare equal.
+  template <std::integral T>
+  requires(!std::same_as<T, bool>) Json(T v) {  // NOLINT(google-explicit-constructor)
+    if (std::in_range<int64_t>(v)) {
+      value_ = static_cast<int64_t>(v);
+    } else {
+      value_ = static_cast<uint64_t>(v);
+    }
+  }
   Json(double v) : value_(v) {}                         // NOLINT(google-explicit-constructor)
   Json(std::string v) : value_(std::move(v)) {}         // NOLINT(google-explicit-constructor)
   Json(std::string_view v) : value_(std::string(v)) {}  // NOLINT(google-explicit-constructor)
@@ -50,7 +58,8 @@ class Json {
 
   // Access after the matching is_*(); anything else is a programmer error.
   bool as_bool() const { return std::get<bool>(value_); }
-  double as_double() const;  // of any number
+  double as_double() const;    // of any number
+  uint64_t as_uint64() const;  // of an integer that is not negative
   const std::string& as_string() const { return std::get<std::string>(value_); }
   const Array& as_array() const { return std::get<Array>(value_); }
   Array& as_array() { return std::get<Array>(value_); }

@@ -28,7 +28,7 @@ struct TensorInfo {
 };
 
 struct SafetensorsHeader {
-  std::vector<TensorInfo> tensors;  // by begin, then name
+  std::vector<TensorInfo> tensors;  // by begin, then end, then name
   std::map<std::string, std::string> metadata;
   uint64_t payload_begin = 0;  // 8 + N
   uint64_t file_bytes = 0;     // what the header promises: payload_begin + last end

@@ -8,17 +8,20 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/dtype.h"
 
 namespace jang {
 
+class NativeFile;
+
 struct OutputTensor {
   std::string name;
   DType dtype = DType::kF32;
   std::vector<uint64_t> shape;
-  uint64_t bytes() const;  // checked; throws on overflow
+  uint64_t bytes() const;  // checked; throws kShapeOverflow
 };
 
 /// The layout of format.md 4.2: payloads whose length is a multiple of 64 first, by name; the rest
@@ -30,6 +33,8 @@ struct SafetensorsLayout {
   std::vector<uint64_t> begins;       // absolute file offset of each
   uint64_t file_bytes = 0;
 };
+/// Throws, by the reader's rules, for what a reader would refuse: equal names, too many tensors,
+/// sizes that overflow.
 SafetensorsLayout layout_safetensors(std::vector<OutputTensor> tensors);
 
 class SafetensorsWriter {
@@ -48,14 +53,16 @@ class SafetensorsWriter {
   void finish();
 
  private:
-  std::filesystem::path path_;
   SafetensorsLayout layout_;
-  int descriptor_ = -1;
+  std::unique_ptr<NativeFile> file_;
 };
 
 /// Writes a whole small file and flushes it to disk; it must not exist.
 void write_file(const std::filesystem::path& path, std::string_view content);
 /// The whole of a small file; kIo if absent, kConfigSyntax if larger than `max_bytes`.
 std::string read_file(const std::filesystem::path& path, std::size_t max_bytes = 64u << 20);
+
+/// Makes the names in a directory durable after files were created in it or it was renamed.
+void sync_directory(const std::filesystem::path& directory);
 
 }  // namespace jang

@@ -17,8 +17,10 @@ struct ShardIndex {
 /// `file` is used in messages.
 ShardIndex parse_shard_index(std::string_view text, const std::string& file);
 
-/// The weight files of a directory: those of its index; else `model.safetensors`; else one complete
-/// `model-*-of-*` set. Throws kShardSet, naming the pickle files if only those are there.
+/// The weight files of a directory: those of its index; else
+/// `model.safetensors`; else one complete `model-*-of-*` set. `index`, if given, is filled where
+/// there is one. Throws kShardSet, or kUnsupportedFormat naming the pickle file if only those are
+/// there.
 std::vector<std::string> find_weight_files(const std::filesystem::path& directory,
                                            ShardIndex* index);
 

@@ -20,6 +20,8 @@ struct KvCacheDim {
 class KvCache {
  public:
   explicit KvCache(const ModelSpec& spec);
+  KvCache(KvCache&&) = default;
+  KvCache& operator=(KvCache&&) = default;
 
   int64_t length() const noexcept { return length_; }
   /// Bytes that `positions` positions take, whole blocks counted.

@@ -61,6 +61,7 @@ struct Plan {
   DType activation_dtype = DType::kBF16;
   int attention_bits = 0, mlp_bits = 0;  // most common width of each, for the report; 0 if none
   AffineFormat global;         // the most common (bits, group): the global pair of config.json
+  bool tied_head = false;      // the embedding is the head too, and no lm_head is written
   std::vector<RoleRow> roles;  // in the order of the enum; only roles that occur
   std::vector<std::string> warnings;
 };

@@ -15,7 +15,7 @@ namespace jang {
 
 enum class Method {
   kRtn,  // round to nearest: MLX's CPU rule, bit for bit
-  kMse,  // per-group search of scale and bias (grid_search.h)
+  kMse,  // per-group search of scale and bias (kernels/reference/grid_search.inl)
 };
 std::string_view method_name(Method method) noexcept;
 std::optional<Method> parse_method(std::string_view name) noexcept;  // "rtn", "mse"
@@ -35,6 +35,9 @@ void quantize_matrix(const SourcePanel& source, const AffineFormat& format, Meth
 /// w = s*q + b in float32 (the format's definition). `out` holds rows * columns floats.
 void dequantize_matrix(const AffinePanel& in, const AffineFormat& format, uint64_t rows,
                        uint64_t columns, float* out, ThreadPool& pool);
+
+/// Whether every code is at most 2^bits - 1.
+bool codes_fit(std::span<const uint8_t> codes, int bits) noexcept;
 
 /// Packs codes (one a byte, row-major) and the reverse. Codes above max_code() are a programmer
 /// error.

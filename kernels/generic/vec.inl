@@ -41,6 +41,45 @@ typedef uint32_t vu __attribute__((vector_size(JANG_VEC_BYTES)));
   return select(abs(a) < splat(8388608.0f), (vf)(((vi)rounded & splat_int(0x7fffffff)) | sign), a);
 }
 
+// A loop whose counter is a constant: f(Index<0>{}) .. f(Index<kCount - 1>{}). Arrays of registers that
+// are indexed by it stay in registers.
+template <int kValue>
+struct Index {
+  static constexpr int value = kValue;
+};
+template <int kCount, int kBegin = 0, typename F>
+[[gnu::always_inline]] inline void unrolled(F&& f) {
+  if constexpr (kBegin < kCount) {
+    f(Index<kBegin>{});
+    unrolled<kCount, kBegin + 1>(f);
+  }
+}
+
+// a*b + c, rounded once where the instruction set has it and twice where it has not.
+[[maybe_unused]] inline vf fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__) && JANG_VEC_BYTES == 64
+  return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__) && JANG_VEC_BYTES == 32
+  return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+// The first n lanes, zeros behind them; n in [0, kLanes].
+[[maybe_unused]] inline vf load_partial(const float* p, int64_t n) {
+  float lanes[kLanes] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+[[maybe_unused]] inline void store_partial(float* p, vf v, int64_t n) {
+  float lanes[kLanes];
+  store(lanes, v);
+  for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
 // Lanes added in a fixed tree.
 [[maybe_unused]] inline float sum_lanes(vf v) {
   float lanes[kLanes];

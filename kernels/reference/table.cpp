@@ -1,21 +1,42 @@
-#include "kernels/level_tables.h"
-#if __has_include("kernels/reference/quantize.inl")
+// The definition of correct for every entry: plain scalar code, sums in double. Only used when it is
+// asked for by name, and by the tests.
 #include <cmath>
-#endif
+
+#include "kernels/level_tables.h"
+
 namespace jang::kernels {
 namespace {
-#if __has_include("kernels/reference/quantize.inl")
+
 #include "kernels/reference/quantize.inl"
-#endif
-constexpr KernelTable kTable = {
-    .level = Level::kReference,
-#if __has_include("kernels/reference/quantize.inl")
-    .quantize_rtn = quantize_rtn,
-    .quantize_mse = quantize_mse,
-    .pack = pack,
-    .unpack = unpack,
-#endif
-};
+//
+#include "kernels/reference/convert.inl"
+//
+#include "kernels/reference/attention.inl"
+#include "kernels/reference/layers.inl"
+#include "kernels/reference/linear.inl"
+
+constexpr KernelTable kTable = {.level = Level::kReference,
+                                .affine_matmul = affine_matmul,
+                                .dense_matmul = dense_matmul,
+                                .group_sums = group_sums,
+                                .affine_row = affine_row,
+                                .dense_row = dense_row,
+                                .to_float = to_float,
+                                .from_float = from_float,
+                                .rms_norm = rms_norm,
+                                .add = add,
+                                .silu_mul = silu_mul,
+                                .rope = rope,
+                                .attend = attend,
+                                .softmax = softmax,
+                                .argmax = argmax,
+                                .quantize_rtn = quantize_rtn,
+                                .quantize_mse = quantize_mse,
+                                .pack = pack,
+                                .unpack = unpack};
+
 }  // namespace
+
 const KernelTable* reference_table() noexcept { return &kTable; }
+
 }  // namespace jang::kernels

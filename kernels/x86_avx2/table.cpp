@@ -1,20 +1,17 @@
+// AVX2, FMA and F16C: the generic kernels on 32-byte registers.
 #define JANG_VEC_BYTES 32
+#include "kernels/generic/intrinsics.h"
 #include "kernels/level_tables.h"
+
 namespace jang::kernels {
 namespace {
-#include "kernels/generic/vec.inl"
-#if __has_include("kernels/generic/quantize.inl")
-#include "kernels/generic/quantize.inl"
-#endif
-constexpr KernelTable kTable = {
-    .level = Level::kAvx2,
-#if __has_include("kernels/generic/quantize.inl")
-    .quantize_rtn = quantize_rtn,
-    .quantize_mse = quantize_mse,
-    .pack = pack,
-    .unpack = unpack,
-#endif
-};
+
+#include "kernels/generic/all.inl"
+
+constexpr KernelTable kTable = kernel_table(Level::kAvx2);
+
 }  // namespace
+
 const KernelTable* x86_avx2_table() noexcept { return &kTable; }
+
 }  // namespace jang::kernels

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import nodes
-from jinja2.exceptions import TemplateError, TemplateSyntaxError
+from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jang_tools.errors import FormatError
 from jang_tools.json_file import read_json_object
@@ -33,7 +33,7 @@ class ChatTemplate:
     def __init__(
         self, sources: Mapping[str, str], *, file: str, special_tokens: Mapping[str, str]
     ) -> None:
-        """``sources``: template texts by name; "default" is used, "tool_use" when tools are given."""
+        """``sources``: template texts by name: "default", and "tool_use" for calls with tools."""
         self.file = file
         self._sources = dict(sources)
         self._special_tokens = dict(special_tokens)
@@ -49,8 +49,9 @@ class ChatTemplate:
     ) -> str:
         """The text of a conversation as the model was trained to read it.
 
-        ``messages``: mappings with ``role`` and ``content``. Other keyword arguments are variables of
-        the template, such as ``enable_thinking``. Raises FormatError with the template's own message.
+        ``messages``: mappings with ``role`` and ``content``. Other keyword arguments are variables
+        of the template, such as ``enable_thinking``. Raises FormatError with the template's own
+        message.
         """
         values: dict[str, Any] = {
             **self._special_tokens,
@@ -73,14 +74,18 @@ class ChatTemplate:
             raise self._fault(f"{type(error).__name__}: {error}") from error
 
     def opens_thinking(self) -> bool:
-        """Whether the generation prompt ends with an open ``<think>``, however it is asked for."""
+        """Whether the generation prompt ends with an open ``<think>``, however it is asked for; no
+        if the template fails."""
         question = [{"role": "user", "content": "?"}]
-        prompts = [self.render(question)]
-        prompts += [self.render(question, enable_thinking=think) for think in (True, False)]
+        try:
+            prompts = [self.render(question)]
+            prompts += [self.render(question, enable_thinking=think) for think in (True, False)]
+        except FormatError:
+            return False
         return all(prompt.rstrip().endswith("<think>") for prompt in prompts)
 
     def end_of_turn(self) -> str:
-        """What the template writes after an assistant's last answer; empty if that cannot be told."""
+        """What the template writes after an assistant's last answer; empty if it does not tell."""
         mark = "4f6d1c"
         turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
         try:
@@ -165,7 +170,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 class _GenerationTag(Extension):
     """`{% generation %}` marks assistant text for training; in a prompt it is only a scope."""
 
-    tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  the base class declares it without ClassVar
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno

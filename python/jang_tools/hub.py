@@ -1,7 +1,8 @@
 """Where a model argument leads: a directory, or a Hub repository in the local Hub cache.
 
 Downloads go through huggingface_hub, which honours HF_HOME, HF_ENDPOINT, HF_HUB_CACHE,
-HF_HUB_OFFLINE and HF_TOKEN. Only weights, JSON, tokenizer and template files are fetched, never code.
+HF_HUB_OFFLINE and HF_TOKEN. Only weights, JSON, tokenizer and template files are fetched, never
+code.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def locate_model(text: str | Path, *, progress: bool = False) -> ResolvedModel:
 def _fetch(repository: str, revision: str | None, *, progress: bool) -> ResolvedModel:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.utils import (
+        from huggingface_hub.utils.tqdm import (
             are_progress_bars_disabled,
             disable_progress_bars,
             enable_progress_bars,
@@ -103,6 +104,8 @@ def _refusal(repository: str, revision: str | None, error: Exception) -> JangErr
         RevisionNotFoundError,
     )
 
+    if isinstance(error, LocalEntryNotFoundError) and isinstance(error.__cause__, HfHubHTTPError):
+        error = error.__cause__  # the Hub did answer, and that is the reason
     missing = f"{repository}: no such directory, and "
     if isinstance(error, GatedRepoError):
         return IoError(

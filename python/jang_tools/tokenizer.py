@@ -66,13 +66,14 @@ class Tokenizer:
                 code="tokenizer",
                 hint="save the model's fast tokenizer (tokenizer.json) beside its weights",
             )
-        config = read_json_object(directory / "tokenizer_config.json")
+        config_file = directory / "tokenizer_config.json"
+        config = read_json_object(config_file)
         special = _special_tokens(directory, config)
         backend = _read_backend(file)
         backend.no_truncation()
         backend.no_padding()
         _follow_llama_class(backend, config)
-        _add_missing_tokens(backend, config, special)
+        _add_missing_tokens(backend, config_file, config, special)
         _follow_bos_flags(backend, config, special)
         return cls(
             backend,
@@ -204,17 +205,18 @@ def _special_tokens(directory: Path, config: Mapping[str, Any]) -> dict[str, str
 
 
 def _add_missing_tokens(
-    backend: Backend, config: Mapping[str, Any], special: Mapping[str, str]
+    backend: Backend, file: Path, config: Mapping[str, Any], special: Mapping[str, str]
 ) -> None:
-    """Adds the tokens that only tokenizer_config.json knows; ids follow in the order of the file."""
+    """Adds the tokens that only tokenizer_config.json knows, in the order of their ids there."""
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     missing: list[AddedToken] = []
-    declared = config.get("added_tokens_decoder")
-    for id_text, entry in sorted((declared or {}).items(), key=_id_order):
+    declared = config.get("added_tokens_decoder") or {}
+    if not isinstance(declared, dict):
+        raise FormatError(f"{file}: added_tokens_decoder: expected an object", code="tokenizer")
+    for id_text, entry in sorted(declared.items(), key=_id_order):
         if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
             raise FormatError(
-                f"tokenizer_config.json: added_tokens_decoder: token {id_text} has no content",
-                code="tokenizer",
+                f"{file}: added_tokens_decoder: token {id_text} has no content", code="tokenizer"
             )
         if entry["content"] not in known:
             flags = {

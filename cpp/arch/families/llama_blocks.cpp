@@ -69,7 +69,7 @@ ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
   spec.max_positions = config.integer("max_position_embeddings", 1, int64_t{1} << 40)
                            .value_or(traits.default_positions);
   spec.embedding.path = "model.embed_tokens";
-  spec.ropes.push_back(read_rope(config, shape.head_dim, 10000.0));
+  spec.ropes.push_back(read_rope(config, shape.head_dim, 10000.0, traits.default_positions));
 
   const auto norm = [&](std::string path) {
     return NormSpec{std::move(path), shape.hidden, eps, NormKind::kRms};
@@ -101,10 +101,10 @@ ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
     layer.pre_norm = norm(base + "input_layernorm");
     layer.mixer = mixer;
     layer.ff_pre_norm = norm(base + "post_attention_layernorm");
-    layer.feed_forward = GatedMlpSpec{mlp("gate_proj", shape.intermediate, shape.hidden),
-                                      mlp("up_proj", shape.intermediate, shape.hidden),
-                                      mlp("down_proj", shape.hidden, shape.intermediate),
-                                      Activation::kSilu};
+    layer.feed_forward =
+        GatedMlpSpec{mlp("gate_proj", shape.intermediate, shape.hidden),
+                     mlp("up_proj", shape.intermediate, shape.hidden),
+                     mlp("down_proj", shape.hidden, shape.intermediate), Activation::kSilu};
     spec.layers.push_back(std::move(layer));
   }
   spec.final_norm = norm("model.norm");

@@ -1,0 +1,323 @@
+// The tensors that a config promises, in the source's own spelling, for planning without weight
+// files: families from their spec, other model types from a description of their blocks.
+#include <algorithm>
+#include <optional>
+#include <set>
+
+#include "arch/family.h"
+#include "arch/final_names.h"
+#include "arch/inventory.h"
+#include "arch/spec_tensors.h"
+#include "base/error.h"
+
+namespace jang {
+namespace {
+
+enum class QkNorm { kNone, kPerHead, kAcross };
+enum class Experts { kNone, kMlp, kMixtral };
+
+/// What sets a model type apart from llama: T A M N2 of the family table.
+struct Blocks {
+  std::string_view model_type;
+  bool qkv_bias = false;        // always; o_proj has none
+  bool attention_bias = false;  // by the flag, on all four
+  bool mlp_bias = false;        // by the flag
+  QkNorm qk_norm = QkNorm::kNone;
+  bool feed_forward_norms = false;  // pre_ and post_feedforward_layernorm
+  bool post_norm_only = false;      // olmo2: post_attention_, post_feedforward_layernorm
+  bool fused = false;               // phi3: qkv_proj, gate_up_proj
+  Experts experts = Experts::kNone;
+  bool shared_expert = false;
+  bool linear_attention = false;  // gated attention every few layers, else DeltaNet
+  bool packed_inputs = false;     // qwen3_next: in_proj_qkvz, in_proj_ba
+  int64_t head_dim = 0;           // if the config has none; 0: hidden / heads
+};
+
+std::optional<Blocks> blocks_of(std::string_view type) {
+  Blocks b;
+  b.model_type = type;
+  if (type == "smollm3" || type == "granite") {
+    b.attention_bias = b.mlp_bias = true;
+  } else if (type == "qwen2") {
+    b.qkv_bias = true;
+  } else if (type == "qwen2_moe") {
+    b.qkv_bias = b.shared_expert = true;
+    b.experts = Experts::kMlp;
+  } else if (type == "qwen3" || type == "qwen3_moe") {
+    b.attention_bias = true;
+    b.qk_norm = QkNorm::kPerHead;
+    b.head_dim = type == "qwen3" ? 128 : 0;
+    b.experts = type == "qwen3" ? Experts::kNone : Experts::kMlp;
+  } else if (type == "mixtral") {
+    b.experts = Experts::kMixtral;
+  } else if (type == "olmo2") {
+    b.attention_bias = true;
+    b.qk_norm = QkNorm::kAcross;
+    b.post_norm_only = true;
+  } else if (type == "olmoe") {
+    b.attention_bias = true;
+    b.qk_norm = QkNorm::kAcross;
+    b.experts = Experts::kMlp;
+  } else if (type == "gemma" || type == "gemma2" || type == "gemma3_text") {
+    b.attention_bias = true;
+    b.head_dim = 256;
+    b.feed_forward_norms = type != "gemma";
+    b.qk_norm = type == "gemma3_text" ? QkNorm::kPerHead : QkNorm::kNone;
+  } else if (type == "phi3") {
+    b.fused = true;
+  } else if (type == "qwen3_next" || type == "qwen3_5" || type == "qwen3_5_moe") {
+    b.qk_norm = QkNorm::kPerHead;
+    b.attention_bias = true;
+    b.linear_attention = true;
+    b.packed_inputs = type == "qwen3_next";
+    b.head_dim = 256;
+    b.experts = type == "qwen3_5" ? Experts::kNone : Experts::kMlp;
+    b.shared_expert = type != "qwen3_5";
+  } else {
+    return std::nullopt;
+  }
+  return b;
+}
+
+class Promise {
+ public:
+  Promise(const ModelConfig& config, const Blocks& blocks, std::span<const std::string> names)
+      : config_(config), blocks_(blocks) {
+    for (const std::string& name : names) {
+      if (name.starts_with("model.language_model.")) prefix_ = "model.language_model.";
+      if (name.starts_with("language_model.model.")) prefix_ = "language_model.model.";
+      if (name.find(".experts.gate_up_proj") != std::string::npos) fused_experts_ = true;
+      if (name.ends_with("lm_head.weight")) head_ = name;
+    }
+    dtype_ = config.dtype().value_or(DType::kBF16);
+    hidden_ = dim("hidden_size");
+    heads_ = size("num_attention_heads", ModelConfig::kMaxHeads);
+    kv_heads_ =
+        static_cast<uint64_t>(config.integer("num_key_value_heads", 1, ModelConfig::kMaxHeads)
+                                  .value_or(static_cast<int64_t>(heads_)));
+    const int64_t fallback =
+        blocks.head_dim != 0 ? blocks.head_dim : static_cast<int64_t>(hidden_ / heads_);
+    head_dim_ = static_cast<uint64_t>(
+        config.integer("head_dim", 1, ModelConfig::kMaxDim).value_or(fallback));
+    experts_ = static_cast<uint64_t>(config.experts());
+    // Both numbers are within their own bounds; together they may still promise 10^9 tensors.
+    if (config.layers() * config.experts() > 1'000'000) {
+      config.fail("num_experts", "more than 1,000,000 experts in all layers together");
+    }
+  }
+
+  std::vector<SourceTensor> list() {
+    const uint64_t vocabulary = size("vocab_size", ModelConfig::kMaxVocabulary);
+    add(prefix_ + "embed_tokens.weight", {vocabulary, hidden_});
+    const int64_t layers =
+        config_.required_integer("num_hidden_layers", 1, ModelConfig::kMaxLayers);
+    for (int64_t i = 0; i < layers; ++i) layer(i);
+    add(prefix_ + "norm.weight", {hidden_});
+    if (!head_.empty()) {
+      add(head_, {vocabulary, hidden_});
+    } else if (!config_.tied_embeddings()) {
+      add("lm_head.weight", {vocabulary, hidden_});
+    }
+    return std::move(out_);
+  }
+
+ private:
+  uint64_t size(std::string_view key, int64_t high) const {
+    return static_cast<uint64_t>(config_.required_integer(key, 1, high));
+  }
+  uint64_t dim(std::string_view key) const { return size(key, ModelConfig::kMaxDim); }
+  bool flag(std::string_view key) const { return config_.boolean(key).value_or(false); }
+
+  void add(std::string name, std::vector<uint64_t> shape) {
+    out_.push_back({std::move(name), dtype_, std::move(shape)});
+  }
+  void linear(const std::string& path, uint64_t out, uint64_t in, bool bias) {
+    add(path + ".weight", {out, in});
+    if (bias) add(path + ".bias", {out});
+  }
+  void gated(const std::string& base, uint64_t width, bool bias) {
+    linear(base + "gate_proj", width, hidden_, bias);
+    linear(base + "up_proj", width, hidden_, bias);
+    linear(base + "down_proj", hidden_, width, bias);
+  }
+
+  bool is_linear_layer(int64_t i) const {
+    if (!blocks_.linear_attention) return false;
+    if (const Json* types = config_.find("layer_types"); types != nullptr && types->is_array()) {
+      const auto& list = types->as_array();
+      const auto at = static_cast<std::size_t>(i);
+      if (at < list.size() && list[at].is_string()) {
+        return list[at].as_string() == "linear_attention";
+      }
+    }
+    const int64_t interval =
+        config_.integer("full_attention_interval", 1, ModelConfig::kMaxLayers).value_or(4);
+    return (i + 1) % interval != 0;
+  }
+
+  bool is_sparse_layer(int64_t i) const {
+    if (blocks_.experts == Experts::kNone || experts_ == 0) return false;
+    const int64_t step =
+        config_.integer("decoder_sparse_step", 1, ModelConfig::kMaxLayers).value_or(1);
+    if ((i + 1) % step != 0) return false;
+    if (const Json* dense = config_.find("mlp_only_layers");
+        dense != nullptr && dense->is_array()) {
+      int64_t number = 0;
+      for (const Json& entry : dense->as_array()) {
+        if (entry.get_integer(0, ModelConfig::kMaxLayers, number) && number == i) return false;
+      }
+    }
+    return true;
+  }
+
+  void layer(int64_t i) {
+    const std::string base = prefix_ + "layers." + std::to_string(i) + ".";
+    if (!blocks_.post_norm_only) add(base + "input_layernorm.weight", {hidden_});
+    add(base + "post_attention_layernorm.weight", {hidden_});
+    if (blocks_.post_norm_only) add(base + "post_feedforward_layernorm.weight", {hidden_});
+    if (blocks_.feed_forward_norms) {
+      add(base + "pre_feedforward_layernorm.weight", {hidden_});
+      add(base + "post_feedforward_layernorm.weight", {hidden_});
+    }
+    if (is_linear_layer(i)) {
+      delta_net(base + "linear_attn.");
+    } else {
+      attention(base + "self_attn.");
+    }
+    if (is_sparse_layer(i)) {
+      experts(base);
+    } else if (blocks_.fused) {
+      const uint64_t width = dim("intermediate_size");
+      linear(base + "mlp.gate_up_proj", 2 * width, hidden_, false);
+      linear(base + "mlp.down_proj", hidden_, width, false);
+    } else {
+      gated(base + "mlp.", dim("intermediate_size"), blocks_.mlp_bias && flag("mlp_bias"));
+    }
+  }
+
+  void attention(const std::string& base) {
+    const uint64_t q_rows = heads_ * head_dim_;
+    const uint64_t kv_rows = kv_heads_ * head_dim_;
+    if (blocks_.fused) {
+      linear(base + "qkv_proj", q_rows + 2 * kv_rows, hidden_, false);
+      linear(base + "o_proj", hidden_, q_rows, false);
+      return;
+    }
+    const bool all = blocks_.attention_bias && flag("attention_bias");
+    const bool qkv = all || (blocks_.qkv_bias && config_.boolean("qkv_bias").value_or(true));
+    // Gated attention: per head its query rows, then its gate rows.
+    linear(base + "q_proj", blocks_.linear_attention ? 2 * q_rows : q_rows, hidden_, qkv);
+    linear(base + "k_proj", kv_rows, hidden_, qkv);
+    linear(base + "v_proj", kv_rows, hidden_, qkv);
+    linear(base + "o_proj", hidden_, q_rows, all);
+    if (blocks_.qk_norm == QkNorm::kNone) return;
+    const bool across = blocks_.qk_norm == QkNorm::kAcross;
+    add(base + "q_norm.weight", {across ? q_rows : head_dim_});
+    add(base + "k_norm.weight", {across ? kv_rows : head_dim_});
+  }
+
+  void delta_net(const std::string& base) {
+    const auto read = [&](std::string_view key, int64_t high, int64_t fallback) {
+      return static_cast<uint64_t>(config_.integer(key, 1, high).value_or(fallback));
+    };
+    const uint64_t k_heads = read("linear_num_key_heads", ModelConfig::kMaxHeads, 16);
+    const uint64_t v_heads = read("linear_num_value_heads", ModelConfig::kMaxHeads, 32);
+    const uint64_t k_dim = read("linear_key_head_dim", ModelConfig::kMaxDim, 128);
+    const uint64_t v_dim = read("linear_value_head_dim", ModelConfig::kMaxDim, 128);
+    const uint64_t kernel = read("linear_conv_kernel_dim", 1024, 4);
+    const uint64_t keys = k_heads * k_dim;
+    const uint64_t values = v_heads * v_dim;
+    if (blocks_.packed_inputs) {
+      linear(base + "in_proj_qkvz", 2 * keys + 2 * values, hidden_, false);
+      linear(base + "in_proj_ba", 2 * v_heads, hidden_, false);
+    } else {
+      linear(base + "in_proj_qkv", 2 * keys + values, hidden_, false);
+      linear(base + "in_proj_z", values, hidden_, false);
+      linear(base + "in_proj_b", v_heads, hidden_, false);
+      linear(base + "in_proj_a", v_heads, hidden_, false);
+    }
+    add(base + "conv1d.weight", {2 * keys + values, 1, kernel});
+    add(base + "A_log", {v_heads});
+    add(base + "dt_bias", {v_heads});
+    add(base + "norm.weight", {v_dim});
+    linear(base + "out_proj", hidden_, values, false);
+  }
+
+  void experts(const std::string& base) {
+    const bool mixtral = blocks_.experts == Experts::kMixtral;
+    const std::string block = base + (mixtral ? "block_sparse_moe." : "mlp.");
+    const uint64_t width = mixtral || blocks_.model_type == "olmoe" ? dim("intermediate_size")
+                                                                    : dim("moe_intermediate_size");
+    add(block + "gate.weight", {experts_, hidden_});
+    if (fused_experts_) {
+      add(block + "experts.gate_up_proj", {experts_, 2 * width, hidden_});
+      add(block + "experts.down_proj", {experts_, hidden_, width});
+    } else {
+      for (uint64_t e = 0; e < experts_; ++e) {
+        const std::string expert = block + "experts." + std::to_string(e) + ".";
+        add(expert + (mixtral ? "w1.weight" : "gate_proj.weight"), {width, hidden_});
+        add(expert + (mixtral ? "w3.weight" : "up_proj.weight"), {width, hidden_});
+        add(expert + (mixtral ? "w2.weight" : "down_proj.weight"), {hidden_, width});
+      }
+    }
+    if (!blocks_.shared_expert) return;
+    gated(block + "shared_expert.", dim("shared_expert_intermediate_size"), false);
+    add(block + "shared_expert_gate.weight", {1, hidden_});
+  }
+
+  const ModelConfig& config_;
+  const Blocks& blocks_;
+  std::string prefix_ = "model.", head_;
+  bool fused_experts_ = false;
+  DType dtype_ = DType::kBF16;
+  uint64_t hidden_ = 0, heads_ = 0, kv_heads_ = 0, head_dim_ = 0, experts_ = 0;
+  std::vector<SourceTensor> out_;
+};
+
+std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const std::string> names) {
+  if (const Family* family = find_family(config.model_type())) {
+    const ModelSpec spec = family->spec(config);
+    const DType dtype = config.dtype().value_or(DType::kBF16);
+    std::vector<SourceTensor> out;
+    for (const SpecTensor& tensor : spec_tensors(spec)) {
+      out.push_back({tensor.name, dtype, tensor.shape});
+    }
+    const std::string head = spec.head.linear.path + ".weight";
+    if (spec.head.tied && std::find(names.begin(), names.end(), head) != names.end()) {
+      out.push_back({head,
+                     dtype,
+                     {static_cast<uint64_t>(spec.vocabulary), static_cast<uint64_t>(spec.hidden)}});
+    }
+    return out;
+  }
+  if (const auto blocks = blocks_of(config.model_type())) {
+    return Promise(config, *blocks, names).list();
+  }
+  throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
+              "the tensors of model type \"" + config.model_type().substr(0, 60) +
+                  "\" cannot be told from the config alone",
+              "plan from a directory whose shards hold at least their headers");
+}
+
+}  // namespace
+
+std::vector<SourceTensor> sources_from_config(const ModelConfig& config,
+                                              std::span<const std::string> names) {
+  std::vector<SourceTensor> out = promised(config, names);
+  if (names.empty()) return out;
+  std::set<std::string_view> listed(names.begin(), names.end());
+  for (const SourceTensor& tensor : out) {
+    if (listed.erase(tensor.name) == 0) {
+      throw Error(ErrorCode::kIndexMismatch, {}, tensor.name,
+                  "promised by config.json, not listed in the index");
+    }
+  }
+  for (const std::string_view name : listed) {
+    if (is_dropped(config, name)) continue;
+    throw Error(ErrorCode::kIndexMismatch, {}, std::string(name),
+                "listed in the index, not promised by config.json");
+  }
+  return out;
+}
+
+}  // namespace jang

@@ -1,0 +1,16 @@
+// Whether a stored lm_head says anything that the embedding does not.
+#pragma once
+
+#include <optional>
+
+#include "arch/config.h"
+#include "io/checkpoint.h"
+
+namespace jang {
+
+/// Compares the payloads of embedding and head where the config ties them and both are stored: the
+/// value for build_inventory's `heads_equal`. nullopt if there is nothing to compare. Needs
+/// kMapped.
+std::optional<bool> stored_heads_equal(const ModelConfig& config, const Checkpoint& checkpoint);
+
+}  // namespace jang

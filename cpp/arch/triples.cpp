@@ -1,0 +1,223 @@
+// The identities of a triple, with `in` columns:  32 * weight columns = bits * in,
+// scales columns * group = in. Shapes alone fix only bits * group; `in` from the architecture makes
+// the pair unique. Nothing is guessed: a wrong claim is an error that names the right pair.
+#include "arch/triples.h"
+
+#include <algorithm>
+
+#include "arch/final_names.h"
+#include "arch/spec_tensors.h"
+#include "base/error.h"
+#include "quant/affine_format.h"
+
+namespace jang {
+namespace {
+
+constexpr std::string_view kScales = ".scales";
+constexpr std::string_view kBiases = ".biases";
+constexpr std::string_view kWeight = ".weight";
+constexpr uint64_t kMaxColumns = uint64_t{1} << 40;  // keeps the identities below 2^64
+
+std::string pair_text(int bits, int group) {
+  return std::to_string(bits) + " bits with group size " + std::to_string(group);
+}
+
+class TripleCheck {
+ public:
+  TripleCheck(const ModelDirectory& directory, const CheckpointTensor& scales)
+      : directory_(directory), scales_(scales) {
+    const std::string base = scales.name.substr(0, scales.name.size() - kScales.size());
+    weight_ = find(base, kWeight);
+    if (scales.dtype == DType::kU8) {
+      throw Error(ErrorCode::kUnsupportedFormat, file(scales), scales.name,
+                  "U8 scales belong to mxfp4, mxfp8 or nvfp4 weights, not to affine JANG");
+    }
+    if (weight_ == nullptr) missing(base, kWeight);
+    biases_ = find(base, kBiases);
+    if (biases_ == nullptr) missing(base, kBiases);
+    path_ = final_module_path(directory.config, base);
+  }
+
+  const std::string& path() const { return path_; }
+
+  void dtypes() const {
+    if (weight_->dtype != DType::kU32) {
+      fail(
+          ErrorCode::kTripleShape, *weight_,
+          "expected U32 codes beside its scales, found " + std::string(dtype_name(weight_->dtype)));
+    }
+    if (!is_float_weight(scales_.dtype)) {
+      fail(ErrorCode::kTripleShape, scales_,
+           "expected F32, F16 or BF16, found " + std::string(dtype_name(scales_.dtype)));
+    }
+    if (biases_->dtype != scales_.dtype) {
+      fail(ErrorCode::kTripleShape, *biases_,
+           "expected " + std::string(dtype_name(scales_.dtype)) + " like its scales, found " +
+               std::string(dtype_name(biases_->dtype)));
+    }
+  }
+
+  void shapes() const {
+    const auto& w = weight_->shape;
+    const auto& s = scales_.shape;
+    if (w.size() != 2 && w.size() != 3) {
+      fail(ErrorCode::kTripleShape, *weight_, "expected 2 or 3 axes, found shape " + shape_text(w));
+    }
+    if (s.size() != w.size() || !std::equal(w.begin(), w.end() - 1, s.begin())) {
+      fail(ErrorCode::kTripleShape, scales_,
+           "shape " + shape_text(s) + " does not go with weight " + shape_text(w) +
+               ": all axes but the last must agree");
+    }
+    if (biases_->shape != s) {
+      fail(ErrorCode::kTripleShape, *biases_,
+           "expected shape " + shape_text(s) + " like its scales, found " +
+               shape_text(biases_->shape));
+    }
+    if (std::find(w.begin(), w.end(), 0u) != w.end() || s.back() == 0) {
+      fail(ErrorCode::kTripleShape, *weight_, "a quantized module must not be empty");
+    }
+    if (w.back() > kMaxColumns || s.back() > kMaxColumns) {
+      fail(ErrorCode::kTripleShape, *weight_, "more than 2^40 columns");
+    }
+  }
+
+  QuantizedModule module(const WidthEntry& claim, const std::vector<uint64_t>* known) const {
+    const uint64_t words = weight_->shape.back();
+    const uint64_t groups = scales_.shape.back();
+    const uint64_t in = groups * static_cast<uint64_t>(claim.group_size);
+    const bool fits = words * 32 == in * static_cast<uint64_t>(claim.bits);
+    if (!fits || (known != nullptr && known->back() != in)) {
+      wrong_pair(claim, known == nullptr ? 0 : known->back());
+    }
+    QuantizedModule module;
+    module.path = path_;
+    module.width = claim;
+    module.shape = weight_->shape;
+    module.shape.back() = in;
+    module.weight = weight_;
+    module.scales = &scales_;
+    module.biases = biases_;
+    if (known != nullptr && module.shape != *known) {
+      fail(ErrorCode::kTensorShape, *weight_,
+           "expected a matrix " + shape_text(*known) + " by config.json, found " +
+               shape_text(module.shape) + " at " + pair_text(claim.bits, claim.group_size));
+    }
+    return module;
+  }
+
+  [[noreturn]] void unclaimed(const std::string& message) const {
+    throw Error(ErrorCode::kMapEntry, directory_.config.file(), path_, message);
+  }
+
+ private:
+  const CheckpointTensor* find(const std::string& base, std::string_view suffix) const {
+    return directory_.checkpoint.find(base + std::string(suffix));
+  }
+  const std::string& file(const CheckpointTensor& tensor) const {
+    return directory_.checkpoint.files()[tensor.file];
+  }
+  [[noreturn]] void missing(const std::string& base, std::string_view suffix) const {
+    throw Error(ErrorCode::kMissingTensor, file(scales_), base + std::string(suffix),
+                "missing beside " + scales_.name);
+  }
+  [[noreturn]] void fail(ErrorCode code, const CheckpointTensor& tensor,
+                         const std::string& message) const {
+    throw Error(code, file(tensor), tensor.name, message);
+  }
+
+  [[noreturn]] void wrong_pair(const WidthEntry& claim, uint64_t in) const {
+    const uint64_t words = weight_->shape.back();
+    const uint64_t groups = scales_.shape.back();
+    std::string allowed;
+    for (const int bits : kBitWidths) {
+      for (const int group : kGroupSizes) {
+        const uint64_t columns = groups * static_cast<uint64_t>(group);
+        if (words * 32 != columns * static_cast<uint64_t>(bits)) continue;
+        if (in != 0 && columns != in) continue;
+        if (!allowed.empty()) allowed += " or ";
+        allowed += pair_text(bits, group);
+      }
+    }
+    fail(ErrorCode::kTripleShape, *weight_,
+         "config.json claims " + pair_text(claim.bits, claim.group_size) + ", but weight " +
+             shape_text(weight_->shape) + " and scales " + shape_text(scales_.shape) +
+             (in != 0 ? " of a module with " + std::to_string(in) + " inputs" : std::string()) +
+             " allow " + (allowed.empty() ? std::string("no pair at all") : allowed));
+  }
+
+  const ModelDirectory& directory_;
+  const CheckpointTensor& scales_;
+  const CheckpointTensor* weight_ = nullptr;
+  const CheckpointTensor* biases_ = nullptr;
+  std::string path_;
+};
+
+WidthEntry claimed_width(const ModelDirectory& directory, const TripleCheck& triple,
+                         const std::map<std::string, WidthEntry, std::less<>>& manifest) {
+  const auto entry = directory.widths.entries.find(triple.path());
+  if (entry != directory.widths.entries.end()) {
+    if (!entry->second) triple.unclaimed("false in the map, but the module has scales");
+    return *entry->second;
+  }
+  if (directory.format == DirectoryFormat::kMlx) {
+    if (directory.widths.global) return *directory.widths.global;
+    triple.unclaimed("no entry in quantization, and no global bits and group_size");
+  }
+  const auto listed = manifest.find(triple.path());
+  if (listed != manifest.end()) return listed->second;
+  triple.unclaimed(
+      "the module has scales, but neither an entry in quantization nor in the manifest");
+}
+
+void check_orphans(const ModelDirectory& directory) {
+  for (const CheckpointTensor& tensor : directory.checkpoint.tensors()) {
+    const std::string& file = directory.checkpoint.files()[tensor.file];
+    const std::string& name = tensor.name;
+    if (name.ends_with(kBiases)) {
+      const std::string base = name.substr(0, name.size() - kBiases.size());
+      if (directory.checkpoint.find(base + std::string(kScales)) == nullptr) {
+        throw Error(ErrorCode::kMissingTensor, file, base + std::string(kScales),
+                    "missing beside " + name);
+      }
+    } else if (name.ends_with(kWeight) && tensor.dtype == DType::kU32) {
+      const std::string base = name.substr(0, name.size() - kWeight.size());
+      if (directory.checkpoint.find(base + std::string(kScales)) == nullptr) {
+        throw Error(ErrorCode::kMissingTensor, file, base + std::string(kScales),
+                    "missing: the weight holds U32 codes");
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void collect_modules(ModelDirectory& directory,
+                     const std::map<std::string, WidthEntry, std::less<>>& manifest,
+                     const ModuleShapes& known) {
+  for (const CheckpointTensor& tensor : directory.checkpoint.tensors()) {
+    if (!tensor.name.ends_with(kScales)) continue;
+    const TripleCheck triple(directory, tensor);
+    triple.dtypes();
+    triple.shapes();
+    const auto shape = known.find(triple.path());
+    directory.modules.push_back(triple.module(claimed_width(directory, triple, manifest),
+                                              shape == known.end() ? nullptr : &shape->second));
+  }
+  std::sort(directory.modules.begin(), directory.modules.end(),
+            [](const QuantizedModule& a, const QuantizedModule& b) { return a.path < b.path; });
+  for (std::size_t i = 1; i < directory.modules.size(); ++i) {
+    if (directory.modules[i].path == directory.modules[i - 1].path) {
+      throw Error(ErrorCode::kExtraTensor, {}, directory.modules[i].weight->name,
+                  "a second module named " + directory.modules[i].path + " after renaming");
+    }
+  }
+  check_orphans(directory);
+  for (const auto& [path, entry] : directory.widths.entries) {
+    if (entry && directory.find_module(path) == nullptr) {
+      throw Error(ErrorCode::kMapEntry, directory.config.file(), path,
+                  "an entry in quantization, but the module has no scales");
+    }
+  }
+}
+
+}  // namespace jang

@@ -1,0 +1,38 @@
+// Spelled options to checked ones; make_plan judges what only a plan can know.
+#include "bind/plan_options.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace jang::bind {
+namespace {
+
+DType cast_dtype(std::string name) {
+  std::transform(name.begin(), name.end(), name.begin(), [](char c) {
+    return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
+  });
+  const auto dtype = parse_dtype(name);
+  if (!dtype || !is_float_weight(*dtype)) {
+    throw Error(ErrorCode::kArgument, "dtype: expected bf16, f16 or f32, found '" + name + "'");
+  }
+  return *dtype;
+}
+
+}  // namespace
+
+PlanOptions make_plan_options(const std::string& profile, const std::optional<std::string>& dtype,
+                              std::optional<int> group_size, std::optional<int> router_bits,
+                              std::optional<int> expert_floor,
+                              const std::vector<std::string>& rules) {
+  PlanOptions options;
+  options.profile = profile;
+  if (dtype) options.dtype = cast_dtype(*dtype);
+  options.group_size = group_size;
+  options.router_bits = router_bits;
+  options.expert_floor = expert_floor;
+  for (const std::string& rule : rules) options.rules.push_back(parse_width_rule(rule));
+  return options;
+}
+
+}  // namespace jang::bind

@@ -1,0 +1,19 @@
+// The keyword arguments that plan_directory and convert_directory share, as PlanOptions.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "plan/plan.h"
+
+namespace jang::bind {
+
+/// `dtype`: "bf16", "f16" or "f32", any case. `rules`: "GLOB=BITS[:GROUP]" or "GLOB=none". Throws
+/// Error{kArgument}.
+PlanOptions make_plan_options(const std::string& profile, const std::optional<std::string>& dtype,
+                              std::optional<int> group_size, std::optional<int> router_bits,
+                              std::optional<int> expert_floor,
+                              const std::vector<std::string>& rules);
+
+}  // namespace jang::bind

@@ -1,0 +1,159 @@
+// jang_config.json: what was done, tensor by tensor, so that readers need not guess and `verify`
+// can check.
+#include <set>
+
+#include "io/checksum.h"
+#include "plan/capabilities.h"
+#include "plan/plan_document.h"
+
+namespace jang {
+namespace {
+
+Json shape_json(const std::vector<uint64_t>& shape) {
+  Json::Array out;
+  for (const uint64_t d : shape) out.emplace_back(d);
+  return out;
+}
+
+struct Traits {
+  bool attention = false, recurrent = false, experts = false;
+};
+
+Traits traits_of(const Plan& plan) {
+  Traits traits;
+  for (const PlannedTensor& planned : plan.tensors) {
+    const Role role = planned.tensor.role.role;
+    traits.attention = traits.attention || role == Role::kAttention;
+    traits.recurrent = traits.recurrent || role == Role::kLinearAttention || role == Role::kSsm;
+    traits.experts = traits.experts || role == Role::kExpert;
+  }
+  return traits;
+}
+
+std::string architecture_type(const Traits& traits) {
+  if (traits.recurrent && !traits.attention) return "mamba";
+  if (traits.recurrent) return traits.experts ? "hybrid_moe_ssm" : "hybrid_ssm";
+  return traits.experts ? "moe" : "transformer";
+}
+
+std::string attention_kind(const Traits& traits, const ModelConfig& source) {
+  if (!traits.attention) return "none";
+  if (source.find("kv_lora_rank") != nullptr) return "mla";
+  const auto heads = source.integer("num_attention_heads", 0, ModelConfig::kMaxHeads);
+  const auto kv_heads = source.integer("num_key_value_heads", 0, ModelConfig::kMaxHeads);
+  if (!heads || !kv_heads || *heads == *kv_heads) return "mha";
+  return *kv_heads == 1 ? "mqa" : "gqa";
+}
+
+std::string cache_type(const Traits& traits, const std::string& attention) {
+  if (traits.recurrent) return traits.attention ? "hybrid" : "mamba";
+  return attention == "mla" ? "mla" : "kv";
+}
+
+std::string_view dtype_word(DType dtype) {
+  switch (dtype) {
+    case DType::kF16:
+      return "float16";
+    case DType::kF32:
+      return "float32";
+    default:
+      return "bfloat16";
+  }
+}
+
+Json manifest_json(const Plan& plan, const std::string& method) {
+  Json manifest = Json::Object{};
+  const auto count = static_cast<uint32_t>(plan.shards.size());
+  for (uint32_t shard = 0; shard < count; ++shard) {
+    for (const ShardTensor& piece : shard_tensors(plan, shard)) {
+      if (piece.piece == ShardTensor::Piece::kPlain) continue;
+      const PlannedTensor& planned = plan.tensors[piece.planned];
+      Json& entry = manifest[planned.tensor.path];
+      const char* part = piece.piece == ShardTensor::Piece::kCodes    ? "weight"
+                         : piece.piece == ShardTensor::Piece::kScales ? "scales"
+                                                                      : "biases";
+      entry[std::string(part) + "_key"] = piece.name;
+      entry[std::string(part) + "_shape"] = shape_json(piece.shape);
+      if (piece.piece != ShardTensor::Piece::kCodes) continue;
+      entry["source_tensor"] = planned.tensor.source;
+      entry["bits"] = planned.format->bits;
+      entry["group_size"] = planned.format->group_size;
+      entry["shape"] = shape_json(planned.tensor.shape);
+      entry["role"] = role_name(planned.tensor.role.role);
+      entry["solver"] = method;
+    }
+  }
+  return manifest;
+}
+
+Json quantization_json(const Plan& plan, const ConversionRecord& record) {
+  std::set<int> widths;
+  for (const PlannedTensor& planned : plan.tensors) {
+    if (planned.format) widths.insert(planned.format->bits);
+  }
+  Json::Array width_list;
+  for (const int bits : widths) width_list.emplace_back(bits);
+
+  Json out;
+  out["profile"] = plan.profile.empty() ? Json(nullptr) : Json(plan.profile);
+  out["target_bits"] = plan.target_bits.value_or(plan.average_bits);
+  out["actual_bits"] = plan.average_bits;
+  out["bits_per_weight"] = plan.bits_per_weight;
+  out["block_size"] = plan.global.group_size;
+  out["bit_widths_used"] = width_list;
+  out["quantization_method"] = record.method;
+  out["calibration_method"] = "none";
+  out["hadamard_rotation"] = false;
+  Json manifest = manifest_json(plan, record.method);
+  out["tensor_quantization_manifest_schema"] = 1;
+  out["tensor_quantization_manifest_count"] = static_cast<uint64_t>(manifest.as_object().size());
+  out["tensor_quantization_manifest"] = std::move(manifest);
+  return out;
+}
+
+}  // namespace
+
+std::string jang_config_json(const Plan& plan, const ModelConfig& source,
+                             const ConversionRecord& record) {
+  const Traits traits = traits_of(plan);
+  const std::string type = architecture_type(traits);
+  const std::string attention = attention_kind(traits, source);
+
+  Json out;
+  out["format"] = "jang";
+  out["format_version"] = "2.0";
+  out["quantization"] = quantization_json(plan, record);
+
+  Json& model = out["source_model"];
+  model["name"] = record.source_name;
+  model["revision"] = record.source_revision.empty() ? Json(nullptr) : Json(record.source_revision);
+  model["dtype"] = dtype_word(record.source_dtype);
+  model["parameters"] = plan.parameters;
+  model["architecture"] = source.model_type();
+
+  Json& architecture = out["architecture"];
+  architecture["type"] = type;
+  architecture["attention"] = attention;
+  architecture["has_vision"] = false;
+  architecture["has_ssm"] = traits.recurrent;
+  architecture["has_moe"] = traits.experts;
+
+  Json& runtime = out["runtime"];
+  runtime["total_weight_bytes"] = plan.file_bytes;
+  runtime["total_weight_gb"] = static_cast<double>(plan.file_bytes) / 0x1p30;
+
+  Json& checksums = out["checksums"];
+  checksums["algorithm"] = "crc32";
+  Json& sums = checksums["tensors"];
+  sums = Json::Object{};
+  for (const auto& [name, crc] : record.checksums) sums[name] = crc32_text(crc);
+
+  Json& generator = out["generator"];
+  generator["name"] = "jang-tools";
+  generator["version"] = record.generator_version;
+  out["capabilities"] =
+      capabilities_json(source, type, cache_type(traits, attention), record.think_in_template);
+  return dump_json(out);
+}
+
+}  // namespace jang

@@ -1,0 +1,186 @@
+// Chooses a width for every tensor: profile, then floors and routers, then the user's rules.
+#include "plan/plan.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <map>
+
+#include "base/error.h"
+#include "plan/plan_layout.h"
+#include "plan/profiles.h"
+#include "plan/width_rules.h"
+#include "plan/widths.h"
+
+namespace jang {
+namespace {
+
+// From here on the existing converter doubles its groups.
+constexpr int64_t kWideGroupExperts = 150;
+
+void check_options(const PlanOptions& options) {
+  const auto fail = [](const std::string& message) {
+    throw Error(ErrorCode::kArgument, {}, {}, message);
+  };
+  if (options.group_size && !is_group_size(*options.group_size)) {
+    fail("group size " + std::to_string(*options.group_size) + ": expected 32, 64 or 128");
+  }
+  if (options.router_bits && *options.router_bits != 8) {
+    fail("router bits " + std::to_string(*options.router_bits) +
+         ": routers are quantized at 8 bits or not at all");
+  }
+  if (options.expert_floor && !is_bit_width(*options.expert_floor)) {
+    fail("expert floor " + std::to_string(*options.expert_floor) +
+         ": expected 2, 3, 4, 5, 6 or 8 bits");
+  }
+  if (options.dtype && !is_float_weight(*options.dtype)) {
+    fail("dtype " + std::string(dtype_name(*options.dtype)) + ": expected BF16, F16 or F32");
+  }
+}
+
+WidthContext make_context(const ModelConfig& config, const Inventory& inventory) {
+  WidthContext context{config, inventory, config.layers(), 0};
+  for (const FinalTensor& tensor : inventory.tensors) {
+    context.layers = std::max(context.layers, tensor.role.layer + 1);
+    if (tensor.role.role == Role::kExpert && tensor.shape.size() == 3) {
+      context.experts = std::max(context.experts, static_cast<int64_t>(tensor.shape[0]));
+    }
+  }
+  return context;
+}
+
+int default_group_size(const WidthContext& context, const ProfileName& profile) {
+  const bool wide = profile.kind == ProfileKind::kTiered && context.experts >= kWideGroupExperts;
+  return wide ? 128 : 64;
+}
+
+std::vector<WidthUnit> make_units(const WidthContext& context, int group_size) {
+  std::vector<WidthUnit> units;
+  for (uint32_t i = 0; i < context.inventory.tensors.size(); ++i) {
+    const FinalTensor& tensor = context.inventory.tensors[i];
+    if (!tensor.packable || tensor.elements() == 0) continue;
+    WidthUnit unit;
+    unit.tensor = i;
+    unit.source = &tensor;
+    unit.column = column_of(context, tensor);
+    unit.weights = tensor.elements();
+    unit.group_size = fitting_group_size(tensor.columns(), group_size);
+    units.push_back(unit);
+  }
+  return units;
+}
+
+std::string percent_text(double share) {
+  std::array<char, 16> text{};
+  std::snprintf(text.data(), text.size(), "%.0f %%", 100 * share);
+  return text.data();
+}
+
+void assign_profile(const WidthContext& context, const ProfileName& profile,
+                    const PlanOptions& options, int group_size, std::vector<WidthUnit>& units,
+                    Plan& plan) {
+  switch (profile.kind) {
+    case ProfileKind::kColumns:
+      plan.target_bits = profile.columns->mlp;
+      assign_columns(context, *profile.columns, units);
+      return;
+    case ProfileKind::kBudget: {
+      plan.target_bits = profile.low;
+      const double lowered =
+          assign_budget(context, profile.low, options.expert_floor.value_or(0), units);
+      if (lowered > 0.5) {
+        plan.warnings.push_back(percent_text(lowered) + " of the MLP weights were lowered to " +
+                                std::to_string(rung_below(profile.low)) +
+                                " bits to keep the mean at " + std::to_string(profile.low));
+      }
+      return;
+    }
+    case ProfileKind::kUniform:
+      plan.target_bits = profile.low;
+      assign_uniform(context, profile.low, group_size, units);
+      return;
+    case ProfileKind::kMixed:
+      plan.target_bits = profile.low;
+      assign_mixed(context, profile.low, profile.high, group_size, units);
+      return;
+    case ProfileKind::kTiered:
+      plan.target_bits = profile.columns != nullptr ? profile.columns->mlp : profile.low;
+      assign_tiers(context, profile, group_size, units);
+      return;
+  }
+}
+
+void apply_options(const PlanOptions& options, std::vector<WidthUnit>& units) {
+  for (WidthUnit& unit : units) {
+    const Role role = unit.source->role.role;
+    if (options.expert_floor && role == Role::kExpert && unit.bits != 0) {
+      unit.bits = std::max(unit.bits, *options.expert_floor);
+    }
+    if (options.router_bits && role == Role::kRouter) {
+      unit.group_size = fitting_group_size(unit.source->columns(), 64);
+      unit.bits = unit.group_size == 0 ? 0 : *options.router_bits;
+    }
+  }
+}
+
+/// The dtype of most weights.
+DType main_dtype(const Inventory& inventory) {
+  std::map<DType, uint64_t> weights;
+  for (const FinalTensor& tensor : inventory.tensors) weights[tensor.dtype] += tensor.elements();
+  const auto most =
+      std::max_element(weights.begin(), weights.end(),
+                       [](const auto& a, const auto& b) { return a.second < b.second; });
+  return most == weights.end() ? DType::kBF16 : most->first;
+}
+
+void place_tensors(const Inventory& inventory, const PlanOptions& options,
+                   const std::vector<WidthUnit>& units, Plan& plan) {
+  plan.activation_dtype = options.dtype.value_or(main_dtype(inventory));
+  plan.tensors.reserve(inventory.tensors.size());
+  for (const FinalTensor& tensor : inventory.tensors) {
+    PlannedTensor planned;
+    planned.tensor = tensor;
+    planned.dtype = options.dtype.value_or(tensor.dtype);
+    plan.tensors.push_back(std::move(planned));
+  }
+  for (const WidthUnit& unit : units) {
+    if (unit.bits == 0) {
+      if (unit.group_size == 0) {
+        plan.warnings.push_back(unit.source->path + ": no group size divides its " +
+                                std::to_string(unit.source->columns()) +
+                                " inputs; stays unquantized");
+      }
+      continue;
+    }
+    plan.tensors[unit.tensor].format =
+        AffineFormat{unit.bits, unit.group_size, plan.activation_dtype};
+  }
+}
+
+}  // namespace
+
+Plan make_plan(const ModelConfig& config, const Inventory& inventory, const PlanOptions& options) {
+  check_options(options);
+  const ProfileName profile = parse_profile(options.profile);
+  const WidthContext context = make_context(config, inventory);
+  const int group_size = options.group_size.value_or(default_group_size(context, profile));
+  std::vector<WidthUnit> units = make_units(context, group_size);
+
+  Plan plan;
+  plan.profile = profile.canonical;
+  plan.parameters = inventory.parameters;
+  plan.tied_head = inventory.tied_head;
+  plan.warnings = inventory.warnings;
+  assign_profile(context, profile, options, group_size, units, plan);
+  apply_options(options, units);
+  apply_width_rules(options.rules, inventory.tied_head, units, plan.warnings);
+  place_tensors(inventory, options, units, plan);
+  lay_out(plan);
+  if (profile.kind == ProfileKind::kBudget && plan.average_bits > profile.low) {
+    plan.warnings.push_back("the mean is above " + std::to_string(profile.low) +
+                            " bits: the expert floor, quantized routers or --set rules raised it");
+  }
+  return plan;
+}
+
+}  // namespace jang

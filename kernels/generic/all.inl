@@ -1,0 +1,42 @@
+// Every generic kernel and the table of them, for the unnamed namespace of a level's table.cpp. A
+// level replaces entries of the table that it has a faster kernel for.
+#include "kernels/generic/vec.inl"
+//
+#include "kernels/generic/vec_exp.inl"
+#include "kernels/generic/vec_sum.inl"
+//
+#include "kernels/generic/convert.inl"
+//
+#include "kernels/generic/affine_weights.inl"
+#include "kernels/generic/linear.inl"
+//
+#include "kernels/generic/attention.inl"
+#include "kernels/generic/linear_affine.inl"
+#include "kernels/generic/linear_dense.inl"
+#include "kernels/generic/norm.inl"
+#include "kernels/generic/pointwise.inl"
+#include "kernels/generic/quantize.inl"
+#include "kernels/generic/rope.inl"
+#include "kernels/generic/vocabulary.inl"
+
+constexpr KernelTable kernel_table(Level level) {
+  return {.level = level,
+          .affine_matmul = affine_matmul,
+          .dense_matmul = dense_matmul,
+          .group_sums = group_sums,
+          .affine_row = affine_row,
+          .dense_row = dense_row,
+          .to_float = to_float,
+          .from_float = from_float,
+          .rms_norm = rms_norm,
+          .add = add,
+          .silu_mul = silu_mul,
+          .rope = rope,
+          .attend = attend,
+          .softmax = softmax,
+          .argmax = argmax,
+          .quantize_rtn = quantize_rtn,
+          .quantize_mse = quantize_mse,
+          .pack = pack,
+          .unpack = unpack};
+}

@@ -1,0 +1,35 @@
+// Rotary position embedding of one token's heads, from tables of cosines and sines.
+
+void rope_halves(float* x, int half, const float* cos, const float* sin) {
+  float* y = x + half;
+  int i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    const vf a = load(x + i), b = load(y + i), c = load(cos + i), s = load(sin + i);
+    store(x + i, a * c - b * s);
+    store(y + i, b * c + a * s);
+  }
+  for (; i < half; ++i) {
+    const float a = x[i], b = y[i];
+    x[i] = a * cos[i] - b * sin[i];
+    y[i] = b * cos[i] + a * sin[i];
+  }
+}
+
+void rope_pairs(float* x, int half, const float* cos, const float* sin) {
+  for (int i = 0; i < half; ++i) {
+    const float a = x[2 * i], b = x[2 * i + 1];
+    x[2 * i] = a * cos[i] - b * sin[i];
+    x[2 * i + 1] = b * cos[i] + a * sin[i];
+  }
+}
+
+void rope(float* x, int64_t head_stride, int heads, int half, bool interleaved, const float* cos,
+          const float* sin) {
+  for (int h = 0; h < heads; ++h, x += head_stride) {
+    if (interleaved) {
+      rope_pairs(x, half, cos, sin);
+    } else {
+      rope_halves(x, half, cos, sin);
+    }
+  }
+}

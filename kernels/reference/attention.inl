@@ -1,0 +1,54 @@
+// Attention: for each query, the softmax state moved on by all keys of the slice that it sees, at once.
+
+double score_of(const AttentionTask& task, int query, int64_t key) {
+  const float* q = task.queries + query * task.query_stride;
+  const float* k =
+      task.kv.key_blocks[key / kKvBlock] + key % kKvBlock * static_cast<int64_t>(task.kv.key_dim);
+  double dot = 0.0;
+  for (int d = 0; d < task.kv.key_dim; ++d) dot += static_cast<double>(q[d]) * k[d];
+  const double score = dot * task.scale;
+  return task.softcap > 0.0f ? task.softcap * std::tanh(score / task.softcap) : score;
+}
+
+bool sees(const AttentionTask& task, int query, int64_t key) {
+  const int64_t position = task.positions[query];
+  return key <= position && (task.window <= 0 || key > position - task.window);
+}
+
+void attend(const AttentionTask& task) {
+  const int64_t dim = task.kv.value_dim;
+  for (int query = 0; query < task.n_queries; ++query) {
+    double top = task.max[query];
+    bool unordered = false;
+    for (int64_t key = task.key_begin; key < task.key_end; ++key) {
+      if (!sees(task, query, key)) continue;
+      const double score = score_of(task, query, key);
+      top = std::fmax(top, score);
+      unordered = unordered || std::isnan(score);
+    }
+    if (std::isinf(top) && top < 0.0) {
+      // No key, or only scores of -inf, which weigh nothing; a NaN must not vanish.
+      if (unordered) task.sum[query] = std::nanf("");
+      continue;
+    }
+    const auto new_max = static_cast<float>(top);
+    const double shrink =
+        task.max[query] == new_max ? 1.0 : std::exp(static_cast<double>(task.max[query]) - new_max);
+    double sum = task.sum[query] * shrink;
+    for (int64_t key = task.key_begin; key < task.key_end; ++key) {
+      if (sees(task, query, key)) sum += std::exp(score_of(task, query, key) - new_max);
+    }
+    float* acc = task.acc + query * dim;
+    for (int64_t d = 0; d < dim; ++d) {
+      double total = acc[d] * shrink;
+      for (int64_t key = task.key_begin; key < task.key_end; ++key) {
+        if (!sees(task, query, key)) continue;
+        const float* value = task.kv.value_blocks[key / kKvBlock] + key % kKvBlock * dim;
+        total += std::exp(score_of(task, query, key) - new_max) * value[d];
+      }
+      acc[d] = static_cast<float>(total);
+    }
+    task.max[query] = new_max;
+    task.sum[query] = static_cast<float>(sum);
+  }
+}

@@ -1,0 +1,1 @@
+"""The `jang` command: one file per command, thin over the public functions of the package."""

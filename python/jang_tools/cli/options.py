@@ -1,0 +1,189 @@
+"""Options that several commands share, as decorators, and the values they take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from jang_tools.cli.ui import Ui, log_level
+from jang_tools.errors import UnsupportedError
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+DEFAULT_PROFILE = "JANG_4K"
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)")
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size: a bare number, or with a unit; GB = 10^9, GiB = 2^30. Else ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = _UNITS.get(match["unit"].lower()) if match else None
+    size = round(float(match["number"]) * unit) if match and unit else 0
+    if size == 0:
+        raise ValueError(f"'{text}' is not a size such as 4200000000, 4.2GB or 3.9GiB")
+    return size
+
+
+def _size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def output_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds --json, --quiet and --verbose, and passes the command a `Ui` as ``ui``."""
+
+    @click.option("--json", is_flag=True, help="Print one JSON document instead of text.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress and no notices on stderr.")
+    @click.option("-v", "--verbose", is_flag=True, help="Show the traceback of an error.")
+    @wraps(command)
+    def with_ui(*args: Any, json: bool, quiet: bool, verbose: bool, **rest: Any) -> None:
+        if quiet and verbose:
+            raise click.UsageError("--quiet and --verbose exclude each other")
+        level = log_level()
+        ui = Ui(
+            json=json,
+            quiet=quiet or (level == "error" and not verbose),
+            verbose=verbose or (level == "debug" and not quiet),
+        )
+        click.get_current_context().find_root().meta["jang.verbose"] = ui.verbose
+        command(*args, ui=ui, **rest)
+
+    return with_ui
+
+
+def model_argument(command: Command) -> Command:
+    """MODEL as the argument or as --model; the command receives it as ``model``."""
+    command = click.option(
+        "--model", "model_option", metavar="MODEL", help="The model, in place of the argument."
+    )(command)
+    return click.argument("model", required=False)(command)
+
+
+def one_model(model: str | None, model_option: str | None) -> str:
+    """The model of `model_argument`: given exactly once, or a usage error."""
+    if model is not None and model_option is not None:
+        raise click.UsageError("give the model once: as the argument or as --model")
+    chosen = model if model is not None else model_option
+    if not chosen:
+        raise click.UsageError("missing the model: a directory or a Hub id such as org/name")
+    return chosen
+
+
+def fetch(ui: Ui, model: str) -> Path:
+    """The model's directory; downloads of a Hub model show their progress on a terminal."""
+    from jang_tools.hub import resolve_model
+
+    return resolve_model(model, progress=ui.draws_progress)
+
+
+def threads_option(command: Command) -> Command:
+    return click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        help="Threads to use [default: what affinity and CPU quota allow; see `jang env`].",
+    )(command)
+
+
+def width_options(command: Command) -> Command:
+    """The options that decide the width of every tensor; collected by `plan_options`."""
+    for option in reversed(
+        [
+            click.option(
+                "--profile",
+                metavar="NAME",
+                help=f"Profile by name; `jang profiles` lists them [default: {DEFAULT_PROFILE}].",
+            ),
+            click.option(
+                "--bits", type=float, help="Mean bits per weight to reach (not available yet)."
+            ),
+            click.option(
+                "--size",
+                metavar="SIZE",
+                callback=_size,
+                help="Size of the output to reach (not available yet).",
+            ),
+            click.option(
+                "--dtype",
+                type=click.Choice(["bf16", "f16", "f32"]),
+                help="Store scales, biases and unquantized tensors in this type [default: the"
+                " source's].",
+            ),
+            click.option(
+                "--group-size",
+                type=click.Choice(["32", "64", "128"]),
+                help="Weights that share a scale and a bias [default: 64].",
+            ),
+            click.option(
+                "--router-bits",
+                type=click.Choice(["8"]),
+                help="Quantize the routers of expert models [default: they stay unquantized].",
+            ),
+            click.option(
+                "--expert-floor",
+                type=click.Choice(["2", "3", "4", "5", "6", "8"]),
+                help="At least this many bits for routed experts.",
+            ),
+            click.option(
+                "--set",
+                "rules",
+                multiple=True,
+                metavar="GLOB=BITS[:GROUP]|GLOB=none",
+                help="Width of the modules whose path matches; repeatable, the last match wins.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def plan_options(
+    *,
+    profile: str | None,
+    bits: float | None,
+    size: int | None,
+    dtype: str | None,
+    group_size: str | None,
+    router_bits: str | None,
+    expert_floor: str | None,
+    rules: tuple[str, ...],
+) -> dict[str, Any]:
+    """The values of `width_options` as keyword arguments of `plan` and `convert`.
+
+    UsageError for more than one of profile, bits and size; UnsupportedError for the latter two.
+    """
+    if sum(value is not None for value in (profile, bits, size)) > 1:
+        raise click.UsageError("give one of --profile, --bits and --size")
+    for name, value in (("--bits", bits), ("--size", size)):
+        if value is not None:
+            raise UnsupportedError(
+                f"{name} is not available yet: it needs the measured allocation of bits",
+                code="unsupported",
+                hint="choose a profile instead; `jang profiles --model MODEL` shows their sizes",
+            )
+    return {
+        "profile": profile or DEFAULT_PROFILE,
+        "dtype": dtype,
+        "group_size": int(group_size) if group_size else None,
+        "router_bits": int(router_bits) if router_bits else None,
+        "expert_floor": int(expert_floor) if expert_floor else None,
+        "rules": rules,
+    }

@@ -1,0 +1,266 @@
+"""convert(): a Hugging Face checkpoint becomes a JANG v2 directory.
+
+The core plans and writes weights, index and both configs; this file checks the wish, copies the
+tokenizer, sums up and names the result. Everything happens in OUTPUT.partial until the last step.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jang_tools import _core
+from jang_tools.errors import ArgumentError, IoError, JangError, UnsupportedError
+from jang_tools.hub import locate_model
+from jang_tools.partial_output import COPIED, PartialOutput, check_output
+from jang_tools.sha256sums import SUMS, format_sums, hash_files
+
+Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the item just finished
+
+METHODS = ("rtn", "mse")
+_SPACE_MARGIN = 32 << 20  # documents, directory blocks; far above what they take
+
+
+@dataclass(frozen=True)
+class ConvertResult:
+    """What a conversion wrote. ``bytes``: all model-*.safetensors; widths as in the report."""
+
+    output: Path
+    profile: str
+    method: str
+    bytes: int
+    average_bits: float
+    bits_per_weight: float
+    attention_bits: int
+    mlp_bits: int
+    seconds: float
+    files: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``jang convert --json``."""
+        return {
+            "schema": "jang.convert/1",
+            "output": str(self.output),
+            "profile": self.profile,
+            "method": self.method,
+            "bytes": self.bytes,
+            "average_bits": self.average_bits,
+            "bits_per_weight": self.bits_per_weight,
+            "attention_bits": self.attention_bits,
+            "mlp_bits": self.mlp_bits,
+            "seconds": self.seconds,
+            "files": self.files,
+            "warnings": self.warnings,
+        }
+
+
+def convert(
+    model: str | Path,
+    output: str | Path,
+    *,
+    profile: str = "JANG_4K",
+    method: str = "mse",
+    dtype: str | None = None,
+    group_size: int | None = None,
+    router_bits: int | None = None,
+    expert_floor: int | None = None,
+    rules: Sequence[str] = (),
+    overwrite: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> ConvertResult:
+    """Converts ``model`` (a directory or org/name[@revision]) into the new directory ``output``.
+
+    ``profile``: any name of ``jang profiles``. ``method``: "rtn" (round to nearest, MLX's rule) or
+    "mse" (a search of scale and bias in every group). ``dtype``: "bf16", "f16" or "f32" casts all
+    weights first; else scales, biases and unquantized tensors keep the source's. ``rules``:
+    "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths, the last match wins. ``overwrite`` replaces
+    a directory that this package wrote. ``progress(done, total, item)`` counts bytes converted and
+    hashed, on the calling thread; Ctrl-C stops within a second and leaves nothing behind.
+
+    Raises FormatError, UnsupportedError, ArgumentError or IoError, each with one line of text.
+    """
+    start = time.perf_counter()
+    _check_method(method)
+    target = Path(os.path.abspath(output))
+    check_output(target, overwrite=overwrite)
+    source = locate_model(model)
+    _check_apart(source.path, target)
+    options: dict[str, Any] = {
+        "profile": profile,
+        "dtype": dtype,
+        "group_size": group_size,
+        "router_bits": router_bits,
+        "expert_floor": expert_floor,
+        "rules": list(rules),
+    }
+    plan = _core.plan_directory(str(source.path), **options)
+    copied = _files_to_copy(source.path)
+    warnings = [] if "tokenizer.json" in copied else [_NO_TOKENIZER]
+    with PartialOutput(target, overwrite=overwrite) as partial:
+        _check_space(partial.path, plan.file_bytes + sum(copied.values()))
+        count = _Progress(progress, plan.file_bytes + sum(copied.values()))
+        for name in copied:
+            _copy_file(source.path / name, partial.path / name)
+        report = _core.convert_directory(
+            str(source.path),
+            str(partial.path),
+            **options,
+            method=method,
+            threads=threads or 0,
+            source_name=source.name,
+            source_revision=source.revision,
+            think_in_template=_opens_thinking(source.path, warnings),
+            generator_version=str(_core.__version__),
+            progress=count.converted if progress else None,
+        )
+        files = sorted([*copied, *report.files])
+        sums = hash_files(partial.path, files, threads=threads, advance=count.hashed)
+        _write_file(partial.path / SUMS, format_sums(sums))
+        partial.commit()
+    return ConvertResult(
+        output=Path(output),
+        profile=report.plan.profile,
+        method=method,
+        bytes=report.file_bytes,
+        average_bits=report.plan.average_bits,
+        bits_per_weight=report.plan.bits_per_weight,
+        attention_bits=report.plan.attention_bits,
+        mlp_bits=report.plan.mlp_bits,
+        seconds=time.perf_counter() - start,
+        files=sorted([*files, SUMS]),
+        warnings=[*report.warnings, *warnings],
+    )
+
+
+_NO_TOKENIZER = (
+    "tokenizer.json: not in the source, so `jang run` and most loaders cannot take text;"
+    " the weights are converted"
+)
+
+
+class _Progress:
+    """One scale over two phases: bytes of the source converted, then bytes of the output hashed."""
+
+    def __init__(self, callback: Progress | None, output_bytes: int) -> None:
+        self._callback = callback
+        self._output_bytes = output_bytes
+        self._converted = 0
+        self._hashed = 0
+
+    def converted(self, done: int, total: int, item: str) -> None:
+        self._converted = total
+        if self._callback is not None:
+            self._callback(done, total + self._output_bytes, item)
+
+    def hashed(self, count: int, item: str) -> None:
+        # Documents are hashed too; they are not worth a total that grows.
+        self._hashed = min(self._hashed + count, self._output_bytes)
+        if self._callback is not None:
+            total = self._converted + self._output_bytes
+            self._callback(self._converted + self._hashed, total, item)
+
+
+def _check_method(method: str) -> None:
+    if method == "gptq":
+        raise UnsupportedError(
+            "method gptq is not available yet: it needs calibration data",
+            code="unsupported",
+            hint="use --method mse",
+        )
+    if method not in METHODS:
+        raise ArgumentError(
+            f"method: expected one of {', '.join(METHODS)}, found '{method}'", code="argument"
+        )
+
+
+def _check_apart(source: Path, target: Path) -> None:
+    real_source, real_target = Path(os.path.realpath(source)), Path(os.path.realpath(target))
+    if real_source == real_target:
+        raise ArgumentError(f"{target}: output and source are the same directory", code="argument")
+    if real_source in real_target.parents:
+        raise ArgumentError(f"{target}: the output lies inside the source", code="argument")
+    if real_target in real_source.parents:
+        raise ArgumentError(f"{target}: the source lies inside the output", code="argument")
+
+
+def _files_to_copy(source: Path) -> dict[str, int]:
+    """Sizes of the tokenizer and template files there, links followed, regular files only."""
+    found = {}
+    for name in COPIED:
+        try:
+            status = (source / name).stat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise IoError(f"{source / name}: {error.strerror or error}", code="io") from error
+        if stat.S_ISREG(status.st_mode):
+            found[name] = status.st_size
+    return found
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    if not hasattr(os, "statvfs"):
+        return
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    if free < needed + _SPACE_MARGIN:
+        raise IoError(
+            f"{directory.parent}: no space: the output takes {_size_text(needed)},"
+            f" {_size_text(free)} are free",
+            code="no_space",
+            hint="free some space, or write to another file system",
+        )
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    try:
+        with source.open("rb") as reader, target.open("xb") as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+            writer.flush()
+            os.fsync(writer.fileno())
+    except OSError as error:
+        raise _write_error(target, error) from error
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    try:
+        with path.open("xb") as writer:
+            writer.write(content)
+            writer.flush()
+            os.fsync(writer.fileno())
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def _write_error(path: Path, error: OSError) -> IoError:
+    code = "no_space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "io"
+    return IoError(f"{path}: {error.strerror or error}", code=code)
+
+
+def _opens_thinking(source: Path, warnings: list[str]) -> bool:
+    """Whether the chat template's generation prompt ends with an open <think>."""
+    from jang_tools.chat import load_chat_template
+    from jang_tools.json_file import read_json_object
+
+    # What the tokens are does not matter here, only that templates may join them to text.
+    blank = dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "")
+    try:
+        config = read_json_object(source / "tokenizer_config.json")
+        template = load_chat_template(source, config, blank)
+        return template is not None and template.opens_thinking()
+    except JangError as error:
+        warnings.append(f"the chat template is copied, but does not run here: {error}")
+        return False
+
+
+def _size_text(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"

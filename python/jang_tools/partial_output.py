@@ -1,0 +1,260 @@
+"""The directory that a conversion works in, OUTPUT.partial, and its one rename to OUTPUT.
+
+A lock on the directory keeps two conversions apart; a marker file says that it is ours. Nothing is
+ever deleted but files that a conversion writes, by their names.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import re
+import stat
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from jang_tools.errors import IoError
+
+if sys.platform != "win32":
+    import fcntl
+
+GENERATOR = "jang-tools"
+MARKER = ".jang-partial"
+SUMS = "SHA256SUMS"
+COPIED = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "vocab.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+_WRITTEN = frozenset(
+    {*COPIED, MARKER, SUMS, "config.json", "jang_config.json", "model.safetensors.index.json"}
+)
+_SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
+_MARKER_TEXT = "A conversion by jang-tools works here; it is removed or renamed when that ends.\n"
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+def is_ours(directory: Path) -> bool:
+    """Whether jang_config.json there names this program as its generator."""
+    try:
+        document = json.loads((directory / "jang_config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    generator = document.get("generator") if isinstance(document, dict) else None
+    return isinstance(generator, dict) and generator.get("name") == GENERATOR
+
+
+def check_output(output: Path, *, overwrite: bool) -> None:
+    """Raises what speaks against writing ``output`` before any work is done."""
+    parent = output.parent
+    if not parent.is_dir():
+        raise IoError(
+            f"{parent}: no such directory, so {output.name} cannot be made in it", code="io"
+        )
+    if not os.path.lexists(output):
+        return
+    if not overwrite:
+        raise IoError(
+            f"{output}: already exists",
+            code="output_exists",
+            hint="choose another output, or --overwrite to replace a directory of jang-tools",
+        )
+    if output.is_symlink() or not output.is_dir() or not is_ours(output):
+        raise IoError(
+            f"{output}: not a directory that jang-tools wrote, so it is not overwritten",
+            code="output_exists",
+            hint="remove it yourself or choose another output",
+        )
+    _refuse_foreign(output, "so it is not overwritten")
+
+
+class PartialOutput:
+    """``with PartialOutput(output) as partial:`` works in ``partial.path``; ``commit`` renames it.
+
+    Leaving the block in any other way removes what was written.
+    """
+
+    def __init__(self, output: Path, *, overwrite: bool = False) -> None:
+        self.output = Path(os.path.abspath(output))
+        self.path = self.output.with_name(self.output.name + ".partial")
+        self._overwrite = overwrite
+        self._lock = -1
+        self._committed = False
+
+    def __enter__(self) -> PartialOutput:
+        created = False
+        try:
+            check_output(self.output, overwrite=self._overwrite)
+            created = self._create()
+            self._take_lock()
+            if not created:
+                self._empty_stale()
+            (self.path / MARKER).write_text(_MARKER_TEXT, encoding="ascii")
+        except BaseException as error:
+            if created:
+                _remove_written(self.path)
+            self._release()
+            if isinstance(error, OSError) and not isinstance(error, IoError):
+                raise _io_error(self.path, error) from error
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if not self._committed:
+                _remove_written(self.path)
+        finally:
+            self._release()
+
+    def commit(self) -> None:
+        """Makes everything durable and gives the directory its name, in one step."""
+        try:
+            (self.path / MARKER).unlink()
+            sync_directory(self.path)
+            check_output(self.output, overwrite=self._overwrite)
+            if os.path.lexists(self.output):
+                self._replace()
+            else:
+                os.rename(self.path, self.output)
+                self._committed = True
+            sync_directory(self.output.parent)
+        except OSError as error:
+            if isinstance(error, IoError):
+                raise
+            raise _io_error(self.output, error) from error
+
+    def _create(self) -> bool:
+        try:
+            self.path.mkdir()
+        except FileExistsError:
+            if self.path.is_symlink() or not self.path.is_dir():
+                raise IoError(
+                    f"{self.path}: in the way, and not a directory", code="output_exists"
+                ) from None
+            return False
+        return True
+
+    def _take_lock(self) -> None:
+        if sys.platform == "win32":
+            return
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise IoError(f"{self.path}: another conversion is working there", code="io") from None
+        # Between opening and locking, the other one may have finished and renamed it away.
+        if not os.path.samestat(os.fstat(self._lock), os.lstat(self.path)):
+            raise IoError(f"{self.path}: another conversion is working there", code="io")
+
+    def _empty_stale(self) -> None:
+        names = os.listdir(self.path)
+        if names and MARKER not in names and not is_ours(self.path):
+            raise IoError(
+                f"{self.path}: exists, and is not from a conversion of jang-tools",
+                code="output_exists",
+                hint="remove it yourself or choose another output",
+            )
+        _refuse_foreign(self.path, "so it is not cleared")
+        for name in names:
+            if name != MARKER:  # last, so that an interruption leaves it recognisable
+                (self.path / name).unlink()
+
+    def _replace(self) -> None:
+        if _exchange(self.path, self.output):
+            self._committed = True
+            _remove_written(self.path)  # now the directory that was there before
+            return
+        # Without an atomic exchange there is a moment with the old directory under another name.
+        former = self.output.with_name(self.output.name + ".partial.former")
+        os.rename(self.output, former)
+        try:
+            os.rename(self.path, self.output)
+        except BaseException:
+            os.rename(former, self.output)
+            raise
+        self._committed = True
+        _remove_written(former)
+
+    def _release(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def sync_directory(path: Path) -> None:
+    """Makes the names in a directory durable."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_written_name(name: str) -> bool:
+    return name in _WRITTEN or _SHARD.fullmatch(name) is not None
+
+
+def _refuse_foreign(directory: Path, consequence: str) -> None:
+    for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+        if not _is_written_name(entry.name) or not entry.is_file(follow_symlinks=False):
+            raise IoError(
+                f"{directory}: holds {entry.name}, which no conversion writes, {consequence}",
+                code="output_exists",
+                hint="move it elsewhere, or choose another output",
+            )
+
+
+def _remove_written(directory: Path) -> None:
+    """Removes the files that a conversion writes, and the directory if nothing else is in it."""
+    try:
+        names = sorted(os.listdir(directory), key=lambda name: name == MARKER)
+        for name in names:
+            file = directory / name
+            if _is_written_name(name) and stat.S_ISREG(file.lstat().st_mode):
+                file.unlink()
+        directory.rmdir()
+    except OSError:
+        # Removal is tidying up after something else, which is what the user must hear about. What
+        # stays is called .partial and is cleared by the next conversion.
+        return
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two directories atomically; False where the system cannot."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    done = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    if done == 0:
+        return True
+    reason = ctypes.get_errno()
+    if reason in (errno.ENOSYS, errno.EINVAL):
+        return False
+    raise OSError(reason, os.strerror(reason), str(other))
+
+
+def _io_error(path: Path, error: OSError) -> IoError:
+    code = "no_space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "io"
+    where = error.filename if isinstance(error.filename, str) else str(path)
+    return IoError(f"{where}: {error.strerror or error}", code=code)

@@ -1,0 +1,242 @@
+// Norm, residual add, SwiGLU, rotary embedding, softmax and argmax at every level.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "guarded.h"
+#include "levels.h"
+#include "random_data.h"
+
+namespace jang::kernels {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+const float kNan = std::nanf("");
+
+// Sizes 1..2*width+1 of the widest registers, and real ones.
+std::vector<std::size_t> sizes() {
+  std::vector<std::size_t> n;
+  for (std::size_t i = 1; i <= 33; ++i) n.push_back(i);
+  for (const std::size_t i : {64, 127, 576, 4096, 14336}) n.push_back(i);
+  return n;
+}
+
+class LayersTest : public LevelTest {};
+
+TEST_P(LayersTest, RmsNorm) {
+  for (const std::size_t n : sizes()) {
+    constexpr std::size_t kTokens = 3;
+    const std::vector<float> values = normal_floats(kTokens * n, 1, 3.0f);
+    const std::vector<float> gain = normal_floats(n, 2);
+    for (const bool weighted : {true, false}) {
+      for (const float offset : {0.0f, 1.0f}) {
+        GuardedFloats x(values), weight(gain), out(kTokens * n);
+        std::vector<float> expected(kTokens * n);
+        const auto width = static_cast<int64_t>(n);
+        const float* w = weighted ? weight.data() : nullptr;
+        kernels().rms_norm(x.data(), width, w, offset, 1e-5f, kTokens, width, out.data(), width);
+        reference().rms_norm(x.data(), width, w, offset, 1e-5f, kTokens, width, expected.data(),
+                             width);
+        // Half of the roundings of the sum (a root halves relative errors), mean, eps, root,
+        // reciprocal, two products, gain; all terms are positive.
+        const double steps = 0.5 * (std::ceil(static_cast<double>(n) / 16.0) + 9.0) + 7.0;
+        for (std::size_t i = 0; i < kTokens * n; ++i) {
+          // The gain 1 + w may cancel: its rounding counts against |w| + 1.
+          const double slack = weighted ? std::fabs(gain[i % n]) + offset : 1.0;
+          const double actual =
+              weighted ? std::fabs(static_cast<double>(gain[i % n]) + static_cast<double>(offset))
+                       : 1.0;
+          const double scale = actual > 0.0 ? std::fabs(expected[i]) / actual * slack : 1.0;
+          ASSERT_NEAR(out[i], expected[i], steps * kRounding * scale) << n;
+        }
+        kernels().rms_norm(x.data(), width, w, offset, 1e-5f, kTokens, width, x.data(), width);
+        ASSERT_TRUE(same_bits(x.span(), out.span())) << "in place, n " << n;
+        // A token's result depends on nothing but the token.
+        GuardedFloats last(std::span<const float>(values).subspan(2 * n));
+        kernels().rms_norm(last.data(), width, w, offset, 1e-5f, 1, width, last.data(), width);
+        ASSERT_TRUE(same_bits(last.span(), out.span().subspan(2 * n)));
+      }
+    }
+  }
+}
+
+TEST_P(LayersTest, RmsNormOfZerosIsZeroAndNanStaysInItsToken) {
+  std::vector<float> x(2 * 40, 0.0f);
+  x[45] = kNan;
+  kernels().rms_norm(x.data(), 40, nullptr, 0.0f, 1e-6f, 2, 40, x.data(), 40);
+  for (std::size_t i = 0; i < 40; ++i) EXPECT_EQ(x[i], 0.0f);
+  for (std::size_t i = 40; i < 80; ++i) EXPECT_TRUE(std::isnan(x[i]));
+}
+
+TEST_P(LayersTest, RmsNormStrides) {
+  const std::vector<float> values = normal_floats(3 * 50, 4);
+  std::vector<float> out(3 * 44, -7.0f), expected(3 * 44, -7.0f);
+  kernels().rms_norm(values.data(), 50, nullptr, 0.0f, 1e-5f, 3, 37, out.data(), 44);
+  reference().rms_norm(values.data(), 50, nullptr, 0.0f, 1e-5f, 3, 37, expected.data(), 44);
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    if (i % 44 >= 37) {
+      ASSERT_EQ(out[i], -7.0f);
+    } else {
+      ASSERT_NEAR(out[i], expected[i], 1e-6);
+    }
+  }
+}
+
+TEST_P(LayersTest, AddIsExact) {
+  for (const std::size_t n : sizes()) {
+    GuardedFloats x(normal_floats(n, 1)), y(normal_floats(n, 2));
+    std::vector<float> expected = x.copy();
+    for (std::size_t i = 0; i < n; ++i) expected[i] += y[i];
+    kernels().add(x.data(), y.data(), static_cast<int64_t>(n));
+    ASSERT_TRUE(same_bits(x.span(), expected)) << n;
+  }
+}
+
+TEST_P(LayersTest, SiluMul) {
+  for (const std::size_t n : sizes()) {
+    GuardedFloats gate(normal_floats(n, 1, 20.0f)), up(normal_floats(n, 2)), out(n);
+    std::vector<float> expected(n);
+    kernels().silu_mul(gate.data(), up.data(), static_cast<int64_t>(n), out.data());
+    reference().silu_mul(gate.data(), up.data(), static_cast<int64_t>(n), expected.data());
+    for (std::size_t i = 0; i < n; ++i) {
+      // exp to 2 ulp (4 roundings), one each for the sum, the quotient, the product, the reference.
+      // Below -88.7 the exponential is infinite and the result 0 instead of less than 3e-37.
+      const double bound = 8.0 * kRounding * std::fabs(expected[i]) + 3e-37 * std::fabs(up[i]);
+      ASSERT_NEAR(out[i], expected[i], bound) << gate[i];
+    }
+    GuardedFloats in_gate(gate.span()), in_up(up.span());
+    kernels().silu_mul(in_gate.data(), up.data(), static_cast<int64_t>(n), in_gate.data());
+    kernels().silu_mul(gate.data(), in_up.data(), static_cast<int64_t>(n), in_up.data());
+    ASSERT_TRUE(same_bits(in_gate.span(), out.span()));
+    ASSERT_TRUE(same_bits(in_up.span(), out.span()));
+  }
+}
+
+TEST_P(LayersTest, SiluMulSpecials) {
+  const std::vector<float> gate = {0.0f, -0.0f, kInfinity, kNan, 200.0f, -200.0f, 1.0f};
+  const std::vector<float> up = {3.0f, 3.0f, 1.0f, 1.0f, 1.0f, 1.0f, kNan};
+  std::vector<float> out(gate.size());
+  kernels().silu_mul(gate.data(), up.data(), static_cast<int64_t>(gate.size()), out.data());
+  EXPECT_EQ(out[0], 0.0f);
+  EXPECT_EQ(out[1], 0.0f);
+  EXPECT_EQ(out[2], kInfinity);
+  EXPECT_TRUE(std::isnan(out[3]));
+  EXPECT_EQ(out[4], 200.0f);
+  EXPECT_EQ(out[5], 0.0f);
+  EXPECT_TRUE(std::isnan(out[6]));
+}
+
+TEST_P(LayersTest, Rope) {
+  for (int half = 1; half <= 70; ++half) {
+    for (const bool interleaved : {false, true}) {
+      constexpr int kHeads = 3;
+      const int64_t stride = 2 * half + 5;  // a partial rotation leaves the rest alone
+      const auto n = static_cast<std::size_t>((kHeads - 1) * stride + 2 * half);
+      const std::vector<float> values = normal_floats(n, 1);
+      std::vector<float> angle = normal_floats(static_cast<std::size_t>(half), 2, 3.0f);
+      GuardedFloats cos(angle.size()), sin(angle.size());
+      for (std::size_t i = 0; i < angle.size(); ++i) {
+        cos[i] = std::cos(angle[i]);
+        sin[i] = std::sin(angle[i]);
+      }
+      GuardedFloats x(values), expected(values);
+      kernels().rope(x.data(), stride, kHeads, half, interleaved, cos.data(), sin.data());
+      reference().rope(expected.data(), stride, kHeads, half, interleaved, cos.data(), sin.data());
+      for (std::size_t i = 0; i < n; ++i) {
+        const auto at = static_cast<int64_t>(i) % stride;
+        if (at >= 2 * half) {
+          ASSERT_EQ(x[i], values[i]);
+          continue;
+        }
+        const int64_t partner = interleaved ? (at ^ 1) : (at < half ? at + half : at - half);
+        const double other =
+            values[static_cast<std::size_t>(static_cast<int64_t>(i) - at + partner)];
+        ASSERT_NEAR(x[i], expected[i], 3.0 * kRounding * (std::fabs(values[i]) + std::fabs(other)));
+      }
+    }
+  }
+}
+
+// softmax of (0, -d) is (1, e^-d) / (1 + e^-d): the ratio shows the exponential alone.
+TEST_P(LayersTest, ExponentialWithinTwoUlp) {
+  for (int i = 0; i <= 110 * 2000; ++i) {
+    const float d = static_cast<float>(i) / 2000.0f;
+    float x[2] = {0.0f, -d};
+    kernels().softmax(x, 2);
+    const double exact = std::exp(-static_cast<double>(d));
+    const double sum = 1.0 + exact;
+    // exp 4 roundings (2 ulp), the same through the sum, the sum, its reciprocal, the product.
+    const double relative = 4.0 + 4.0 * exact / sum + 3.0;
+    ASSERT_NEAR(x[1], exact / sum, relative * kRounding * exact / sum + 0x1p-149) << d;
+    ASSERT_NEAR(x[0], 1.0 / sum, (4.0 * exact / sum + 3.0) * kRounding) << d;
+  }
+}
+
+TEST_P(LayersTest, Softmax) {
+  for (const std::size_t n : sizes()) {
+    for (const float deviation : {1.0f, 30.0f}) {
+      const std::vector<float> values = normal_floats(n, static_cast<uint32_t>(n), deviation);
+      GuardedFloats x(values);
+      std::vector<float> expected = values;
+      kernels().softmax(x.data(), static_cast<int64_t>(n));
+      reference().softmax(expected.data(), static_cast<int64_t>(n));
+      // As above; the sum runs through n/4 additions of a lane, the argument is rounded once, which
+      // moves the exponential by that rounding times its size.
+      const double steps = 4.0 + 4.0 + 4.0 + static_cast<double>(n) / 4.0 + 4.0 + 250.0;
+      double sum = 0.0;
+      for (std::size_t i = 0; i < n; ++i) {
+        ASSERT_NEAR(x[i], expected[i], steps * kRounding * expected[i] + 0x1p-148) << n;
+        sum += x[i];
+      }
+      EXPECT_NEAR(sum, 1.0, steps * kRounding);
+    }
+  }
+}
+
+TEST_P(LayersTest, SoftmaxSpecials) {
+  std::vector<float> x(40, -kInfinity);
+  x[37] = 5.0f;
+  kernels().softmax(x.data(), 40);
+  for (std::size_t i = 0; i < 40; ++i) EXPECT_EQ(x[i], i == 37 ? 1.0f : 0.0f);
+  x[3] = kNan;
+  kernels().softmax(x.data(), 40);
+  for (const float v : x) EXPECT_TRUE(std::isnan(v));
+}
+
+TEST_P(LayersTest, Argmax) {
+  std::mt19937 random(1);
+  for (const std::size_t n : {1, 2, 3, 15, 16, 17, 33, 1000, 1024, 1025, 3000, 128256}) {
+    for (int attempt = 0; attempt < 20; ++attempt) {
+      std::vector<float> values = normal_floats(n, static_cast<uint32_t>(random()));
+      // Equal maxima, -inf and NaN at random places.
+      for (int k = 0; k < 3; ++k) values[random() % n] = 9.0f;
+      for (int k = 0; k < 3; ++k) values[random() % n] = -kInfinity;
+      for (int k = 0; k < 3; ++k) values[random() % n] = kNan;
+      GuardedFloats x(values);
+      ASSERT_EQ(kernels().argmax(x.data(), static_cast<int64_t>(n)),
+                reference().argmax(x.data(), static_cast<int64_t>(n)))
+          << n;
+    }
+  }
+}
+
+TEST_P(LayersTest, ArgmaxWithoutAnyNumber) {
+  for (const std::size_t n : {1, 17, 2000}) {
+    std::vector<float> x(n, kNan);
+    const auto count = static_cast<int64_t>(n);
+    EXPECT_EQ(kernels().argmax(x.data(), count), 0);
+    x[n - 1] = -kInfinity;
+    EXPECT_EQ(kernels().argmax(x.data(), count), count - 1);
+    x[n - 1] = kInfinity;
+    EXPECT_EQ(kernels().argmax(x.data(), count), count - 1);
+    std::fill(x.begin(), x.end(), -kInfinity);
+    EXPECT_EQ(kernels().argmax(x.data(), count), 0);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Levels, LayersTest, testing::ValuesIn(test_levels()), level_of);
+
+}  // namespace
+}  // namespace jang::kernels

@@ -1,0 +1,248 @@
+"""Tiny Hugging Face checkpoints, written from a seed with numpy alone: the same bytes everywhere.
+
+The numbers follow one recipe, because default initialisation hides bugs (unit norms, zero biases):
+matrices N(0, 1.5^2 / fan_in), norm weights 1 + N(0, 0.2^2), biases N(0, 0.3^2). Logits that
+transformers computes for them are in parity/, made by tests/python/parity/make_logits.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+SEQUENCES = 2
+LENGTH = 24
+VOCABULARY = 331
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One checkpoint: what differs from the plain model, and how it is stored."""
+
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)  # beside BASE; rope as rope_parameters
+    dtype: str = "F32"
+    shards: int = 0  # 0: one model.safetensors
+    # Dynamic rotary positions turn cached keys differently from a full pass beyond this length.
+    exact_continuation: int = LENGTH
+
+    @property
+    def model_type(self) -> str:
+        return str({**BASE, **self.config}["model_type"])
+
+
+BASE: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 160,
+    "intermediate_size": 224,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 5,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": [2, 3],
+    "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+}
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+CASES = [
+    Case("llama"),
+    Case("llama-mha", {"num_key_value_heads": 5}, dtype="BF16"),
+    Case(
+        "llama-gqa",
+        {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2},
+        dtype="BF16",
+        shards=3,
+    ),
+    Case("llama-head-dim", {"head_dim": 64}, dtype="F16"),
+    Case("llama-attention-bias", {"attention_bias": True}, dtype="BF16"),
+    Case("llama-mlp-bias", {"mlp_bias": True}, dtype="F16"),
+    Case("llama-tied", {"tie_word_embeddings": True}, dtype="BF16"),
+    Case("llama-theta", {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}}),
+    Case(
+        "llama-linear",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}},
+    ),
+    Case(
+        "llama-dynamic",
+        {
+            "max_position_embeddings": 16,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0},
+        },
+        exact_continuation=16,
+    ),
+    Case("llama-llama3", {"rope_parameters": LLAMA3}, dtype="BF16"),
+    Case("mistral", {"model_type": "mistral", "sliding_window": None}, dtype="BF16"),
+    Case(
+        "mistral-window",
+        {"model_type": "mistral", "sliding_window": 8, "num_key_value_heads": 5},
+        dtype="F16",
+    ),
+    Case(
+        "mistral-window-head-dim",
+        {"model_type": "mistral", "sliding_window": 8, "head_dim": 64},
+        dtype="BF16",
+        shards=2,
+    ),
+]
+BY_NAME = {case.name: case for case in CASES}
+
+
+def config(case: Case, spelling: str = "new") -> dict[str, Any]:
+    """config.json of a case: "new" as transformers 5 writes it, "old" as its predecessors did."""
+    values = {**BASE, **case.config}
+    torch_dtype = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}[case.dtype]
+    names = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+    values["architectures"] = [names[case.model_type]]
+    if case.model_type == "mistral":
+        del values["attention_bias"], values["mlp_bias"]
+    if spelling == "new":
+        values["dtype"] = torch_dtype
+        return values
+    values["torch_dtype"] = torch_dtype
+    rope = dict(values.pop("rope_parameters"))
+    values["rope_theta"] = rope.pop("rope_theta")
+    if rope["rope_type"] == "default":
+        values["rope_scaling"] = None
+    elif rope["rope_type"] == "llama3":
+        values["rope_scaling"] = rope
+    else:
+        rope["type"] = rope.pop("rope_type")
+        values["rope_scaling"] = rope
+    return values
+
+
+class Numbers:
+    """Normal-like numbers from integers alone, so that no library's logarithm decides a bit.
+
+    Sums of four uniform 16-bit integers: exact in float64, variance 4 * (2^32 - 1) / 12.
+    """
+
+    def __init__(self, seed: str) -> None:
+        digest = hashlib.sha256(seed.encode()).digest()
+        self.state = np.random.RandomState(np.frombuffer(digest, dtype="<u4"))
+
+    def normal(self, shape: tuple[int, ...], deviation: float) -> Floats:
+        raw = self.state.randint(0, 65536, size=(*shape, 4)).sum(axis=-1) - 2 * 65535
+        return (raw.astype(np.float64) * (deviation / 37837.22767)).astype(np.float32)
+
+
+def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
+    """Names and values in file order, before rounding to the stored dtype."""
+    c = {**BASE, **case.config}
+    hidden, heads, kv_heads = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
+    head_dim, inner = c["head_dim"], c["intermediate_size"]
+    numbers = Numbers(case.name)
+
+    def matrix(out: int, columns: int) -> Floats:
+        return numbers.normal((out, columns), 1.5 / columns**0.5)
+
+    def norm() -> Floats:
+        return 1 + numbers.normal((hidden,), 0.2)
+
+    yield "model.embed_tokens.weight", numbers.normal((c["vocab_size"], hidden), 1.0)
+    for layer in range(c["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}"
+        yield f"{prefix}.input_layernorm.weight", norm()
+        for name, out, columns, bias in [
+            ("self_attn.q_proj", heads * head_dim, hidden, c["attention_bias"]),
+            ("self_attn.k_proj", kv_heads * head_dim, hidden, c["attention_bias"]),
+            ("self_attn.v_proj", kv_heads * head_dim, hidden, c["attention_bias"]),
+            ("self_attn.o_proj", hidden, heads * head_dim, c["attention_bias"]),
+            ("mlp.gate_proj", inner, hidden, c["mlp_bias"]),
+            ("mlp.up_proj", inner, hidden, c["mlp_bias"]),
+            ("mlp.down_proj", hidden, inner, c["mlp_bias"]),
+        ]:
+            yield f"{prefix}.{name}.weight", matrix(out, columns)
+            if bias:
+                yield f"{prefix}.{name}.bias", numbers.normal((out,), 0.3)
+        yield f"{prefix}.post_attention_layernorm.weight", norm()
+    yield "model.norm.weight", norm()
+    if not c["tie_word_embeddings"]:
+        yield "lm_head.weight", matrix(c["vocab_size"], hidden)
+
+
+def encode(values: Floats, dtype: str) -> bytes:
+    """Little-endian bytes of float32 values rounded to nearest even in F32, F16 or BF16."""
+    if dtype == "F32":
+        return values.astype("<f4").tobytes()
+    if dtype == "F16":
+        return values.astype("<f2").tobytes()
+    bits = values.astype("<f4").view("<u4").astype(np.uint64)
+    rounded = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)
+    return rounded.astype("<u2").tobytes()
+
+
+def write_safetensors(path: Path, entries: list[tuple[str, str, tuple[int, ...], bytes]]) -> None:
+    """Writes (name, dtype, shape, payload) in the given order."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, dtype, shape, payload in entries:
+        end = offset + len(payload)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for *_, payload in entries:
+            file.write(payload)
+
+
+def write_checkpoint(case: Case, folder: Path, spelling: str = "new") -> str:
+    """Writes the checkpoint of a case to `folder`; returns the SHA-256 of all its payloads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config(case, spelling), indent=2, sort_keys=True)
+    (folder / "config.json").write_text(text, encoding="utf-8")
+    entries = [
+        (name, case.dtype, values.shape, encode(values, case.dtype))
+        for name, values in tensors(case)
+    ]
+    if case.shards == 0:
+        write_safetensors(folder / "model.safetensors", entries)
+    else:
+        weight_map = {}
+        for shard in range(case.shards):
+            name = f"model-{shard + 1:05d}-of-{case.shards:05d}.safetensors"
+            part = entries[shard :: case.shards]
+            write_safetensors(folder / name, part)
+            weight_map.update({entry[0]: name for entry in part})
+        total = sum(len(entry[3]) for entry in entries)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        text = json.dumps(index, indent=2)
+        (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+    digest = hashlib.sha256()
+    for *_, payload in entries:
+        digest.update(payload)
+    return digest.hexdigest()
+
+
+def tokens(vocabulary: int = VOCABULARY) -> npt.NDArray[np.int32]:
+    """The sequences that every case is run on, [SEQUENCES, LENGTH]."""
+    state = np.random.RandomState(20)
+    return state.randint(0, vocabulary, size=(SEQUENCES, LENGTH)).astype(np.int32)

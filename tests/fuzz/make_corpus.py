@@ -1,0 +1,177 @@
+"""Writes the seeds of the fuzz targets: sound inputs of every kind, small, one idea each.
+
+Run from anywhere: ``python tests/fuzz/make_corpus.py``. The files are committed; running it again
+gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+CORPUS = Path(__file__).parent / "corpus"
+ENTRY = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+HIDDEN, VOCAB, GROUP = 32, 8, 32
+
+LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": HIDDEN,
+    "intermediate_size": HIDDEN,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "float16",
+}
+SHAPES = {
+    "model.embed_tokens.weight": [VOCAB, HIDDEN],
+    "model.layers.0.input_layernorm.weight": [HIDDEN],
+    "model.layers.0.mlp.down_proj.weight": [HIDDEN, HIDDEN],
+    "model.layers.0.mlp.gate_proj.weight": [HIDDEN, HIDDEN],
+    "model.layers.0.mlp.up_proj.weight": [HIDDEN, HIDDEN],
+    "model.layers.0.post_attention_layernorm.weight": [HIDDEN],
+    "model.layers.0.self_attn.k_proj.weight": [16, HIDDEN],
+    "model.layers.0.self_attn.o_proj.weight": [HIDDEN, HIDDEN],
+    "model.layers.0.self_attn.q_proj.weight": [HIDDEN, HIDDEN],
+    "model.layers.0.self_attn.v_proj.weight": [16, HIDDEN],
+    "model.norm.weight": [HIDDEN],
+}
+
+
+def put(target: str, name: str, content: bytes | str) -> None:
+    path = CORPUS / target / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def header(tensors: dict[str, tuple[str, list[int]]]) -> tuple[str, int]:
+    """The header's text and the bytes of the payload it promises."""
+    sizes = {"F16": 2, "U32": 4, "F32": 4}
+    entries: dict[str, Any] = {}
+    end = 0
+    for name, (dtype, shape) in tensors.items():
+        begin = end
+        count = sizes[dtype]
+        for length in shape:
+            count *= length
+        end = begin + count
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    return compact(entries), end
+
+
+def section(letter: str, text: str, payload: int | None = None) -> bytes:
+    body = text.encode() + (b"" if payload is None else b"\n$$" + bytes(payload))
+    return b"\n@@" + letter.encode() + body
+
+
+def quantized(bits: int) -> dict[str, tuple[str, list[int]]]:
+    tensors: dict[str, tuple[str, list[int]]] = {}
+    for name, shape in SHAPES.items():
+        if len(shape) == 1:
+            tensors[name] = ("F16", shape)
+            continue
+        path = name.removesuffix(".weight")
+        tensors[name] = ("U32", [shape[0], shape[1] * bits // 32])
+        tensors[f"{path}.scales"] = ("F16", [shape[0], shape[1] // GROUP])
+        tensors[f"{path}.biases"] = ("F16", [shape[0], shape[1] // GROUP])
+    return tensors
+
+
+def width_map(bits: int) -> dict[str, Any]:
+    width = {"group_size": GROUP, "bits": bits, "mode": "affine"}
+    paths = [n.removesuffix(".weight") for n, shape in SHAPES.items() if len(shape) == 2]
+    return {**width, **{path: width for path in paths}}
+
+
+def headers() -> None:
+    texts = {
+        "empty": "{}",
+        "one": compact({"a": ENTRY}),
+        "spaced": ' {"a" : {"shape":[ 1 ], "extra":null, "dtype":"F32", "data_offsets":[0,4]}}\n',
+        "metadata": compact({"__metadata__": {"format": "pt"}, "a": ENTRY}),
+        "two": compact({"a": ENTRY, "b": {"dtype": "BF16", "shape": [], "data_offsets": [4, 6]}}),
+        "empty_tensor": compact({"a": {"dtype": "U8", "shape": [0, 9], "data_offsets": [0, 0]}}),
+        "escapes": '{"\\u0061\\n\\ud83d\\ude00":' + compact(ENTRY) + "}",
+        "huge": compact({"a": {"dtype": "U8", "shape": [2**60], "data_offsets": [0, 2**60]}}),
+        "twice": '{"a":' + compact(ENTRY) + ',"a":' + compact(ENTRY) + "}",
+    }
+    for name, text in texts.items():
+        put("header", name, text)
+    raw = texts["one"].encode()
+    put("header", "framed", struct.pack("<Q", len(raw)) + raw + bytes(4))
+
+
+def indexes() -> None:
+    put("index", "one", compact({"weight_map": {"a": "model.safetensors"}}))
+    total = {"total_size": 8, "total_parameters": 2}
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    put("index", "two", compact({"metadata": total, "weight_map": shards}))
+    for i, name in enumerate(["../x.safetensors", "a/b.safetensors", "C:x.safetensors", "m.bin"]):
+        put("index", f"hostile_{i}", compact({"weight_map": {"a": name}}))
+
+
+def configs() -> None:
+    put("config", "llama", compact(LLAMA))
+    ropes = {
+        "llama3": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32,
+        },
+        "linear": {"type": "linear", "factor": 2.0},
+        "dynamic": {"type": "dynamic", "factor": 2.0},
+    }
+    for name, rope in ropes.items():
+        put("config", name, compact({**LLAMA, "rope_scaling": rope}))
+    put("config", "new_keys", compact({**LLAMA, "rope_parameters": {"rope_theta": 1e6}}))
+    put("config", "mistral", compact({**LLAMA, "model_type": "mistral", "sliding_window": 16}))
+    put("config", "map", compact({**LLAMA, "quantization": width_map(4)}))
+    mixed = {"group_size": 64, "bits": 4, "model.norm": False, "lm_head": True, "x": {"bits": 8}}
+    put("config", "mixed_map", compact({**LLAMA, "quantization": mixed}))
+    manifest = {"model.norm": {"bits": 4, "group_size": 64, "weight_shape": [8, 4]}}
+    nested = {"quantization": {"tensor_quantization_manifest": manifest}}
+    put("config", "manifest", compact({**LLAMA, **nested}))
+    put("config", "non_finite", '{"a":[Infinity,-Infinity,NaN,{"__float__":"NaN"}],"b":"NaN"}')
+    put("config", "numbers", "[0,-0,1.5,1e-7,18446744073709551615,-9223372036854775808,1e400]")
+    put("config", "strings", '["","\\u0000","\\ud83d\\ude00","\\"\\\\\\/\\b"]')
+
+
+def files() -> None:
+    config = section("c", compact(LLAMA))
+    text, size = header({name: ("F16", shape) for name, shape in SHAPES.items()})
+    put("file", "plain", config + section("m", text, size))
+    first, first_size = header({"model.norm.weight": ("F16", [HIDDEN])})
+    second, second_size = header(
+        {name: ("F16", shape) for name, shape in SHAPES.items() if name != "model.norm.weight"}
+    )
+    shard_of = {name: "y.safetensors" for name in SHAPES} | {"model.norm.weight": "x.safetensors"}
+    index = section("i", compact({"weight_map": shard_of}))
+    shards = section("x", first, first_size) + section("y", second, second_size)
+    put("file", "shards", config + index + shards)
+    text, size = header(quantized(4))
+    mlx = section("c", compact({**LLAMA, "quantization": width_map(4)}))
+    put("file", "mlx", mlx + section("m", text, size))
+    jang = section("j", compact({"format": "jang", "format_version": "2.0"}))
+    put("file", "jang", mlx + jang + section("m", text, size))
+    put("file", "truncated", config + section("m", text, size - 1))
+
+
+if __name__ == "__main__":
+    headers()
+    indexes()
+    configs()
+    files()

@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""Makes (or with --check recomputes and compares) the reference logits in tests/data/parity/.
+
+Needs the dependency group `parity` (torch, transformers), which nothing else does: `make parity`.
+Every checkpoint of tests/data/tiny_checkpoints.py, in both spellings of its configuration, and the
+demo model are run by transformers in float32 with eager attention on the stored weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+ROOT = Path(__file__).resolve().parents[3]
+DATA = ROOT / "tests" / "data"
+DEMO = ROOT / "examples" / "tiny-prose-llama"
+sys.path.insert(0, str(DATA))
+
+import tiny_checkpoints as tiny  # noqa: E402
+
+TOLERANCE = 1e-5  # of the largest logit, between two runs of the reference itself
+
+
+def reference_logits(folder: Path, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+    """Logits of transformers, [sequences, length, vocabulary]."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+    )
+    unused = {key: value for key, value in info.items() if value}
+    if unused:
+        raise SystemExit(f"{folder.name}: not all tensors were loaded as they are: {unused}")
+    with torch.no_grad():
+        rows = [model(torch.from_numpy(row[None].astype(np.int64))).logits[0] for row in tokens]
+    return np.stack([row.numpy() for row in rows]).astype(np.float32)
+
+
+def case_data(case: tiny.Case) -> dict[str, npt.NDArray[np.generic]]:
+    tokens = tiny.tokens()
+    logits = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for spelling in ("new", "old"):
+            folder = Path(temporary) / spelling
+            digest = tiny.write_checkpoint(case, folder, spelling)
+            logits.append(reference_logits(folder, tokens))
+    if not np.array_equal(logits[0], logits[1]):
+        raise SystemExit(f"{case.name}: the two spellings of the configuration differ")
+    return {"tokens": tokens, "logits": logits[0], "weights_sha256": np.array(digest)}
+
+
+def demo_data() -> dict[str, npt.NDArray[np.generic]]:
+    tokens = tiny.tokens(vocabulary=4096)[:1]
+    return {"tokens": tokens, "logits": reference_logits(DEMO, tokens)}
+
+
+def difference(made: dict[str, npt.NDArray[np.generic]], path: Path) -> str:
+    """Empty if the file at `path` holds what was made."""
+    if not path.exists():
+        return "no such file"
+    with np.load(path, allow_pickle=False) as stored:
+        if sorted(stored.files) != sorted(made):
+            return f"expected the arrays {sorted(made)}, found {sorted(stored.files)}"
+        for name in made:
+            if name != "logits" and not np.array_equal(stored[name], made[name]):
+                return f"{name} differ"
+        wanted = made["logits"].astype(np.float32)
+        if stored["logits"].shape != wanted.shape:
+            return f"logits: expected {wanted.shape}, found {stored['logits'].shape}"
+        error = float(np.abs(stored["logits"] - wanted).max() / np.abs(wanted).max())
+    return f"logits differ by {error:.1e} of their scale" if error > TOLERANCE else ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare with the stored files")
+    check = parser.parse_args().check
+    makers = {case.name: (lambda case=case: case_data(case)) for case in tiny.CASES}
+    makers["tiny-prose-llama"] = demo_data
+    failures = 0
+    for name, make in makers.items():
+        made = make()
+        path = DATA / "parity" / f"{name}.npz"
+        problem = ""
+        if check:
+            problem = difference(made, path)
+        else:
+            path.parent.mkdir(exist_ok=True)
+            np.savez_compressed(path, **made)
+        failures += bool(problem)
+        scale = float(np.abs(made["logits"].astype(np.float32)).max())
+        print(
+            f"{name:28} scale {scale:7.2f}  {problem or ('ok' if check else 'written')}", flush=True
+        )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
