@@ -110,6 +110,7 @@ arm: $(VENV)/.build
 	@$(in_venv) cmake --preset arm
 	@$(in_venv) cmake --build --preset arm --parallel $(JOBS)
 	@$(in_venv) ctest --preset arm --parallel $(JOBS)
+	@$(in_venv) python tools/check_symbols.py build/arm --nm aarch64-linux-gnu-nm
 
 clean:
 	rm -rf build dist $(VENV) .venv-parity

@@ -1,16 +1,11 @@
-# Settings of the whole build: JANG_SANITIZE=address,undefined or thread, coverage for fuzzing, optional LTO.
+# Settings of the whole build: JANG_SANITIZE=address,undefined or thread, and optional LTO.
 if(JANG_SANITIZE)
   add_compile_options(-fsanitize=${JANG_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g)
   add_link_options(-fsanitize=${JANG_SANITIZE})
 endif()
-if(JANG_BUILD_FUZZERS)
-  if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
-    message(FATAL_ERROR " The fuzz targets need clang: configure with -DCMAKE_CXX_COMPILER=clang++")
-  endif()
-  add_compile_options(-fsanitize=fuzzer-no-link)
-endif()
 if(JANG_LTO)
   include(CheckIPOSupported)
   check_ipo_supported(LANGUAGES CXX)
-  set(CMAKE_INTERPROCEDURAL_OPTIMIZATION ON)
 endif()
+# Set either way: without it pybind11 would turn it on for the extension.
+set(CMAKE_INTERPROCEDURAL_OPTIMIZATION ${JANG_LTO})

@@ -1,6 +1,6 @@
-// Detection: CPUID and XCR0 on x86 (the operating system must save the registers too), the auxiliary
-// vector on Arm. A level asks for everything that its folder's compiler flags allow the compiler to
-// use, not only for what the kernels name.
+// Detection: CPUID and XCR0 on x86 (the operating system must save the registers too), the
+// auxiliary vector on Arm. A level asks for everything that its folder's compiler flags allow the
+// compiler to use, not only for what the kernels name.
 #include "kernels/cpu_features.h"
 
 #if defined(__x86_64__)
@@ -49,8 +49,7 @@ bool runs_avx512() noexcept {
   constexpr unsigned kAvx512State = 0xe6;
   const Registers leaf7 = cpuid(7, 0);
   return runs_avx2() && has(saved_state(), kAvx512State) &&
-         has(leaf7.ebx,
-             bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL) &&
+         has(leaf7.ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL) &&
          has(leaf7.ecx, bit_AVX512VBMI | bit_AVX512VNNI);
 }
 

@@ -1,5 +1,5 @@
-// Chooses the kernel table of this process: which levels were compiled, which of them run here, what
-// fills their empty entries, and JANG_ISA. Tables are completed once and never change.
+// Chooses the kernel table of this process: which levels were compiled, which of them run here,
+// what fills their empty entries, and JANG_ISA. Tables are completed once and never change.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -105,9 +105,7 @@ const char* level_name(Level level) noexcept { return entry_of(level).name; }
 
 bool level_compiled(Level level) noexcept { return entry_of(level).own_table != nullptr; }
 
-bool level_supported(Level level) noexcept {
-  return tables().supported[static_cast<int>(level)];
-}
+bool level_supported(Level level) noexcept { return tables().supported[static_cast<int>(level)]; }
 
 const KernelTable* table_for(Level level) noexcept {
   return level_supported(level) ? &tables().table[static_cast<int>(level)] : nullptr;
@@ -128,8 +126,9 @@ const KernelTable* choose_table(const char* name, const char** message) noexcept
       return nullptr;
     }
   }
-  *message = unusable(name, "unknown level; one of reference, baseline, avx2, avx512, amx, neon, "
-                            "neon_i8mm");
+  *message = unusable(name,
+                      "unknown level; one of reference, baseline, avx2, avx512, amx, neon, "
+                      "neon_i8mm");
   return nullptr;
 }
 

@@ -3,9 +3,9 @@
 //
 // Rules. Raw pointers, sizes and strides only; no allocation, exceptions, threads or containers.
 // Pointers into mapped files may have any alignment and are never read past the end stated here;
-// scratch and activations are 64-byte aligned. The caller checks every precondition once; kernels
-// do not. Threads split output rows: a function that takes [row_begin, row_end) gives the same bits
-// for a row however the range is cut.
+// activations, outputs and scratch are aligned as floats are (64 bytes where speed matters). The
+// caller checks every precondition once; kernels do not. Threads split output rows: a function that
+// takes [row_begin, row_end) gives the same bits for a row however the range is cut.
 //
 // The layout of weights is that of docs/format.md for every level: codes are a little-endian bit
 // stream a row, so a level never needs a second copy of the weights. A null entry of a level's own

@@ -26,6 +26,7 @@ symbols() {
 
 mkdir -p build
 check "ruff" ruff check .
+check "ruff format" ruff format --check .
 check "mypy" mypy
 check "layers" python tools/check_layers.py
 check "stubs" python tools/make_stubs.py

@@ -59,13 +59,15 @@ def main() -> int:
             failed.append(title)
 
     if not arguments.python_only:
-        if not step("C++ tests: configure", ["cmake", "--preset", "dev", "--log-level=WARNING"]):
-            return 1
         if not step(
-            "C++ tests: build", ["cmake", "--build", "--preset", "dev", "--parallel", jobs]
+            "C++ tests: configure", ["cmake", "--preset", "release", "--log-level=WARNING"]
         ):
             return 1
-        ctest = ["ctest", "--preset", "dev", "--parallel", jobs, "--no-tests=error"]
+        if not step(
+            "C++ tests: build", ["cmake", "--build", "--preset", "release", "--parallel", jobs]
+        ):
+            return 1
+        ctest = ["ctest", "--preset", "release", "--parallel", jobs, "--no-tests=error"]
         run(f"C++ tests, {active}", ctest, JANG_ISA=active)
         for level in others:
             run(f"C++ tests, {level}", [*ctest, "-R", f"^({CPP_PER_LEVEL})$"], JANG_ISA=level)

@@ -214,7 +214,7 @@ method: "rtn" (MLX's CPU rule, bit for bit) or "mse" (search of scale and bias).
 importance: float32 [in], positive weights of the squared errors of each column, for "mse".
 threads: 0 for all usable ones; results do not depend on it.
 
-codes: uint32 [..., in*bits/32]. scales, biases: [..., in/group_size] in the representation of weights.
+codes: uint32 [..., in*bits/32]. scales, biases: [..., in/group_size], represented like weights.
 Raises FormatError for a NaN or infinity and for scales or biases that the type cannot hold, naming
 row and column; ArgumentError for the other arguments.)");
   module.def("dequantize", &dequantize, arg("codes"), arg("scales"), arg("biases"), py::kw_only(),

@@ -34,7 +34,7 @@ struct Examined {
   std::filesystem::path path;
   Verification result;
   std::vector<WeightFile> files;
-  std::set<std::string> file_names;  // of all weight files, sound or not
+  std::set<std::string> file_names;         // of all weight files, sound or not
   std::optional<ModelDirectory> directory;  // absent if it cannot be opened as a whole
   std::optional<Json> jang_config;          // also if the directory cannot be opened
   bool ours = false;                        // written by this program

@@ -14,8 +14,8 @@ template <int kBits>
 struct FieldMap {
   uint8_t byte_index[16][4] = {};  // for a byte shuffle into 32-bit lanes; 0x80 gives zero
   int32_t shift[16] = {};
-  int32_t mask[16] = {};    // in place, before the shift
-  float unshift[16] = {};   // 2^-shift
+  int32_t mask[16] = {};   // in place, before the shift
+  float unshift[16] = {};  // 2^-shift
   constexpr FieldMap() {
     for (int i = 0; i < 16; ++i) {
       const int bit = i * kBits;
@@ -139,12 +139,11 @@ template <int kBits, int kFirst>
 inline vi fields_in_place(const uint8_t* p) {
 #if defined(__x86_64__)
   const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-  const vi spread = (vi)_mm_shuffle_epi8(
-      bytes, load_bits<__m128i>(kFields<kBits>.byte_index[kFirst]));
+  const vi spread =
+      (vi)_mm_shuffle_epi8(bytes, load_bits<__m128i>(kFields<kBits>.byte_index[kFirst]));
 #elif defined(__aarch64__)
   const uint8x16_t bytes = vcombine_u8(vld1_u8(p), vdup_n_u8(0));
-  const vi spread =
-      (vi)vqtbl1q_u8(bytes, load_bits<uint8x16_t>(kFields<kBits>.byte_index[kFirst]));
+  const vi spread = (vi)vqtbl1q_u8(bytes, load_bits<uint8x16_t>(kFields<kBits>.byte_index[kFirst]));
 #else
   vi spread{};
   for (int i = 0; i < 4; ++i) {

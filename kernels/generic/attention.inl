@@ -1,11 +1,14 @@
-// Attention with an online softmax: one block of kKvBlock keys at a time, no score matrix in memory.
+// Attention with an online softmax: one block of kKvBlock keys at a time, no score matrix in
+// memory.
 //
-// Queries are taken in tiles of kQueryTile; a tile's scores are computed 4 keys at a time, each as one
-// chain over key_dim in registers of kLanes, and the values are added key by key in ascending order. So
-// a query's state is the same whatever queries stand beside it, and a masked key changes no bit.
+// Queries are taken in tiles of kQueryTile; a tile's scores are computed 4 keys at a time, each as
+// one chain over key_dim in registers of kLanes, and the values are added key by key in ascending
+// order. So a query's state is the same whatever queries stand beside it, and a masked key changes
+// no bit.
 //
-//   operations per key and query: key_dim + value_dim multiply-adds, one exp; a tile reads each key and
-//   value once. Bound at many queries: multiply-adds; at one position: memory, or the keys' sums of lanes.
+//   operations per key and query: key_dim + value_dim multiply-adds, one exp; a tile reads each key
+//   and value once. Bound at many queries: multiply-adds; at one position: memory, or the keys'
+//   sums of lanes.
 
 constexpr int kQueryTile = 4;
 #if JANG_VEC_BYTES == 64 || defined(__aarch64__)
@@ -53,8 +56,7 @@ void score_keys(const AttentionTask& task, int first_query, const float* keys, K
     unrolled<kQueries>([&](auto q) __attribute__((always_inline)) {
       float four[4];
       sum_tree4(sum[q.value][0], sum[q.value][1], sum[q.value][2], sum[q.value][3], four);
-      for (int j = 0; j < 4 && k + j < range.end; ++j)
-        scores[q.value * kKvBlock + k + j] = four[j];
+      for (int j = 0; j < 4 && k + j < range.end; ++j) scores[q.value * kKvBlock + k + j] = four[j];
     });
   }
 }
@@ -62,8 +64,8 @@ void score_keys(const AttentionTask& task, int first_query, const float* keys, K
 // 1 - 2 / (e^2x + 1): absolute error about 1e-7, which is what a capped score needs.
 inline vf tanh(vf x) { return 1.0f - 2.0f / (exp(x + x) + 1.0f); }
 
-// Turns scores into weights e^(score - max) and moves max and sum of one query on. Returns the factor
-// by which its accumulator shrinks; a negative one says that there is nothing to add.
+// Turns scores into weights e^(score - max) and moves max and sum of one query on. Returns the
+// factor by which its accumulator shrinks; a negative one says that there is nothing to add.
 inline float update_softmax(const AttentionTask& task, int query, KeyRange range, float* scores) {
   constexpr float kMinusInfinity = -__builtin_inff();
   for (int k = 0; k < kKvBlock; k += kLanes) {

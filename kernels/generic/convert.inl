@@ -129,16 +129,22 @@ void narrow(const float* in, int64_t n, uint8_t* out) {
 
 void to_float(const uint8_t* in, FloatType type, int64_t n, float* out) {
   switch (type) {
-    case FloatType::kF32: return widen<FloatType::kF32>(in, n, out);
-    case FloatType::kF16: return widen<FloatType::kF16>(in, n, out);
-    case FloatType::kBF16: return widen<FloatType::kBF16>(in, n, out);
+    case FloatType::kF32:
+      return widen<FloatType::kF32>(in, n, out);
+    case FloatType::kF16:
+      return widen<FloatType::kF16>(in, n, out);
+    case FloatType::kBF16:
+      return widen<FloatType::kBF16>(in, n, out);
   }
 }
 
 void from_float(const float* in, FloatType type, int64_t n, uint8_t* out) {
   switch (type) {
-    case FloatType::kF32: return narrow<FloatType::kF32>(in, n, out);
-    case FloatType::kF16: return narrow<FloatType::kF16>(in, n, out);
-    case FloatType::kBF16: return narrow<FloatType::kBF16>(in, n, out);
+    case FloatType::kF32:
+      return narrow<FloatType::kF32>(in, n, out);
+    case FloatType::kF16:
+      return narrow<FloatType::kF16>(in, n, out);
+    case FloatType::kBF16:
+      return narrow<FloatType::kBF16>(in, n, out);
   }
 }

@@ -1,21 +1,23 @@
 // y = W x in f32 for weights that come as a stream of registers: one order of summation, two loops.
 //
-// The order. Columns are cut into panels of kPanel, a panel into registers of kLanes columns. Register
-// i of a panel is multiplied and added into chain i % 4; the chains are joined as (0+1) + (2+3), their
-// lanes by sum_tree(), and the panels' results are added in ascending order. A row's result therefore
-// depends on nothing but the row and the activations: not on the number of tokens, on how rows are
-// split, or on which of the two loops ran.
+// The order. Columns are cut into panels of kPanel, a panel into registers of kLanes columns.
+// Register i of a panel is multiplied and added into chain i % 4; the chains are joined as (0+1) +
+// (2+3), their lanes by sum_tree(), and the panels' results are added in ascending order. A row's
+// result therefore depends on nothing but the row and the activations: not on the number of tokens,
+// on how rows are split, or on which of the two loops ran.
 //
-//   decode (1 token):  weights are used once, as they leave the map. Rows one by one in address order,
+//   decode (1 token):  weights are used once, as they leave the map. Rows one by one in address
+//   order,
 //                      which is what the hardware prefetchers follow. Bound: memory, or unpacking.
-//   prefill:           kBlockRows rows of a panel are unpacked to f32 on the stack (64 KiB, in L2), then
-//                      used for all tokens in tiles of 4 rows x kTileTokens tokens held in registers.
-//                      Bound: multiply-adds.
+//   prefill:           kBlockRows rows of a panel are unpacked to f32 on the stack (64 KiB, in L2),
+//   then
+//                      used for all tokens in tiles of 4 rows x kTileTokens tokens held in
+//                      registers. Bound: multiply-adds.
 //
 // A Weights type has rows, columns and
 //   template <typename Sink> void panel(int64_t row, int64_t begin, int64_t n, Sink& sink) const
-// which calls sink.template take<chain>(i, w) for the full registers of columns [begin, begin + n) and
-// sink.template take_tail<chain>(i, w, lanes) for a last partial one, zero behind its lanes.
+// which calls sink.template take<chain>(i, w) for the full registers of columns [begin, begin + n)
+// and sink.template take_tail<chain>(i, w, lanes) for a last partial one, zero behind its lanes.
 
 constexpr int64_t kPanel = 1024;
 constexpr int64_t kBlockRows = 16;

@@ -1,5 +1,5 @@
-// Quantized linear layers: the packed weights of affine_weights.inl through the loops of linear.inl,
-// and single rows for embeddings.
+// Quantized linear layers: the packed weights of affine_weights.inl through the loops of
+// linear.inl, and single rows for embeddings.
 
 // Scales and biases of a panel as floats: at most kPanel / 32 groups.
 struct PanelMetadata {
@@ -28,7 +28,7 @@ struct AffineWeights {
     int64_t b = 0;
     for (; b + 2 <= direct; b += 2) {
       const uint8_t* p = codes + b * 4 * kBits;
-      // One row ahead of need, roughly: the distance at which streams of all widths were fastest.
+      // Hardware prefetchers stop at the end of a page; this crosses it.
       __builtin_prefetch(p + 4096);
       const GroupValues<kBits> values = group_of(metadata, b);
       block<0>(p, b, values, sink);
@@ -62,14 +62,15 @@ struct AffineWeights {
   template <int kFirstChain, typename Sink>
   [[gnu::always_inline]] static void block(const uint8_t* p, int64_t index,
                                            const GroupValues<kBits>& values, Sink& sink) {
-    take_weights(p, values, [&](auto i, vf w) __attribute__((always_inline)) {
-      sink.template take<(kFirstChain + i.value) % 4>(index * (32 / kLanes) + i.value, w);
-    });
+    take_weights(
+        p, values, [&](auto i, vf w) __attribute__((always_inline)) {
+          sink.template take<(kFirstChain + i.value) % 4>(index * (32 / kLanes) + i.value, w);
+        });
   }
 
   void load_metadata(int64_t row, int64_t first, int64_t n, PanelMetadata& out) const {
-    const int64_t at = (row * (columns / kGroup) + first) *
-                       (matrix.metadata == FloatType::kF32 ? 4 : 2);
+    const int64_t at =
+        (row * (columns / kGroup) + first) * (matrix.metadata == FloatType::kF32 ? 4 : 2);
     to_float(matrix.scales + at, matrix.metadata, n, out.scales);
     to_float(matrix.biases + at, matrix.metadata, n, out.biases);
   }
@@ -78,9 +79,12 @@ struct AffineWeights {
 template <int kBits, typename F>
 void with_group(const AffineMatrix& w, F&& f) {
   switch (w.group) {
-    case 32: return f(AffineWeights<kBits, 32>(w));
-    case 64: return f(AffineWeights<kBits, 64>(w));
-    case 128: return f(AffineWeights<kBits, 128>(w));
+    case 32:
+      return f(AffineWeights<kBits, 32>(w));
+    case 64:
+      return f(AffineWeights<kBits, 64>(w));
+    case 128:
+      return f(AffineWeights<kBits, 128>(w));
   }
 }
 
@@ -88,12 +92,18 @@ void with_group(const AffineMatrix& w, F&& f) {
 template <typename F>
 void with_weights(const AffineMatrix& w, F&& f) {
   switch (w.bits) {
-    case 2: return with_group<2>(w, f);
-    case 3: return with_group<3>(w, f);
-    case 4: return with_group<4>(w, f);
-    case 5: return with_group<5>(w, f);
-    case 6: return with_group<6>(w, f);
-    case 8: return with_group<8>(w, f);
+    case 2:
+      return with_group<2>(w, f);
+    case 3:
+      return with_group<3>(w, f);
+    case 4:
+      return with_group<4>(w, f);
+    case 5:
+      return with_group<5>(w, f);
+    case 6:
+      return with_group<6>(w, f);
+    case 8:
+      return with_group<8>(w, f);
   }
 }
 

@@ -37,9 +37,12 @@ void dense_matmul(const DenseMatrix& w, const float* x, int64_t x_stride, int64_
     multiply(weights, x, x_stride, tokens, y, y_stride, row_begin, row_end);
   };
   switch (w.type) {
-    case FloatType::kF32: return run(DenseWeights<FloatType::kF32>(w));
-    case FloatType::kF16: return run(DenseWeights<FloatType::kF16>(w));
-    case FloatType::kBF16: return run(DenseWeights<FloatType::kBF16>(w));
+    case FloatType::kF32:
+      return run(DenseWeights<FloatType::kF32>(w));
+    case FloatType::kF16:
+      return run(DenseWeights<FloatType::kF16>(w));
+    case FloatType::kBF16:
+      return run(DenseWeights<FloatType::kBF16>(w));
   }
 }
 

@@ -11,10 +11,9 @@ inline vf silu_mul_lanes(vf gate, vf up) { return gate / (exp(-gate) + 1.0f) * u
 
 void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    store(out + i, silu_mul_lanes(load(gate + i), load(up + i)));
+  for (; i + kLanes <= n; i += kLanes) store(out + i, silu_mul_lanes(load(gate + i), load(up + i)));
   if (i < n) {
-    store_partial(out + i,
-                  silu_mul_lanes(load_partial(gate + i, n - i), load_partial(up + i, n - i)), n - i);
+    store_partial(
+        out + i, silu_mul_lanes(load_partial(gate + i, n - i), load_partial(up + i, n - i)), n - i);
   }
 }

@@ -1,8 +1,10 @@
-// The vector vocabulary: a handful of operations on "one register of floats", on the compiler's vector types.
+// The vector vocabulary: a handful of operations on "one register of floats", on the compiler's
+// vector types.
 //
-// Included inside the unnamed namespace of an instruction-set folder after JANG_VEC_BYTES (16, 32 or 64) is
-// defined, so that no symbol is shared between levels. The operations that the quantizers use (all but
-// multiply-add chains written as a*b+c in the layers) round alike at every width: same lanes, same bits.
+// Included inside the unnamed namespace of an instruction-set folder after JANG_VEC_BYTES (16, 32
+// or 64) is defined, so that no symbol is shared between levels. The operations that the quantizers
+// use (all but multiply-add chains written as a*b+c in the layers) round alike at every width: same
+// lanes, same bits.
 #ifndef JANG_VEC_BYTES
 #error "define JANG_VEC_BYTES before including generic/vec.inl"
 #endif
@@ -32,8 +34,8 @@ typedef uint32_t vu __attribute__((vector_size(JANG_VEC_BYTES)));
 // Truncates; lanes outside int32 are undefined.
 [[maybe_unused]] inline vi to_int(vf a) { return __builtin_convertvector(a, vi); }
 
-// Half to even for every float: below 2^23 by adding and removing 2^23 with the sign of the argument, above it
-// the value is an integer already. NaN and infinity pass through.
+// Half to even for every float: below 2^23 by adding and removing 2^23 with the sign of the
+// argument, above it the value is an integer already. NaN and infinity pass through.
 [[maybe_unused]] inline vf rint_even(vf a) {
   const vi sign = (vi)a & splat_int(static_cast<int32_t>(0x80000000u));
   const vf magic = (vf)((vi)splat(8388608.0f) | sign);
@@ -41,8 +43,8 @@ typedef uint32_t vu __attribute__((vector_size(JANG_VEC_BYTES)));
   return select(abs(a) < splat(8388608.0f), (vf)(((vi)rounded & splat_int(0x7fffffff)) | sign), a);
 }
 
-// A loop whose counter is a constant: f(Index<0>{}) .. f(Index<kCount - 1>{}). Arrays of registers that
-// are indexed by it stay in registers.
+// A loop whose counter is a constant: f(Index<0>{}) .. f(Index<kCount - 1>{}). Arrays of registers
+// that are indexed by it stay in registers.
 template <int kValue>
 struct Index {
   static constexpr int value = kValue;

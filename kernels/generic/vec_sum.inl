@@ -1,5 +1,5 @@
-// Horizontal reductions: sums of lanes in one fixed tree (lane i + lane i + half, halves shrinking to
-// one), for a register and for four at once, and maxima.
+// Horizontal reductions: sums of lanes in one fixed tree (lane i + lane i + half, halves shrinking
+// to one), for a register and for four at once, and maxima.
 //
 // sum_lanes() of vec.inl is that tree written with scalars; these give the same bits from shuffles.
 
@@ -30,8 +30,8 @@
   const __m512 za = (__m512)a, zb = (__m512)b, zc = (__m512)c, zd = (__m512)d;
   const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(za, zb, kLow),  // a a b b, 4 lanes each
                                   _mm512_shuffle_f32x4(za, zb, kHigh));
-  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(zc, zd, kLow),
-                                  _mm512_shuffle_f32x4(zc, zd, kHigh));
+  const __m512 cd =
+      _mm512_add_ps(_mm512_shuffle_f32x4(zc, zd, kLow), _mm512_shuffle_f32x4(zc, zd, kHigh));
   __m512 four = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, kEven),  // a b c d
                               _mm512_shuffle_f32x4(ab, cd, kOdd));
   four = _mm512_add_ps(four, _mm512_permute_ps(four, 0x4e));
@@ -42,8 +42,8 @@
   const __m256 ya = (__m256)a, yb = (__m256)b, yc = (__m256)c, yd = (__m256)d;
   const __m256 ab = _mm256_add_ps(_mm256_permute2f128_ps(ya, yb, 0x20),  // a b
                                   _mm256_permute2f128_ps(ya, yb, 0x31));
-  const __m256 cd = _mm256_add_ps(_mm256_permute2f128_ps(yc, yd, 0x20),
-                                  _mm256_permute2f128_ps(yc, yd, 0x31));
+  const __m256 cd =
+      _mm256_add_ps(_mm256_permute2f128_ps(yc, yd, 0x20), _mm256_permute2f128_ps(yc, yd, 0x31));
   __m256 two = _mm256_add_ps(_mm256_unpacklo_ps(ab, cd), _mm256_unpackhi_ps(ab, cd));  // acac bdbd
   two = _mm256_add_ps(two, _mm256_permute_ps(two, 0x4e));
   _mm_storeu_ps(out, _mm_unpacklo_ps(_mm256_castps256_ps128(two), _mm256_extractf128_ps(two, 1)));

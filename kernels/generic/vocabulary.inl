@@ -33,8 +33,8 @@ void softmax(float* x, int64_t n) {
   for (; i < n; ++i) x[i] *= scale;
 }
 
-// The maximum of a block is found with vectors; only the first block that holds the maximum of all is
-// searched for its place.
+// The maximum of a block is found with vectors; only the first block that holds the maximum of all
+// is searched for its place.
 int64_t argmax(const float* x, int64_t n) {
   constexpr int64_t kBlock = 1024;
   const auto end_of = [n](int64_t begin) { return begin + kBlock < n ? begin + kBlock : n; };

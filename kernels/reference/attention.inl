@@ -1,4 +1,5 @@
-// Attention: for each query, the softmax state moved on by all keys of the slice that it sees, at once.
+// Attention: for each query, the softmax state moved on by all keys of the slice that it sees, at
+// once.
 
 double score_of(const AttentionTask& task, int query, int64_t key) {
   const float* q = task.queries + query * task.query_stride;
@@ -38,15 +39,20 @@ void attend(const AttentionTask& task) {
     for (int64_t key = task.key_begin; key < task.key_end; ++key) {
       if (sees(task, query, key)) sum += std::exp(score_of(task, query, key) - new_max);
     }
+    // A few channels at a time, so that a score is not computed again for each.
+    constexpr int64_t kChannels = 256;
     float* acc = task.acc + query * dim;
-    for (int64_t d = 0; d < dim; ++d) {
-      double total = acc[d] * shrink;
+    for (int64_t first = 0; first < dim; first += kChannels) {
+      const int64_t channels = dim - first < kChannels ? dim - first : kChannels;
+      double total[kChannels] = {};
       for (int64_t key = task.key_begin; key < task.key_end; ++key) {
         if (!sees(task, query, key)) continue;
-        const float* value = task.kv.value_blocks[key / kKvBlock] + key % kKvBlock * dim;
-        total += std::exp(score_of(task, query, key) - new_max) * value[d];
+        const double weight = std::exp(score_of(task, query, key) - new_max);
+        const float* value = task.kv.value_blocks[key / kKvBlock] + key % kKvBlock * dim + first;
+        for (int64_t d = 0; d < channels; ++d) total[d] += weight * value[d];
       }
-      acc[d] = static_cast<float>(total);
+      for (int64_t d = 0; d < channels; ++d)
+        acc[first + d] = static_cast<float>(acc[first + d] * shrink + total[d]);
     }
     task.max[query] = new_max;
     task.sum[query] = static_cast<float>(sum);

@@ -24,13 +24,12 @@ uint16_t float_to_half(float x) {
   }
   const double magnitude = std::fabs(static_cast<double>(x));
   if (magnitude >= 65520.0) return static_cast<uint16_t>(sign | 0x7c00u);
-  // In units of the half's ulp, at least 2^-24; carrying into the next binade needs no care, because
-  // the exponent field follows the mantissa.
+  // In units of the half's ulp, at least 2^-24; carrying into the next binade needs no care,
+  // because the exponent field follows the mantissa.
   const int exponent = magnitude < 0x1p-14 ? -14 : std::ilogb(magnitude);
   const auto units = static_cast<uint32_t>(std::nearbyint(std::ldexp(magnitude, 10 - exponent)));
-  const uint32_t bits = magnitude < 0x1p-14
-                            ? units
-                            : (static_cast<uint32_t>(exponent + 14) << 10) + units;
+  const uint32_t bits =
+      magnitude < 0x1p-14 ? units : (static_cast<uint32_t>(exponent + 14) << 10) + units;
   return static_cast<uint16_t>(sign | bits);
 }
 
@@ -46,9 +45,12 @@ uint16_t float_to_bf16(float x) {
 
 float float_at(const uint8_t* p, FloatType type, int64_t i) {
   switch (type) {
-    case FloatType::kF16: return half_to_float(element<uint16_t>(p, i));
-    case FloatType::kBF16: return bf16_to_float(element<uint16_t>(p, i));
-    case FloatType::kF32: break;
+    case FloatType::kF16:
+      return half_to_float(element<uint16_t>(p, i));
+    case FloatType::kBF16:
+      return bf16_to_float(element<uint16_t>(p, i));
+    case FloatType::kF32:
+      break;
   }
   return element<float>(p, i);
 }
@@ -62,8 +64,7 @@ void from_float(const float* in, FloatType type, int64_t n, uint8_t* out) {
     if (type == FloatType::kF32) {
       __builtin_memcpy(out + 4 * i, in + i, 4);
     } else {
-      const uint16_t narrow =
-          type == FloatType::kF16 ? float_to_half(in[i]) : float_to_bf16(in[i]);
+      const uint16_t narrow = type == FloatType::kF16 ? float_to_half(in[i]) : float_to_bf16(in[i]);
       __builtin_memcpy(out + 2 * i, &narrow, 2);
     }
   }

@@ -7,8 +7,9 @@ void rms_norm(const float* x, int64_t x_stride, const float* weight, float weigh
     for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(x[i]) * x[i];
     const double scale = 1.0 / std::sqrt(squares / static_cast<double>(n) + eps);
     for (int64_t i = 0; i < n; ++i) {
-      const double gain =
-          weight == nullptr ? 1.0 : static_cast<double>(weight[i]) + static_cast<double>(weight_offset);
+      const double gain = weight == nullptr
+                              ? 1.0
+                              : static_cast<double>(weight[i]) + static_cast<double>(weight_offset);
       out[i] = static_cast<float>(x[i] * scale * gain);
     }
   }

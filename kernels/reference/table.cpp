@@ -1,5 +1,5 @@
-// The definition of correct for every entry: plain scalar code, sums in double. Only used when it is
-// asked for by name, and by the tests.
+// The definition of correct for every entry: plain scalar code, sums in double. Only used when it
+// is asked for by name, and by the tests.
 #include <cmath>
 
 #include "kernels/level_tables.h"

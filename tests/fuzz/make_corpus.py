@@ -92,7 +92,7 @@ def quantized(bits: int) -> dict[str, tuple[str, list[int]]]:
 def width_map(bits: int) -> dict[str, Any]:
     width = {"group_size": GROUP, "bits": bits, "mode": "affine"}
     paths = [n.removesuffix(".weight") for n, shape in SHAPES.items() if len(shape) == 2]
-    return {**width, **{path: width for path in paths}}
+    return {**width, **dict.fromkeys(paths, width)}
 
 
 def headers() -> None:
@@ -158,7 +158,7 @@ def files() -> None:
     second, second_size = header(
         {name: ("F16", shape) for name, shape in SHAPES.items() if name != "model.norm.weight"}
     )
-    shard_of = {name: "y.safetensors" for name in SHAPES} | {"model.norm.weight": "x.safetensors"}
+    shard_of = dict.fromkeys(SHAPES, "y.safetensors") | {"model.norm.weight": "x.safetensors"}
     index = section("i", compact({"weight_map": shard_of}))
     shards = section("x", first, first_size) + section("y", second, second_size)
     put("file", "shards", config + index + shards)

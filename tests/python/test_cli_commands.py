@@ -15,7 +15,8 @@ import jang_tools
 from jang_tools.cli.main import cli
 
 DEMO = Path(__file__).parents[2] / "examples" / "tiny-prose-llama"
-DEMO_PARAMETERS = 6_818_048
+# Embedding and head, then per layer attention, MLP and two norms, and the last norm.
+DEMO_PARAMETERS = 2 * 4096 * 256 + 6 * (2 * 256 * (256 + 128) + 3 * 256 * 768 + 512) + 256
 
 
 def jang(*arguments: str | Path) -> Result:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import mlx.core as mx
@@ -306,3 +309,20 @@ def test_mismatched_triples_are_refused() -> None:
         pack(np.full(32, 4, np.uint8), bits=2)
     with pytest.raises(ArgumentError, match="multiple of 32"):
         pack(np.zeros(33, np.uint8), bits=2)
+
+
+def test_an_unknown_kernel_level_is_an_error() -> None:
+    program = (
+        "import numpy as np; from jang_tools.quantize import quantize;"
+        "quantize(np.ones((1, 64), np.float32), bits=4)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "JANG_ISA": "avx1024"},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 1
+    last = process.stderr.strip().splitlines()[-1]
+    assert "ArgumentError" in last
+    assert "JANG_ISA=avx1024" in last

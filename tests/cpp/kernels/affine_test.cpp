@@ -103,13 +103,15 @@ TEST_P(AffineTest, RowsDoNotDependOnTheirRange) {
     const RandomAffine w(reference(), kRows, kColumns, bits, 32, FloatType::kBF16, 21);
     GuardedFloats x(normal_floats(kTokens * kColumns, 22));
     const std::vector<float> whole = product(kernels(), w.matrix, x.data(), kTokens);
+    std::vector<float> sums(kTokens * kColumns / 32);
+    kernels().group_sums(x.data(), kColumns, kTokens, kColumns, sums.data());
     std::mt19937 random(23);
     for (int attempt = 0; attempt < 4; ++attempt) {
       constexpr float kUntouched = -77.0f;
       std::vector<float> y(kRows * kTokens, kUntouched);
       for (int64_t begin = 0; begin < kRows;) {
         const int64_t end = std::min<int64_t>(kRows, begin + 1 + random() % 19);
-        kernels().affine_matmul(w.matrix, x.data(), kColumns, nullptr, kTokens, y.data(), kRows,
+        kernels().affine_matmul(w.matrix, x.data(), kColumns, sums.data(), kTokens, y.data(), kRows,
                                 begin, end);
         if (end < kRows) {
           ASSERT_EQ(y[static_cast<std::size_t>(end)], kUntouched) << "wrote past its rows";

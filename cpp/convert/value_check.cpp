@@ -1,0 +1,151 @@
+// Decodes, rounds anew, and sums errors group by group, in double and in a fixed order.
+#include "convert/value_check.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+
+#include "convert/panel_writer.h"
+#include "convert/values.h"
+
+namespace jang {
+namespace {
+
+/// Squared errors this small beside the source's squares are rounding of the sums themselves.
+constexpr double kSumNoise = 1e-13;
+
+PanelError error_of(const float* source, const float* found, uint64_t count) {
+  PanelError error;
+  for (uint64_t i = 0; i < count; ++i) {
+    const double value = source[i];
+    const double difference = static_cast<double>(found[i]) - value;
+    error.error_squares += difference * difference;
+    error.source_squares += value * value;
+    error.max_abs = std::max(error.max_abs, std::abs(difference));
+  }
+  return error;
+}
+
+}  // namespace
+
+void ValueFinding::merge(const ValueFinding& later) noexcept {
+  stored.merge(later.stored);
+  rounded.merge(later.rounded);
+  const bool first_difference = later.differs && !differs;
+  if (first_difference || later.worst_group > worst_group) {
+    row = later.row;
+    column = later.column;
+  }
+  differs = differs || later.differs;
+  worst_group = std::max(worst_group, later.worst_group);
+}
+
+bool ValueCheck::within(const PanelError& stored, const PanelError& rounded) const noexcept {
+  return stored.error_squares <=
+         factor_ * factor_ * rounded.error_squares + kSumNoise * rounded.source_squares;
+}
+
+ValueFinding ValueCheck::compare(const ValuePair& pair, const Panel& panel,
+                                 ValueScratch& scratch) const {
+  const Checkpoint& checkpoint = *source_.checkpoint;
+  const SourcePanel values = read_panel(checkpoint, *pair.source, panel, scratch.gathered);
+  require_finite(values, checkpoint, *pair.source, panel);
+  const ValueFinding finding = pair.module != nullptr ? compare_module(pair, values, panel, scratch)
+                                                      : compare_plain(pair, values, panel, scratch);
+  drop_panel(checkpoint, *pair.source, panel);
+  return finding;
+}
+
+ValueFinding ValueCheck::compare_module(const ValuePair& pair, const SourcePanel& values,
+                                        const Panel& panel, ValueScratch& scratch) const {
+  const QuantizedModule& module = *pair.module;
+  const AffineFormat format{module.width.bits, module.width.group_size, module.scales->dtype};
+  const uint64_t columns = pair.source->columns();
+  const auto size = static_cast<uint64_t>(dtype_size(format.metadata));
+  const uint64_t code_begin =
+      panel.row * format.row_bytes(columns) + format.row_bytes(panel.column);
+  const uint64_t code_bytes = panel.rows * format.row_bytes(panel.columns);
+  const uint64_t group_begin =
+      (panel.row * format.row_groups(columns) + format.row_groups(panel.column)) * size;
+  const uint64_t group_bytes = panel.rows * format.row_groups(panel.columns) * size;
+  struct Piece {
+    const CheckpointTensor* tensor;
+    uint64_t begin, bytes;
+  };
+  const std::array<Piece, 3> pieces = {{{module.weight, code_begin, code_bytes},
+                                        {module.scales, group_begin, group_bytes},
+                                        {module.biases, group_begin, group_bytes}}};
+  std::array<std::byte*, 3> stored{};
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    const auto bytes = directory_.checkpoint.data(*pieces[i].tensor);
+    // Only read through: the panel type serves writers too.
+    stored[i] = const_cast<std::byte*>(bytes.subspan(pieces[i].begin, pieces[i].bytes).data());
+  }
+  scratch.codes.reserve_discarding(code_bytes);
+  scratch.scales.reserve_discarding(group_bytes);
+  scratch.biases.reserve_discarding(group_bytes);
+  const AffinePanel rounded{scratch.codes.data(), scratch.scales.data(), scratch.biases.data()};
+  quantize_panel(values, format, Method::kRtn, rounded);
+  for (auto* floats : {&scratch.source, &scratch.stored, &scratch.rounded}) {
+    floats->reserve_discarding(values.rows * values.columns);
+  }
+  load_floats(values, scratch.source.data());
+  dequantize_matrix({stored[0], stored[1], stored[2]}, format, values.rows, values.columns,
+                    scratch.stored.data(), scratch.inline_pool);
+  dequantize_matrix(rounded, format, values.rows, values.columns, scratch.rounded.data(),
+                    scratch.inline_pool);
+  for (const Piece& piece : pieces) {
+    directory_.checkpoint.mapping(*piece.tensor)
+        .drop(piece.tensor->begin + piece.begin, piece.bytes);
+  }
+  return sum_groups(scratch, panel, static_cast<uint64_t>(format.group_size));
+}
+
+ValueFinding ValueCheck::sum_groups(const ValueScratch& scratch, const Panel& panel,
+                                    uint64_t group) const {
+  ValueFinding finding;
+  for (uint64_t first = 0; first < panel.rows * panel.columns; first += group) {
+    const float* source = scratch.source.data() + first;
+    const PanelError stored = error_of(source, scratch.stored.data() + first, group);
+    const PanelError rounded = error_of(source, scratch.rounded.data() + first, group);
+    finding.stored.merge(stored);
+    finding.rounded.merge(rounded);
+    if (!every_group_ || within(stored, rounded)) continue;
+    const double ratio =
+        rounded.error_squares > 0 ? stored.error_squares / rounded.error_squares : HUGE_VAL;
+    if (ratio <= finding.worst_group) continue;
+    finding.worst_group = ratio;
+    finding.row = panel.row + first / panel.columns;
+    finding.column = panel.column + first % panel.columns;
+  }
+  return finding;
+}
+
+ValueFinding ValueCheck::compare_plain(const ValuePair& pair, const SourcePanel& values,
+                                       const Panel& panel, ValueScratch& scratch) const {
+  const CheckpointTensor& tensor = *pair.plain;
+  const auto size = static_cast<uint64_t>(dtype_size(tensor.dtype));
+  const uint64_t count = panel.rows * panel.columns;
+  const uint64_t begin = (panel.row * pair.source->columns() + panel.column) * size;
+  const auto found = directory_.checkpoint.data(tensor).subspan(begin, count * size);
+  const std::byte* expected = values.data;
+  if (values.dtype != tensor.dtype) {
+    scratch.cast.reserve_discarding(count * size);
+    // A value that does not fit became infinite, which verify_payloads finds.
+    cast_panel(values, tensor.dtype, scratch.cast.data());
+    expected = scratch.cast.data();
+  }
+  ValueFinding finding;
+  if (std::memcmp(expected, found.data(), found.size()) != 0) {
+    const auto at = std::mismatch(found.begin(), found.end(), expected).first;
+    const auto index = static_cast<uint64_t>(at - found.begin()) / size;
+    finding.differs = true;
+    finding.row = panel.row + index / panel.columns;
+    finding.column = panel.column + index % panel.columns;
+  }
+  directory_.checkpoint.mapping(tensor).drop(tensor.begin + begin, found.size());
+  return finding;
+}
+
+}  // namespace jang

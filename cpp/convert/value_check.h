@@ -1,0 +1,72 @@
+// One panel of a written directory against the same panel of its source.
+//
+// Plain rounding at the same format is computed beside what is stored, and the bound of a tensor is
+// 1.5 times its relative RMS (2 times for gptq, which trades weight error for output error). What
+// this program writes with rtn or mse is held to the same factor in every single group: no group of
+// either may be worse than plain rounding, so a row or a code that was exchanged shows even where
+// the tensor as a whole still looks right.
+#pragma once
+
+#include <cstdint>
+
+#include "arch/directory.h"
+#include "base/aligned_buffer.h"
+#include "base/thread_pool.h"
+#include "convert/panels.h"
+#include "convert/source.h"
+#include "quant/quantize.h"
+
+namespace jang {
+
+/// A final tensor of the source and what the directory made of it: a module or a plain tensor.
+struct ValuePair {
+  const FinalTensor* source = nullptr;
+  const QuantizedModule* module = nullptr;
+  const CheckpointTensor* plain = nullptr;
+};
+
+/// What comparing found, of a panel or, merged in order, of a tensor.
+struct ValueFinding {
+  PanelError stored, rounded;  // of modules: as found, and by plain rounding
+  bool differs = false;        // of plain tensors: some element
+  double worst_group = 0;      // of modules: largest squared error over that of plain rounding
+  uint64_t row = 0;            // where it differs first, or where the worst group lies
+  uint64_t column = 0;
+
+  void merge(const ValueFinding& later) noexcept;
+};
+
+/// A worker's own memory.
+struct ValueScratch {
+  AlignedBuffer<std::byte> gathered, cast, codes, scales, biases;
+  AlignedBuffer<float> source, stored, rounded;
+  ThreadPool inline_pool{1};  // a panel is one thread's work
+};
+
+class ValueCheck {
+ public:
+  /// `every_group`: look for groups beyond the factor as well.
+  ValueCheck(const ModelDirectory& directory, const ConversionSource& source, double factor,
+             bool every_group)
+      : directory_(directory), source_(source), factor_(factor), every_group_(every_group) {}
+
+  /// Throws Error{kNonFinite} for a source that holds NaN or infinity.
+  ValueFinding compare(const ValuePair& pair, const Panel& panel, ValueScratch& scratch) const;
+
+  double factor() const noexcept { return factor_; }
+  bool within(const PanelError& stored, const PanelError& rounded) const noexcept;
+
+ private:
+  ValueFinding compare_module(const ValuePair& pair, const SourcePanel& values, const Panel& panel,
+                              ValueScratch& scratch) const;
+  ValueFinding compare_plain(const ValuePair& pair, const SourcePanel& values, const Panel& panel,
+                             ValueScratch& scratch) const;
+  ValueFinding sum_groups(const ValueScratch& scratch, const Panel& panel, uint64_t group) const;
+
+  const ModelDirectory& directory_;
+  const ConversionSource& source_;
+  double factor_;
+  bool every_group_;
+};
+
+}  // namespace jang
