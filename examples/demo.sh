@@ -7,7 +7,12 @@ output=${1:-build/demo/tiny-prose-llama-JANG_4L}
 mkdir -p "$(dirname "$output")"
 
 show() {
-  printf '\n$ %s\n' "${*@Q}"
+  local word line=
+  for word in "$@"; do
+    case $word in *' '*) word="'$word'" ;; esac
+    line+=" $word"
+  done
+  printf '\n$%s\n' "$line"
   "$@"
 }
 
@@ -15,7 +20,8 @@ show jang convert --model "$source" --profile JANG_4L --output "$output" --overw
 show jang inspect "$output"
 show jang verify "$output"
 show jang verify "$output" --against "$source"
-show jang run --model "$output" --prompt 'Once upon a time there was a little' --max-tokens 80
+show jang run --model "$output" --prompt 'Once upon a time there was a little' --max-tokens 80 \
+  --repetition-penalty 1.3
 show jang run --model "$output" --prompt 'The captain looked at the sea and' --max-tokens 80 \
   --temperature 0.7 --seed 7
 printf '\nThe converted model is in %s; talk to it with:\n    %s run --model %s\n' "$output" "$(command -v jang)" "$output"

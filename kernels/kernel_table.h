@@ -100,16 +100,11 @@ struct KernelTable {
 
   // y[t][r] = sum_c x[t][c] * w(r, c) for r in [row_begin, row_end), t in [0, tokens); y is indexed
   // by the absolute row. x: tokens rows of `columns` floats, x_stride apart; y rows y_stride apart.
-  // group_sums[t][columns/32]: sums of 32 consecutive x, by group_sums().
   // The bits of y[t][r] depend neither on the range of rows nor on `tokens`.
-  void (*affine_matmul)(const AffineMatrix& w, const float* x, int64_t x_stride,
-                        const float* group_sums, int64_t tokens, float* y, int64_t y_stride,
-                        int64_t row_begin, int64_t row_end) = nullptr;
+  void (*affine_matmul)(const AffineMatrix& w, const float* x, int64_t x_stride, int64_t tokens,
+                        float* y, int64_t y_stride, int64_t row_begin, int64_t row_end) = nullptr;
   void (*dense_matmul)(const DenseMatrix& w, const float* x, int64_t x_stride, int64_t tokens,
                        float* y, int64_t y_stride, int64_t row_begin, int64_t row_end) = nullptr;
-  // out[t][i] = sum x[t][32 i .. 32 i + 32); columns a multiple of 32.
-  void (*group_sums)(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
-                     float* out) = nullptr;
 
   // --- rows and elements
 

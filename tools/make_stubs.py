@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,10 @@ def generate() -> str:
         if done.returncode != 0:
             raise SystemExit(f"pybind11-stubgen failed:\n{done.stdout}{done.stderr}")
         text = (Path(folder) / "jang_tools" / "_core.pyi").read_text(encoding="utf-8")
+    # Types that pybind11 names without arguments, which a strict type check refuses.
+    text = re.sub(r"\b(os\.PathLike)\b(?!\[)", r"\1[str]", text)
+    text = re.sub(r"\btuple\b(?=[:,)])", "tuple[typing.Any, ...]", text)
+    text = re.sub(r"(?<=-> )dict(?=:)", "dict[str, typing.Any]", text)
     # The version changes with every release and is no part of the interface.
     lines = [line for line in text.splitlines() if not line.startswith("__version__")]
     return "\n".join(line.rstrip() for line in lines) + "\n__version__: str\n"

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from jang_tools import convert
+from jang_tools import _core, convert
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -29,21 +29,23 @@ PROFILES = [
 def table() -> str:
     """The Markdown table, one row a profile."""
     lines = [
-        "| profile | MB | bits per weight | average of codes |",
-        "|---|---|---|---|",
+        "| profile | MLP | attention | embedding | head | MB | bits per weight | code bits |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     source = sum(path.stat().st_size for path in DEMO.glob("*.safetensors"))
-    lines.append(f"| source, bf16 | {source / 1e6:.2f} | 16.00 | |")
+    lines.append(f"| source, bf16 | 16 | 16 | 16 | 16 | {source / 1e6:.2f} | 16.00 | |")
+    columns = {
+        p.name: f"{p.mlp} | {p.attention} | {p.embedding} | {p.head}" for p in _core.profiles()
+    }
     with tempfile.TemporaryDirectory() as folder:
         for profile in PROFILES:
             output = Path(folder) / profile
             report = convert(DEMO, output, profile=profile, method="rtn")
             size = sum(path.stat().st_size for path in output.glob("model-*.safetensors"))
             assert size == report.bytes, f"{profile}: reported {report.bytes}, found {size} bytes"
-            lines.append(
-                f"| `{profile}` | {size / 1e6:.2f} | {report.bits_per_weight:.2f} "
-                f"| {report.average_bits:.2f} |"
-            )
+            widths = columns.get(profile, " | | | ")
+            averages = f"{report.bits_per_weight:.2f} | {report.average_bits:.2f}"
+            lines.append(f"| `{profile}` | {widths} | {size / 1e6:.2f} | {averages} |")
     return "\n".join(lines)
 
 
@@ -55,7 +57,8 @@ def main() -> int:
     made = table()
     text = README.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN + "\n", 1)
-    stored, after = rest.split("\n" + END, 1)
+    stored, after = rest.split(END, 1)
+    stored = stored.strip()
     if arguments.write:
         README.write_text(before + BEGIN + "\n" + made + "\n" + END + after, encoding="utf-8")
     elif arguments.check and stored != made:

@@ -75,8 +75,7 @@ struct Matrix {
 
 volatile uint64_t sink;
 
-void decode(const KernelTable& table, const Matrix& m, ThreadPool& pool, const float* x,
-            const float* sums, float* y) {
+void decode(const KernelTable& table, const Matrix& m, ThreadPool& pool, const float* x, float* y) {
   const auto bytes = static_cast<double>(m.bytes.size());
   const double read = median_seconds([&] {
     pool.split(static_cast<int64_t>(m.bytes.size()), 4096, [&](int64_t begin, int64_t end, int) {
@@ -85,18 +84,18 @@ void decode(const KernelTable& table, const Matrix& m, ThreadPool& pool, const f
   });
   const double run = median_seconds([&] {
     pool.split(m.affine.rows, 16, [&](int64_t begin, int64_t end, int) {
-      table.affine_matmul(m.affine, x, m.affine.columns, sums, 1, y, m.affine.rows, begin, end);
+      table.affine_matmul(m.affine, x, m.affine.columns, 1, y, m.affine.rows, begin, end);
     });
   });
   std::printf("  %5.1f (%3.0f%%)", bytes / run / 1e9, 100.0 * read / run);
 }
 
 void prefill(const KernelTable& table, const Matrix& m, ThreadPool& pool, int64_t tokens,
-             const float* x, const float* sums, float* y) {
+             const float* x, float* y) {
   const int64_t rows = std::min<int64_t>(m.affine.rows, 1024);
   const double run = seconds_of([&] {
     pool.share((rows + 63) / 64, 1, [&](int64_t begin, int64_t end, int) {
-      table.affine_matmul(m.affine, x, m.affine.columns, sums, tokens, y, m.affine.rows, begin * 64,
+      table.affine_matmul(m.affine, x, m.affine.columns, tokens, y, m.affine.rows, begin * 64,
                           std::min(end * 64, rows));
     });
   });
@@ -112,8 +111,6 @@ int main(int argc, char** argv) {
   AlignedBuffer<float> x(static_cast<std::size_t>(kTokens * columns));
   AlignedBuffer<float> y(static_cast<std::size_t>(kTokens * rows));
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 17) - 8.0f;
-  AlignedBuffer<float> sums(static_cast<std::size_t>(kTokens * columns / 32));
-  table_for(Level::kBaseline)->group_sums(x.data(), columns, kTokens, columns, sums.data());
   const int most = jang::default_thread_count().threads;
   std::printf("%lld x %lld, g64, bf16 metadata; decode GB/s (share of read-only), prefill GFLOPS\n",
               static_cast<long long>(rows), static_cast<long long>(columns));
@@ -125,12 +122,12 @@ int main(int argc, char** argv) {
       std::printf("b%d %-9s decode", bits, level_name(level));
       for (int threads = 1; threads <= most; threads *= 2) {
         ThreadPool pool(threads);
-        decode(*table, m, pool, x.data(), sums.data(), y.data());
+        decode(*table, m, pool, x.data(), y.data());
       }
       std::printf("  prefill 1 thread, T=2,4,16,512:");
       ThreadPool pool(1);
       for (const int64_t tokens : {2, 4, 16, 512})
-        prefill(*table, m, pool, tokens, x.data(), sums.data(), y.data());
+        prefill(*table, m, pool, tokens, x.data(), y.data());
       std::printf("\n");
     }
   }

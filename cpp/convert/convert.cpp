@@ -102,9 +102,9 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   report.warnings = plan.warnings;
   report.file_bytes = plan.file_bytes;
 
+  ThreadPool pool(options.threads != 0 ? options.threads : default_thread_count().threads);
   const WorkList work = cut_plan(plan);
   ShardOutput output(partial, plan, work.counts);
-  ThreadPool pool(options.threads > 0 ? options.threads : default_thread_count().threads);
   const PanelWriter writer(source, plan, options.method, options.plan.dtype, output);
   std::vector<PanelScratch> scratch(static_cast<std::size_t>(pool.size()));
   std::vector<PanelSums> sums(work.panels.size());

@@ -9,8 +9,8 @@
 #include <string_view>
 #include <system_error>
 
+#include "arch/checkpoint_inventory.h"
 #include "arch/directory.h"
-#include "arch/tied_head.h"
 #include "base/error.h"
 #include "io/safetensors_writer.h"
 #include "io/shard_index.h"
@@ -63,20 +63,8 @@ ConversionSource open_bare(const fs::path& path) {
         parse_shard_index(read_file(path / kIndexName), std::string(kIndexName));
     for (const auto& [name, file] : index.weight_map) names.push_back(name);
   }
-  source.tensors = sources_from_config(source.config, names);
-  source.inventory = build_inventory(source.config, source.tensors);
+  source.inventory = build_inventory(source.config, sources_from_config(source.config, names));
   return source;
-}
-
-/// Where a fault that the inventory found lies: it knows tensors, not files.
-[[noreturn]] void name_file(const Error& error, const Checkpoint& checkpoint) {
-  if (!error.file().empty() || error.tensor().empty()) throw error;
-  const CheckpointTensor* tensor = checkpoint.find(error.tensor());
-  const std::vector<std::string>& files = checkpoint.files();
-  const std::string file = tensor != nullptr   ? files[tensor->file]
-                           : files.size() == 1 ? files.front()
-                                               : std::string(kIndexName);
-  throw Error(error.code(), file, error.tensor(), error.message(), error.hint());
 }
 
 std::string width_text(const ModelDirectory& directory) {
@@ -105,17 +93,9 @@ ConversionSource open_source(const fs::path& path, bool headers_only) {
   ConversionSource source;
   source.config = std::move(directory.config);
   source.checkpoint = std::move(directory.checkpoint);
-  source.tensors.reserve(source.checkpoint->tensors().size());
-  for (const CheckpointTensor& tensor : source.checkpoint->tensors()) {
-    source.tensors.push_back({tensor.name, tensor.dtype, tensor.shape});
-  }
-  std::optional<bool> equal;
-  if (!headers_only) equal = stored_heads_equal(source.config, *source.checkpoint);
-  try {
-    source.inventory = build_inventory(source.config, source.tensors, equal);
-  } catch (const Error& error) {
-    name_file(error, *source.checkpoint);
-  }
+  source.inventory =
+      inventory_of(source.config, *source.checkpoint,
+                   headers_only ? HeadComparison::kSkipped : HeadComparison::kPayloads);
   return source;
 }
 

@@ -4,7 +4,6 @@
 
 #include <filesystem>
 #include <optional>
-#include <vector>
 
 #include "arch/config.h"
 #include "arch/inventory.h"
@@ -16,8 +15,7 @@ struct ConversionSource {
   ModelConfig config;
   /// Absent for a bare config.json (+ index), which only planning accepts.
   std::optional<Checkpoint> checkpoint;
-  /// What RowRange::tensor counts: with a checkpoint, exactly its tensors() in their order.
-  std::vector<SourceTensor> tensors;
+  /// With a checkpoint, RowRange::tensor counts its tensors() in their order.
   Inventory inventory;
 };
 

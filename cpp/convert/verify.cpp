@@ -132,7 +132,7 @@ Verification verify_directory(const fs::path& path, const std::optional<fs::path
   Examined examined = examine_directory(path);
   std::optional<ConversionSource> source;
   if (against) source = open_source(*against, false);
-  ThreadPool pool(threads > 0 ? threads : default_thread_count().threads);
+  ThreadPool pool(threads != 0 ? threads : default_thread_count().threads);
   JobProgress progress{callbacks, payload_bytes(examined) + (source ? source_bytes(*source) : 0)};
   verify_structure(examined);
   verify_manifest(examined);

@@ -5,10 +5,9 @@
 #include <string_view>
 #include <system_error>
 
+#include "arch/checkpoint_inventory.h"
 #include "arch/family.h"
-#include "arch/inventory.h"
 #include "arch/spec_tensors.h"
-#include "arch/tied_head.h"
 #include "convert/verify_parts.h"
 #include "io/safetensors_writer.h"
 #include "plan/plan.h"
@@ -141,11 +140,7 @@ void check_architecture(Examined& examined) {
       checkpoint.files().size() == 1 ? checkpoint.files().front() : std::string(kIndexName);
   try {
     if (directory.format == DirectoryFormat::kHf) {
-      std::vector<SourceTensor> sources;
-      for (const CheckpointTensor& tensor : checkpoint.tensors()) {
-        sources.push_back({tensor.name, tensor.dtype, tensor.shape});
-      }
-      build_inventory(directory.config, sources, stored_heads_equal(directory.config, checkpoint));
+      inventory_of(directory.config, checkpoint);
       return;
     }
     std::vector<FoundTensor> found;

@@ -12,21 +12,12 @@ namespace {
 constexpr int64_t kDecodeRows = 16;
 constexpr int64_t kPrefillRows = 64;
 
-bool is_affine(const LinearJob& job) {
-  return std::holds_alternative<kernels::AffineMatrix>(job.weight->matrix);
-}
-
 }  // namespace
 
 LinearRunner::LinearRunner(ThreadPool& pool) : pool_(pool), kernels_(active_kernels()) {}
 
 void LinearRunner::run(std::span<const LinearJob> jobs, const float* x, int64_t tokens) {
   const int64_t columns = jobs.front().weight->columns;
-  if (std::any_of(jobs.begin(), jobs.end(), is_affine)) {
-    const int64_t sums = columns / 32;
-    group_sums_.reserve_discarding(static_cast<std::size_t>(tokens * sums));
-    kernels_.group_sums(x, columns, tokens, columns, group_sums_.data());
-  }
   // One range over blocks of all jobs, so that small matrices do not end a region each.
   const int64_t block = tokens == 1 ? kDecodeRows : kPrefillRows;
   int64_t blocks = 0;
@@ -43,8 +34,8 @@ void LinearRunner::run(std::span<const LinearJob> jobs, const float* x, int64_t 
       const int64_t row_begin = from * block;
       const int64_t row_end = std::min(to * block, job.weight->rows);
       if (const auto* affine = std::get_if<kernels::AffineMatrix>(&job.weight->matrix)) {
-        kernels_.affine_matmul(*affine, x, columns, group_sums_.data(), tokens, job.out, job.stride,
-                               row_begin, row_end);
+        kernels_.affine_matmul(*affine, x, columns, tokens, job.out, job.stride, row_begin,
+                               row_end);
       } else {
         kernels_.dense_matmul(std::get<kernels::DenseMatrix>(job.weight->matrix), x, columns,
                               tokens, job.out, job.stride, row_begin, row_end);

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <span>
 
-#include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
 #include "model/weights.h"
 
@@ -28,7 +27,6 @@ class LinearRunner {
  private:
   ThreadPool& pool_;
   const kernels::KernelTable& kernels_;
-  AlignedBuffer<float> group_sums_;
 };
 
 }  // namespace jang

@@ -7,7 +7,6 @@
 #include <variant>
 
 #include "arch/directory.h"
-#include "arch/family.h"
 #include "model/layers/attention.h"
 #include "model/layers/gated_mlp.h"
 #include "model/linear.h"
@@ -84,7 +83,7 @@ int resolve_threads(int wanted) {
 struct Model::Impl {
   Impl(ModelDirectory opened, int threads)
       : directory(std::move(opened)),
-        spec(require_family(directory.config).spec(directory.config)),
+        spec(directory_spec(directory)),
         eos(eos_token_ids(directory)),
         kernels(active_kernels()),
         pool(threads),

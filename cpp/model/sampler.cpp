@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "base/error.h"
+#include "quant/active_kernels.h"
 
 namespace jang {
 namespace {
@@ -39,12 +40,8 @@ void penalise(std::span<float> logits, std::span<const int32_t> history, const S
 }
 
 int32_t largest(std::span<const float> logits) {
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < logits.size(); ++i) {
-    // Written so that a NaN at the front gives way and a NaN elsewhere never wins.
-    if (logits[i] > logits[best] || std::isnan(logits[best])) best = i;
-  }
-  return static_cast<int32_t>(best);
+  return static_cast<int32_t>(
+      active_kernels().argmax(logits.data(), static_cast<int64_t>(logits.size())));
 }
 
 }  // namespace

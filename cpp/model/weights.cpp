@@ -4,7 +4,7 @@
 #include <set>
 #include <string_view>
 
-#include "arch/inventory.h"
+#include "arch/checkpoint_inventory.h"
 #include "arch/spec_tensors.h"
 #include "quant/active_kernels.h"
 
@@ -106,9 +106,7 @@ void WeightBinder::check_all_used() const {
   // Only raw checkpoints may hold tensors that the family drops: rotary buffers, a tied head.
   std::set<std::string, std::less<>> dropped;
   if (directory_.format == DirectoryFormat::kHf) {
-    std::vector<SourceTensor> sources;
-    for (const CheckpointTensor& t : tensors) sources.push_back({t.name, t.dtype, t.shape});
-    const Inventory inventory = build_inventory(directory_.config, sources);
+    const Inventory inventory = inventory_of(directory_.config, directory_.checkpoint);
     dropped.insert(inventory.dropped.begin(), inventory.dropped.end());
   }
   for (std::size_t i = 0; i < tensors.size(); ++i) {

@@ -70,7 +70,8 @@ Json capabilities_json(const ModelConfig& source, const std::string& architectur
       {source.model_type(), architecture_type, text_model_type(source), source.outer_type()});
   Json out;
   const bool reasons = row != nullptr && !row->reasoning.empty();
-  out["reasoning_parser"] = reasons ? Json(row->reasoning) : Json(nullptr);
+  out["reasoning_parser"] = nullptr;
+  if (reasons) out["reasoning_parser"] = row->reasoning;
   // A filler where the table knows nothing: the field must be a string.
   out["tool_parser"] = row != nullptr ? row->tool : std::string_view("llama");
   out["think_in_template"] = row != nullptr && (row->in_template || think_in_template);

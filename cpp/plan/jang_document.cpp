@@ -95,7 +95,7 @@ Json quantization_json(const Plan& plan, const ConversionRecord& record) {
   for (const int bits : widths) width_list.emplace_back(bits);
 
   Json out;
-  out["profile"] = plan.profile.empty() ? Json(nullptr) : Json(plan.profile);
+  out["profile"] = plan.profile;
   out["target_bits"] = plan.target_bits.value_or(plan.average_bits);
   out["actual_bits"] = plan.average_bits;
   out["bits_per_weight"] = plan.bits_per_weight;
@@ -126,7 +126,8 @@ std::string jang_config_json(const Plan& plan, const ModelConfig& source,
 
   Json& model = out["source_model"];
   model["name"] = record.source_name;
-  model["revision"] = record.source_revision.empty() ? Json(nullptr) : Json(record.source_revision);
+  model["revision"] = nullptr;
+  if (!record.source_revision.empty()) model["revision"] = record.source_revision;
   model["dtype"] = dtype_word(record.source_dtype);
   model["parameters"] = plan.parameters;
   model["architecture"] = source.model_type();

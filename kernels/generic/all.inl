@@ -23,7 +23,6 @@ constexpr KernelTable kernel_table(Level level) {
   return {.level = level,
           .affine_matmul = affine_matmul,
           .dense_matmul = dense_matmul,
-          .group_sums = group_sums,
           .affine_row = affine_row,
           .dense_row = dense_row,
           .to_float = to_float,

@@ -3,7 +3,7 @@
 #pragma once
 
 #if defined(__x86_64__)
-// GCC's headers build "undefined" registers from themselves, which GCC 12 takes for a mistake of ours.
+// GCC builds "undefined" registers from themselves, which GCC 12 itself then warns about.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #ifndef __clang__

@@ -107,10 +107,8 @@ void with_weights(const AffineMatrix& w, F&& f) {
   }
 }
 
-// The bias is part of each weight here, so the sums of activations are not needed.
-void affine_matmul(const AffineMatrix& w, const float* x, int64_t x_stride,
-                   const float* /*group_sums*/, int64_t tokens, float* y, int64_t y_stride,
-                   int64_t row_begin, int64_t row_end) {
+void affine_matmul(const AffineMatrix& w, const float* x, int64_t x_stride, int64_t tokens,
+                   float* y, int64_t y_stride, int64_t row_begin, int64_t row_end) {
   with_weights(w, [&](const auto& weights) {
     multiply(weights, x, x_stride, tokens, y, y_stride, row_begin, row_end);
   });
@@ -123,14 +121,4 @@ void affine_row(const AffineMatrix& w, int64_t row, float* out) {
       weights.panel(row, begin, panel_columns(w.columns, begin), sink);
     }
   });
-}
-
-void group_sums(const float* x, int64_t x_stride, int64_t tokens, int64_t columns, float* out) {
-  for (int64_t t = 0; t < tokens; ++t, x += x_stride) {
-    for (int64_t c = 0; c < columns; c += 32) {
-      vf sum = load(x + c);
-      for (int i = kLanes; i < 32; i += kLanes) sum += load(x + c + i);
-      *out++ = sum_tree(sum);
-    }
-  }
 }

@@ -44,9 +44,8 @@ void row_of(const Matrix& w, int64_t row, float* out) {
   for (int64_t c = 0; c < w.columns; ++c) out[c] = static_cast<float>(weight_at(w, row, c));
 }
 
-void affine_matmul(const AffineMatrix& w, const float* x, int64_t x_stride,
-                   const float* /*group_sums*/, int64_t tokens, float* y, int64_t y_stride,
-                   int64_t row_begin, int64_t row_end) {
+void affine_matmul(const AffineMatrix& w, const float* x, int64_t x_stride, int64_t tokens,
+                   float* y, int64_t y_stride, int64_t row_begin, int64_t row_end) {
   matmul(w, x, x_stride, tokens, y, y_stride, row_begin, row_end);
 }
 
@@ -57,13 +56,3 @@ void dense_matmul(const DenseMatrix& w, const float* x, int64_t x_stride, int64_
 
 void affine_row(const AffineMatrix& w, int64_t row, float* out) { row_of(w, row, out); }
 void dense_row(const DenseMatrix& w, int64_t row, float* out) { row_of(w, row, out); }
-
-void group_sums(const float* x, int64_t x_stride, int64_t tokens, int64_t columns, float* out) {
-  for (int64_t t = 0; t < tokens; ++t) {
-    for (int64_t c = 0; c < columns; c += 32) {
-      double sum = 0.0;
-      for (int64_t i = c; i < c + 32; ++i) sum += x[t * x_stride + i];
-      *out++ = static_cast<float>(sum);
-    }
-  }
-}

@@ -18,7 +18,6 @@ namespace {
 constexpr KernelTable kTable = {.level = Level::kReference,
                                 .affine_matmul = affine_matmul,
                                 .dense_matmul = dense_matmul,
-                                .group_sums = group_sums,
                                 .affine_row = affine_row,
                                 .dense_row = dense_row,
                                 .to_float = to_float,

@@ -258,7 +258,7 @@ def _opens_thinking(source: Path, warnings: list[str]) -> bool:
         template = load_chat_template(source, config, blank)
         return template is not None and template.opens_thinking()
     except JangError as error:
-        warnings.append(f"the chat template is copied, but does not run here: {error}")
+        warnings.append(f"the chat template cannot be read: {error}")
         return False
 
 

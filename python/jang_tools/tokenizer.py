@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 
 from jang_tools.chat import ChatTemplate, Message, load_chat_template
 from jang_tools.detokenizer import Detokenizer
-from jang_tools.errors import FormatError, UnsupportedError
+from jang_tools.errors import ArgumentError, FormatError, UnsupportedError
 from jang_tools.json_file import read_json_object
 
 _NAMED_TOKENS = (
@@ -100,7 +100,16 @@ class Tokenizer:
         return self.backend.token_to_id(token)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids; with ``add_special_tokens`` also those that the post-processor adds (BOS)."""
+        """Token ids; with ``add_special_tokens`` also those that the post-processor adds (BOS).
+
+        Raises ArgumentError for text with bytes that were not UTF-8 where it came from.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:  # Python carries such bytes as lone surrogates
+            raise ArgumentError(
+                f"the text is not valid UTF-8 at character {error.start + 1}", code="argument"
+            ) from error
         return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_prompt(self, text: str) -> list[int]:

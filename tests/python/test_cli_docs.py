@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from jang_tools.cli.main import COMMANDS, cli
 
-TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "cli.md").read_text("utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 SHARED = "What all commands share"
 WORD = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
@@ -67,3 +70,36 @@ def test_every_command_shows_its_options_with_help() -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.name}"
+
+
+def examples() -> list[tuple[str, str]]:
+    """Command lines shown in the sections of commands, with the output shown below them."""
+    found = []
+    for section in (text for name, text in SECTIONS.items() if name.startswith("jang ")):
+        for block in re.findall(r"^```\n(.*?)^```", section, re.MULTILINE | re.DOTALL):
+            if block.startswith("$ "):
+                shown = [part.partition("\n") for part in block[2:].split("\n$ ")]
+                found += [(line, output) for line, _, output in shown]
+            else:
+                found += [(line, "") for line in block.splitlines()]
+    return found
+
+
+def test_examples_on_the_bundled_model_run_as_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    run = 0
+    for line, output in examples():
+        if "tiny-" not in line:  # on models that are not here
+            continue
+        program, *arguments = shlex.split(line)
+        assert program == "jang"
+        done = CliRunner().invoke(cli, arguments, prog_name="jang")
+        assert done.exit_code == 0, f"{line}: {done.stderr}"
+        assert done.stdout
+        if output:
+            assert done.stdout.splitlines() == output.splitlines()
+        run += 1
+    assert run >= 6

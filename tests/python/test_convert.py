@@ -222,11 +222,19 @@ def test_think_in_template(source: Path, output: Path, template: str, expected: 
     assert capabilities["think_in_template"] is expected
 
 
-def test_a_broken_template_is_copied_with_a_warning(source: Path, output: Path) -> None:
+def test_a_broken_template_is_copied_all_the_same(source: Path, output: Path) -> None:
     (source / "chat_template.jinja").write_text("{% if %}")
-    result = convert(source, output, method="rtn")
-    assert any("chat template" in warning for warning in result.warnings)
+    convert(source, output, method="rtn")
     assert (output / "chat_template.jinja").read_text() == "{% if %}"
+    capabilities = json.loads((output / "jang_config.json").read_text())["capabilities"]
+    assert capabilities["think_in_template"] is False
+
+
+def test_a_broken_tokenizer_config_is_copied_with_a_warning(source: Path, output: Path) -> None:
+    (source / "tokenizer_config.json").write_text("{")
+    result = convert(source, output, method="rtn")
+    assert any("tokenizer_config.json" in warning for warning in result.warnings)
+    assert (output / "tokenizer_config.json").read_text() == "{"
 
 
 def test_progress_rises_to_its_total(source: Path, output: Path) -> None:
@@ -350,7 +358,10 @@ def test_source_and_output_apart(source: Path, tmp_path: Path) -> None:
 
 
 def test_parent_that_is_none(source: Path, tmp_path: Path) -> None:
-    assert "no such directory" in str(refusal(IoError, source, tmp_path / "file" / "out"))
+    (tmp_path / "file").touch()
+    for parent in ("nowhere", "file"):
+        with pytest.raises(IoError, match="no such directory"):
+            convert(source, tmp_path / parent / "out", method="rtn")
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a place that refuses new directories")

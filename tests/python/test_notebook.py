@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,9 @@ def test_outputs_are_not_stored() -> None:
             assert cell.execution_count is None
 
 
-def test_the_notebook_runs() -> None:
+def test_the_notebook_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The kernel is a process in another directory; it finds the package where this one does.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, sys.path)))
     before = sorted(EXAMPLES.rglob("*"))
     notebook = read()
     client = nbclient.NotebookClient(

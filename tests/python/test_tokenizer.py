@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
 import tiny_tokenizers
-from jang_tools.errors import FormatError, UnsupportedError
+from jang_tools.errors import ArgumentError, FormatError, UnsupportedError
 from jang_tools.tokenizer import Tokenizer
 
 BACKENDS = {"byte_level": tiny_tokenizers.byte_level(), "spm": tiny_tokenizers.sentencepiece()}
@@ -127,6 +127,12 @@ def test_special_tokens_map_counts_after_the_config(tmp_path: Path) -> None:
     assert tokenizer.special_tokens == {"eos_token": "</s>", "bos_token": "<s>"}
 
 
+def test_text_that_is_no_text_is_refused() -> None:
+    tokenizer = Tokenizer(BACKENDS["spm"])
+    with pytest.raises(ArgumentError, match="not valid UTF-8 at character 3"):
+        tokenizer.encode("ab" + b"\xff".decode("utf-8", "surrogateescape"))
+
+
 # --- end tokens ------------------------------------------------------------------------------
 
 
@@ -222,7 +228,7 @@ def test_any_bytes_give_text_at_once_and_in_order(kind: str, data: list[int]) ->
     # whole runs, and an unfinished character at the end is dropped.
     whole = bytes(data).decode("utf-8", "replace")
     if "\ufffd" not in whole:
-        assert "".join(pieces) == whole
+        assert "".join(pieces) == tokenizer.decode(ids)
     held = 0
     for piece in pieces[:-1]:
         held = 0 if piece else held + 1

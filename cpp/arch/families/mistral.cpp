@@ -26,7 +26,8 @@ void complete_config(Json& config, const ModelConfig& source) {
   const ModelSpec model = spec(source);
   complete_llama_config(config, source, model);
   const int64_t size = window(source);
-  config["sliding_window"] = size == 0 ? Json(nullptr) : Json(size);
+  config["sliding_window"] = nullptr;
+  if (size != 0) config["sliding_window"] = size;
 }
 
 }  // namespace

@@ -98,7 +98,7 @@ def fetch(ui: Ui, model: str) -> Path:
 def threads_option(command: Command) -> Command:
     return click.option(
         "--threads",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, 4096),
         help="Threads to use [default: what affinity and CPU quota allow; see `jang env`].",
     )(command)
 

@@ -47,7 +47,11 @@ _CONTEXT_STEP = 256
     help="0 takes the most likely token, more draws at random.",
 )
 @click.option(
-    "--top-k", type=int, default=0, show_default=True, help="Draw from the K most likely; 0: off."
+    "--top-k",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    show_default=True,
+    help="Draw from the K most likely; 0: off.",
 )
 @click.option(
     "--top-p",
@@ -71,7 +75,11 @@ _CONTEXT_STEP = 256
     help="Divide the logits of recent tokens by this; 1: off.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random draws."
+    "--seed",
+    type=click.IntRange(0, 2**64 - 1),
+    default=0,
+    show_default=True,
+    help="Of the random draws.",
 )
 @click.option(
     "--stop", multiple=True, metavar="TEXT", help="End the answer before this text; repeatable."
@@ -163,14 +171,15 @@ def _load(ui: Ui, model: str, threads: int | None) -> tuple[Model, Tokenizer]:
     from jang_tools.tokenizer import Tokenizer
 
     imported = time.perf_counter()
+    network = load_model(path, threads=threads)
+    mapped = time.perf_counter()
     tokenizer = Tokenizer.load(path)
     read = time.perf_counter()
-    network = load_model(path, threads=threads)
     size = network.core.weight_bytes
     ui.note(
         f"{_describe(path, network.core.format)}, {format_size(size)},"
         f" loaded in {1e3 * network.load_seconds:.1f} ms"
-        f" (imports {1e3 * (imported - start):.0f} ms, tokenizer {1e3 * (read - imported):.0f} ms)"
+        f" (imports {1e3 * (imported - start):.0f} ms, tokenizer {1e3 * (read - mapped):.0f} ms)"
     )
     from jang_tools.memory import total_memory
 

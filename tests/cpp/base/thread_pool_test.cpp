@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -144,27 +145,30 @@ TEST_P(PoolOfSize, NestedExceptionComesOut) {
 INSTANTIATE_TEST_SUITE_P(Threads, PoolOfSize, testing::Values(1, 2, 3, 4, 7, 16));
 
 TEST(ThreadPool, CallersFromSeveralThreadsTakeTurns) {
+  constexpr std::size_t kCallers = 4;
   ThreadPool pool(3);
-  std::atomic<int> regions{0};
+  std::array<std::atomic<int>, kCallers> inside{};  // pieces that run now, by caller
   std::atomic<bool> overlap{false};
   std::atomic<int64_t> sum{0};
   std::vector<std::thread> callers;
-  for (int c = 0; c < 4; ++c) {
-    callers.emplace_back([&] {
+  for (std::size_t c = 0; c < kCallers; ++c) {
+    callers.emplace_back([&, c] {
       for (int round = 0; round < 100; ++round) {
-        std::atomic<int> mine{0};
         pool.split(30, 1, [&](int64_t begin, int64_t end, int) {
-          if (mine.fetch_add(1) == 0 && regions.fetch_add(1) != 0) overlap = true;
-          sum += end - begin;
+          inside[c].fetch_add(1);
           std::this_thread::yield();
-          if (mine.fetch_sub(1) == 1) regions.fetch_sub(1);
+          for (std::size_t other = 0; other < kCallers; ++other) {
+            if (other != c && inside[other].load() != 0) overlap = true;
+          }
+          inside[c].fetch_sub(1);
+          sum += end - begin;
         });
       }
     });
   }
   for (auto& caller : callers) caller.join();
   EXPECT_FALSE(overlap);
-  EXPECT_EQ(sum, 4 * 100 * 30);
+  EXPECT_EQ(sum, static_cast<int64_t>(kCallers) * 100 * 30);
 }
 
 TEST(ThreadPool, MoreThreadsThanPiecesAndHugeRanges) {

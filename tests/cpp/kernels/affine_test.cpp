@@ -28,9 +28,7 @@ class AffineTest : public LevelTest {
   static std::vector<float> product(const KernelTable& table, const AffineMatrix& m, float* x,
                                     int64_t tokens) {
     GuardedFloats y(static_cast<std::size_t>(tokens * m.rows));
-    std::vector<float> sums(static_cast<std::size_t>(tokens * m.columns / 32));
-    table.group_sums(x, m.columns, tokens, m.columns, sums.data());
-    table.affine_matmul(m, x, m.columns, sums.data(), tokens, y.data(), m.rows, 0, m.rows);
+    table.affine_matmul(m, x, m.columns, tokens, y.data(), m.rows, 0, m.rows);
     return y.copy();
   }
 
@@ -103,16 +101,13 @@ TEST_P(AffineTest, RowsDoNotDependOnTheirRange) {
     const RandomAffine w(reference(), kRows, kColumns, bits, 32, FloatType::kBF16, 21);
     GuardedFloats x(normal_floats(kTokens * kColumns, 22));
     const std::vector<float> whole = product(kernels(), w.matrix, x.data(), kTokens);
-    std::vector<float> sums(kTokens * kColumns / 32);
-    kernels().group_sums(x.data(), kColumns, kTokens, kColumns, sums.data());
     std::mt19937 random(23);
     for (int attempt = 0; attempt < 4; ++attempt) {
       constexpr float kUntouched = -77.0f;
       std::vector<float> y(kRows * kTokens, kUntouched);
       for (int64_t begin = 0; begin < kRows;) {
         const int64_t end = std::min<int64_t>(kRows, begin + 1 + random() % 19);
-        kernels().affine_matmul(w.matrix, x.data(), kColumns, sums.data(), kTokens, y.data(), kRows,
-                                begin, end);
+        kernels().affine_matmul(w.matrix, x.data(), kColumns, kTokens, y.data(), kRows, begin, end);
         if (end < kRows) {
           ASSERT_EQ(y[static_cast<std::size_t>(end)], kUntouched) << "wrote past its rows";
         }
@@ -232,23 +227,6 @@ TEST_P(AffineTest, NanAndInfinityComeThrough) {
       x[40] = std::numeric_limits<float>::infinity();
       const std::vector<float> z = product(kernels(), w.matrix, x.data(), tokens);
       for (std::size_t r = 0; r < 3; ++r) EXPECT_FALSE(std::isfinite(z[r]));
-    }
-  }
-}
-
-TEST_P(AffineTest, GroupSums) {
-  for (const int64_t columns : {32, 96, 4096}) {
-    const std::vector<float> values = normal_floats(static_cast<std::size_t>(3 * columns), 71);
-    GuardedFloats x(values);
-    GuardedFloats out(static_cast<std::size_t>(2 * columns / 32));
-    std::vector<float> expected(static_cast<std::size_t>(2 * columns / 32));
-    kernels().group_sums(x.data() + columns, columns, 2, columns, out.data());
-    reference().group_sums(x.data() + columns, columns, 2, columns, expected.data());
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      double magnitude = 0.0;
-      for (std::size_t j = 0; j < 32; ++j)
-        magnitude += std::fabs(values[static_cast<std::size_t>(columns) + 32 * i + j]);
-      ASSERT_NEAR(out[i], expected[i], 11 * kRounding * magnitude);
     }
   }
 }

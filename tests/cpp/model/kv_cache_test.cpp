@@ -7,11 +7,19 @@
 namespace jang {
 namespace {
 
+AttentionSpec attention(int64_t heads, int64_t kv_heads, int64_t head_dim) {
+  AttentionSpec spec;
+  spec.n_heads = heads;
+  spec.n_kv_heads = kv_heads;
+  spec.head_dim = head_dim;
+  return spec;
+}
+
 ModelSpec two_layers() {
   ModelSpec spec;
   spec.layers.resize(2);
-  spec.layers[0].mixer = AttentionSpec{.n_heads = 4, .n_kv_heads = 2, .head_dim = 8};
-  spec.layers[1].mixer = AttentionSpec{.n_heads = 3, .n_kv_heads = 3, .head_dim = 16};
+  spec.layers[0].mixer = attention(4, 2, 8);
+  spec.layers[1].mixer = attention(3, 3, 16);
   return spec;
 }
 

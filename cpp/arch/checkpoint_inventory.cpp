@@ -1,0 +1,36 @@
+#include "arch/checkpoint_inventory.h"
+
+#include <optional>
+
+#include "arch/tied_head.h"
+#include "base/error.h"
+
+namespace jang {
+
+std::vector<SourceTensor> source_tensors(const Checkpoint& checkpoint) {
+  std::vector<SourceTensor> sources;
+  sources.reserve(checkpoint.tensors().size());
+  for (const CheckpointTensor& tensor : checkpoint.tensors()) {
+    sources.push_back({tensor.name, tensor.dtype, tensor.shape});
+  }
+  return sources;
+}
+
+Inventory inventory_of(const ModelConfig& config, const Checkpoint& checkpoint,
+                       HeadComparison heads) {
+  try {
+    std::optional<bool> equal;
+    if (heads == HeadComparison::kPayloads) equal = stored_heads_equal(config, checkpoint);
+    return build_inventory(config, source_tensors(checkpoint), equal);
+  } catch (const Error& error) {
+    if (!error.file().empty() || error.tensor().empty()) throw;
+    const CheckpointTensor* tensor = checkpoint.find(error.tensor());
+    const std::vector<std::string>& files = checkpoint.files();
+    const std::string file = tensor != nullptr   ? files[tensor->file]
+                             : files.size() == 1 ? files.front()
+                                                 : "model.safetensors.index.json";
+    throw Error(error.code(), file, error.tensor(), error.message(), error.hint());
+  }
+}
+
+}  // namespace jang

@@ -1,0 +1,28 @@
+// The inventory of an opened plain checkpoint: tensors listed, heads compared, faults given the
+// file they lie in.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "arch/inventory.h"
+#include "io/checkpoint.h"
+
+namespace jang {
+
+/// Names, dtypes and shapes of all tensors, in the order of checkpoint.tensors(): RowRange::tensor
+/// counts alike in both.
+std::vector<SourceTensor> source_tensors(const Checkpoint& checkpoint);
+
+enum class HeadComparison {
+  kPayloads,  // a stored lm_head that config.json ties is compared with the embedding; needs
+              // kMapped
+  kSkipped,
+};
+
+/// build_inventory over the checkpoint; an Error names the shard of its tensor, or the index file
+/// for a tensor that no shard has.
+Inventory inventory_of(const ModelConfig& config, const Checkpoint& checkpoint,
+                       HeadComparison heads = HeadComparison::kPayloads);
+
+}  // namespace jang

@@ -1,0 +1,538 @@
+"""
+The C++ core of jang_tools; private: use the package's public names.
+"""
+from __future__ import annotations
+import collections.abc
+import numpy
+import numpy.typing
+import os
+import typing
+__all__: list[str] = ['Checkpoint', 'ConvertReport', 'Fault', 'InspectedTensor', 'Inspection', 'KvCache', 'Model', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'TensorError', 'TensorInfo', 'Verification', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'runtime_info', 'unpack', 'verify_directory']
+class TensorInfo:
+    """
+    A tensor as its file's header describes it.
+    """
+    def __repr__(self) -> str:
+        ...
+    @property
+    def begin(self) -> int:
+        """
+        byte offset of the payload in the file
+        """
+    @property
+    def bytes(self) -> int:
+        """
+        bytes of the payload
+        """
+    @property
+    def dtype(self) -> str:
+        """
+        safetensors spelling: "BF16"
+        """
+    @property
+    def file(self) -> str:
+        """
+        bare name of the file that holds it
+        """
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def shape(self) -> tuple[typing.Any, ...]:
+        """
+        tuple of int
+        """
+class Checkpoint:
+    """
+    A directory of safetensors files as one namespace of tensors, mapped read-only and validated.
+    """
+    def __init__(self, path: os.PathLike[str] | str | bytes, headers_only: bool = False) -> None:
+        """
+        Opens every weight file of a directory and validates all headers and their agreement with the index. With headers_only payloads may be missing and cannot be read. Raises FormatError, UnsupportedError or IoError naming file and tensor.
+        """
+    def array(self, name: str) -> numpy.ndarray:
+        """
+        The tensor as a read-only numpy array of its shape: a view that keeps the mapping alive, or a copy where the payload is misaligned. BF16 comes as uint16. Raises FormatError if there is no such tensor, ArgumentError with headers_only.
+        """
+    def dtype(self, name: str) -> str:
+        """
+        safetensors spelling of the tensor's dtype: "BF16"
+        """
+    @property
+    def file_bytes(self) -> int:
+        """
+        sum of their sizes in bytes
+        """
+    @property
+    def files(self) -> list[str]:
+        """
+        bare names of the weight files
+        """
+    @property
+    def tensors(self) -> list[TensorInfo]:
+        """
+        list of TensorInfo, by name
+        """
+class RoleRow:
+    """
+    The tensors of one role together.
+    """
+    @property
+    def bits(self) -> float:
+        """
+        Mean width of the codes, or of the elements where unquantized.
+        """
+    @property
+    def bytes(self) -> int:
+        """
+        Payload bytes, scales and biases included.
+        """
+    @property
+    def role(self) -> str:
+        ...
+    @property
+    def tensors(self) -> int:
+        ...
+    @property
+    def weights(self) -> int:
+        ...
+class PlannedTensor:
+    """
+    A final tensor and how it is stored.
+    """
+    @property
+    def bits(self) -> int | None:
+        """
+        Width of the codes; None if unquantized.
+        """
+    @property
+    def bytes(self) -> int:
+        ...
+    @property
+    def dtype(self) -> str:
+        """
+        Of scales and biases, or of the tensor where unquantized.
+        """
+    @property
+    def group_size(self) -> int | None:
+        """
+        None if unquantized.
+        """
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def obstacle(self) -> str:
+        """
+        Why the tensor can be planned but not converted, or empty.
+        """
+    @property
+    def path(self) -> str:
+        """
+        Module path: the name without .weight.
+        """
+    @property
+    def role(self) -> str:
+        ...
+    @property
+    def shape(self) -> tuple[typing.Any, ...]:
+        """
+        Logical shape: [experts,] out, in.
+        """
+    @property
+    def source(self) -> str:
+        """
+        Source tensor; '*' stands for the number of a stacked expert.
+        """
+    @property
+    def weights(self) -> int:
+        ...
+class Plan:
+    """
+    The widths that a conversion would choose, and their sizes.
+    """
+    @property
+    def activation_dtype(self) -> str:
+        ...
+    @property
+    def attention_bits(self) -> int:
+        ...
+    @property
+    def average_bits(self) -> float:
+        """
+        Codes of quantized weights.
+        """
+    @property
+    def average_bits_stored(self) -> float:
+        """
+        With scales and biases.
+        """
+    @property
+    def bits_per_weight(self) -> float:
+        """
+        8 * file_bytes / parameters.
+        """
+    @property
+    def file_bytes(self) -> int:
+        """
+        Exact size of all weight files.
+        """
+    @property
+    def mlp_bits(self) -> int:
+        ...
+    @property
+    def parameters(self) -> int:
+        ...
+    @property
+    def payload_bytes(self) -> int:
+        ...
+    @property
+    def profile(self) -> str:
+        ...
+    @property
+    def roles(self) -> list[RoleRow]:
+        ...
+    @property
+    def shards(self) -> list[list[int]]:
+        """
+        Indices into tensors.
+        """
+    @property
+    def target_bits(self) -> float | None:
+        ...
+    @property
+    def tensors(self) -> list[PlannedTensor]:
+        """
+        In the order in which they are written.
+        """
+    @property
+    def tied_head(self) -> bool:
+        ...
+    @property
+    def warnings(self) -> list[str]:
+        ...
+class Profile:
+    """
+    A row of the profile table: bits by column.
+    """
+    @property
+    def attention(self) -> int:
+        ...
+    @property
+    def embedding(self) -> int:
+        ...
+    @property
+    def head(self) -> int:
+        ...
+    @property
+    def mlp(self) -> int:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def published_average(self) -> float:
+        ...
+class ConvertReport:
+    """
+    What a conversion wrote.
+    """
+    @property
+    def file_bytes(self) -> int:
+        """
+        Bytes of all weight files.
+        """
+    @property
+    def files(self) -> list[str]:
+        """
+        Bare names written, in order.
+        """
+    @property
+    def plan(self) -> Plan:
+        """
+        The plan, as run.
+        """
+    @property
+    def seconds(self) -> float:
+        ...
+    @property
+    def warnings(self) -> list[str]:
+        ...
+class InspectedTensor:
+    """
+    A quantized module or a plain tensor; the shape is logical.
+    """
+    @property
+    def bits(self) -> int | None:
+        ...
+    @property
+    def bytes(self) -> int:
+        ...
+    @property
+    def dtype(self) -> str:
+        ...
+    @property
+    def file(self) -> str:
+        ...
+    @property
+    def group_size(self) -> int | None:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def shape(self) -> list[int]:
+        ...
+class Inspection:
+    """
+    What a directory holds.
+    """
+    @property
+    def average_bits(self) -> float:
+        ...
+    @property
+    def bits_per_weight(self) -> float:
+        ...
+    @property
+    def bytes(self) -> int:
+        """
+        Bytes of all weight files.
+        """
+    @property
+    def format(self) -> str:
+        """
+        jang, jang-v1, mlx or hf.
+        """
+    @property
+    def method(self) -> str | None:
+        ...
+    @property
+    def model_type(self) -> str:
+        ...
+    @property
+    def parameters(self) -> int:
+        ...
+    @property
+    def profile(self) -> str | None:
+        ...
+    @property
+    def roles(self) -> list[RoleRow]:
+        ...
+    @property
+    def tensors(self) -> list[InspectedTensor]:
+        ...
+class Fault:
+    """
+    One thing that is wrong with a directory.
+    """
+    @property
+    def code(self) -> str:
+        ...
+    @property
+    def file(self) -> str:
+        ...
+    @property
+    def message(self) -> str:
+        ...
+    @property
+    def tensor(self) -> str:
+        ...
+class TensorError:
+    """
+    A quantized module against its source.
+    """
+    @property
+    def bound(self) -> float:
+        """
+        What relative_rms may be.
+        """
+    @property
+    def max_abs(self) -> float:
+        ...
+    @property
+    def path(self) -> str:
+        ...
+    @property
+    def relative_rms(self) -> float:
+        ...
+class Verification:
+    """
+    Faults, notices, and errors by tensor.
+    """
+    @property
+    def faults(self) -> list[Fault]:
+        ...
+    @property
+    def notices(self) -> list[str]:
+        ...
+    @property
+    def tensors(self) -> list[TensorError]:
+        ...
+class KvCache:
+    """
+    Keys and values of one sequence; made by Model.new_cache().
+    """
+    def truncate(self, length: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Forgets everything from position `length` on.
+        """
+    @property
+    def length(self) -> int:
+        """
+        Positions held.
+        """
+class Model:
+    """
+    A model mapped from a JANG v2, stock MLX or plain Hugging Face directory.
+    """
+    def __init__(self, path: str, *, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        Opens, validates and maps `path`. `threads` 0: chosen from affinity and quota.
+        """
+    def forward(self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], cache: KvCache, *, last_only: bool = False) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Appends int32 `tokens` [n] to `cache`; returns float32 logits [n, vocab], or [vocab] of the last token. Raises ArgumentError for a token outside the vocabulary.
+        """
+    def kv_bytes(self, positions: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Bytes of cache that `positions` tokens of context take.
+        """
+    def new_cache(self) -> KvCache:
+        """
+        An empty cache for this model.
+        """
+    @property
+    def eos_ids(self) -> list[int]:
+        """
+        Of config.json and generation_config.json.
+        """
+    @property
+    def format(self) -> str:
+        """
+        jang, mlx or hf.
+        """
+    @property
+    def hidden_size(self) -> int:
+        ...
+    @property
+    def load_seconds(self) -> float:
+        """
+        Opening, validating and mapping.
+        """
+    @property
+    def max_positions(self) -> int:
+        """
+        Context length of the config.
+        """
+    @property
+    def model_type(self) -> str:
+        ...
+    @property
+    def n_layers(self) -> int:
+        ...
+    @property
+    def threads(self) -> int:
+        ...
+    @property
+    def vocabulary(self) -> int:
+        ...
+    @property
+    def weight_bytes(self) -> int:
+        """
+        Size of the weight files in bytes.
+        """
+class Sampler:
+    """
+    From logits to the next token; seeded, the same on every platform.
+    """
+    def __init__(self, *, temperature: typing.SupportsFloat | typing.SupportsIndex = 0.0, top_k: typing.SupportsInt | typing.SupportsIndex = 0, top_p: typing.SupportsFloat | typing.SupportsIndex = 1.0, min_p: typing.SupportsFloat | typing.SupportsIndex = 0.0, repetition_penalty: typing.SupportsFloat | typing.SupportsIndex = 1.0, repetition_window: typing.SupportsInt | typing.SupportsIndex = 64, seed: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        Raises ArgumentError for an option out of range.
+        """
+    def next(self, logits: numpy.typing.NDArray[numpy.float32], history: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> int:
+        """
+        The next token id. `logits` float32 [vocab] is changed in place; `history` int32 [n] is what the repetition penalty looks at.
+        """
+def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, progress: typing.Any = None) -> ConvertReport:
+    """
+    Writes shards, index, config.json and jang_config.json into the existing directory
+    `partial`. progress(done, total, item) counts bytes of source weights, on the calling
+    thread. threads 0: as many as the process may use. Raises FormatError, UnsupportedError,
+    ArgumentError, IoError.
+    """
+def dequantize(codes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], scales: numpy.ndarray, biases: numpy.ndarray, *, bits: typing.SupportsInt | typing.SupportsIndex, group_size: typing.SupportsInt | typing.SupportsIndex, dtype: str | None = None, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    scale * code + bias in float32: [..., in] from codes uint32 [..., in*bits/32].
+
+    scales, biases: [..., in/group_size] in float32, float16, or uint16 with dtype="BF16".
+    """
+def inspect_directory(path: str) -> Inspection:
+    """
+    Reads headers and JSON of a JANG, MLX or plain directory. Raises FormatError,
+    UnsupportedError, IoError.
+    """
+def k_profile_targets() -> list[int]:
+    """
+    Mean bits that the K profiles hold.
+    """
+def normalize_json(text: bytes, non_finite: bool = False) -> str:
+    """
+    Parses strict JSON and returns its canonical text: sorted keys, two spaces, final newline. non_finite: take Infinity, -Infinity and NaN, as config.json may hold. Raises FormatError.
+    """
+def pack(codes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint8], *, bits: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint32]:
+    """
+    Codes uint8 [..., n] to the bit stream, uint32 [..., n*bits/32]; n a multiple of 32.
+    """
+def parse_header(data: bytes, file_bytes: typing.SupportsInt | typing.SupportsIndex, file: str = '<memory>') -> list[TensorInfo]:
+    """
+    Validates a safetensors header. data: the file's first 8 + N bytes or more; file_bytes: the size of the whole file. Returns a list of TensorInfo in payload order; raises FormatError or UnsupportedError.
+    """
+def parse_profile(text: str) -> str:
+    """
+    The canonical name of a profile in any spelling. Raises ArgumentError with the nearest
+    names.
+    """
+def plan_directory(path: str, *, profile: str = 'JANG_4K', dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = []) -> Plan:
+    """
+    Plans from headers alone: shards may lack their payloads, and config.json with or without
+    an index is enough where the model type is described. Raises FormatError,
+    UnsupportedError, ArgumentError, IoError.
+    """
+def profiles() -> list[Profile]:
+    """
+    The profiles with fixed columns, in ascending order.
+    """
+def quantize(weights: numpy.ndarray, *, bits: typing.SupportsInt | typing.SupportsIndex, group_size: typing.SupportsInt | typing.SupportsIndex, method: str = 'rtn', dtype: str | None = None, importance: typing.Annotated[numpy.typing.ArrayLike, numpy.float32] | None = None, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> tuple[typing.Any, ...]:
+    """
+    Quantizes rows: weights [..., in] -> (codes, scales, biases).
+
+    weights: float32, float16, or uint16 holding bfloat16 with dtype="BF16"; finite.
+    bits: 2, 3, 4, 5, 6 or 8. group_size: 32, 64 or 128, a divisor of in.
+    method: "rtn" (MLX's CPU rule, bit for bit) or "mse" (search of scale and bias).
+    importance: float32 [in], positive weights of the squared errors of each column, for "mse".
+    threads: 0 for all usable ones; results do not depend on it.
+
+    codes: uint32 [..., in*bits/32]. scales, biases: [..., in/group_size], represented like weights.
+    Raises FormatError for a NaN or infinity and for scales or biases that the type cannot hold, naming
+    row and column; ArgumentError for the other arguments.
+    """
+def runtime_info() -> dict[str, typing.Any]:
+    """
+    Kernel levels and threads of this process.
+
+    Returns a dict: `version` (str), `levels` ({name: {"compiled", "supported", "active"}}, one active),
+    `threads` (int, the default number) and `threads_reason` (str, where that number comes from).
+
+    Raises ArgumentError if JANG_ISA names a level that is unknown, not in this build or not supported
+    here, or if JANG_NUM_THREADS is not a usable number.
+    """
+def unpack(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], *, bits: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint8]:
+    """
+    The bit stream uint32 [..., n*bits/32] to codes uint8 [..., n].
+    """
+def verify_directory(path: str, *, against: str | None = None, threads: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None) -> Verification:
+    """
+    Checks everything but SHA256SUMS. progress(done, total, item) counts bytes read, on the
+    calling thread. Raises UnsupportedError for a format that is refused by name, IoError.
+    """
+__version__: str
