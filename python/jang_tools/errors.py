@@ -24,7 +24,7 @@ class FormatError(JangError, ValueError):
 
 
 class UnsupportedError(JangError, ValueError):
-    """A file that is well-formed but of a kind the package does not handle; the text names the kind."""
+    """A well-formed file of a kind that the package does not handle; the text names the kind."""
 
 
 class ArgumentError(JangError, ValueError):

@@ -21,17 +21,17 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class GenerationResponse:
-    """One step of :func:`stream_generate`; rates are tokens per second so far, seconds of wall time."""
+    """One step of :func:`stream_generate`; rates are tokens per second of wall time so far."""
 
     text: str
-    """What this step adds; may be empty while a character is incomplete or a stop string may be starting."""
+    """What this step adds; empty while a character is incomplete or a stop string may begin."""
     token: int
     prompt_tokens: int
     prompt_tps: float
     generation_tokens: int
     generation_tps: float
     finish_reason: FinishReason | None
-    """None until the last step; "stop" for an end token or stop string, "length" for a full budget or context."""
+    """None until the last step; "stop": end token or stop string, "length": budget or context."""
 
 
 class _StopStrings:
@@ -66,7 +66,7 @@ class _StopStrings:
 
 
 def context_limit(model: Model, context: int | None) -> int:
-    """The number of positions a sequence may take: ``context``, or what the model's configuration states."""
+    """Positions a sequence may take: ``context``, or what the model's configuration states."""
     if context is not None and context < 1:
         raise ArgumentError(f"context: expected at least 1, found {context}")
     return model.max_positions if context is None else context
@@ -90,9 +90,10 @@ def stream_generate(
 ) -> Iterator[GenerationResponse]:
     """Yields a :class:`GenerationResponse` per token until an end token, a stop string or a limit.
 
-    ``prompt`` is text or token ids. ``max_tokens`` None: until the context is full. ``cache`` continues an earlier
-    sequence (``prompt`` is then what comes after it) and holds this one at the end, but for the last token. Raises
-    ArgumentError if the prompt does not fit the context, naming both numbers.
+    ``prompt`` is text or token ids. ``max_tokens`` None: until the context is full. ``cache``
+    continues an earlier sequence (``prompt`` is then what comes after it) and holds this one at the
+    end, but for the last token. Raises ArgumentError if the prompt does not fit the context, naming
+    both numbers.
     """
     sampler = _core.Sampler(
         temperature=temperature,
@@ -105,13 +106,14 @@ def stream_generate(
     if max_tokens is not None and max_tokens < 1:
         raise ArgumentError(f"max_tokens: expected at least 1, found {max_tokens}")
     stops = _StopStrings(stop)
-    ids = as_tokens(tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt))
+    ids = as_tokens(tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt))
     cache = model.cache() if cache is None else cache
     limit = context_limit(model, context)
     room = limit - cache.length - len(ids)
     if room < 1:
         raise ArgumentError(
-            f"the prompt has {cache.length + len(ids)} tokens, the context holds {limit} and one must be left",
+            f"the prompt has {cache.length + len(ids)} tokens,"
+            f" the context holds {limit} and one must be left",
             hint="shorten the prompt, or raise --context if the model allows it",
         )
     budget = room if max_tokens is None else min(max_tokens, room)

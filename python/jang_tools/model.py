@@ -37,11 +37,14 @@ def as_tokens(tokens: Tokens) -> npt.NDArray[np.int32]:
 class Model:
     """A loaded model. Call it with token ids for float32 logits.
 
-    ``model(tokens)`` starts from an empty cache and returns ``[len(tokens), vocab]``; ``model(tokens, cache)``
-    continues ``cache``, made by :meth:`cache`, and extends it. Not for use from several threads at once.
+    ``model(tokens)`` starts from an empty cache and returns ``[len(tokens), vocab]``;
+    ``model(tokens, cache)`` continues ``cache``, made by :meth:`cache`, and extends it. Not for use
+    from several threads at once.
     """
 
-    def __init__(self, path: Path, precision: Literal["fast", "exact"], threads: int | None) -> None:
+    def __init__(
+        self, path: Path, precision: Literal["fast", "exact"], threads: int | None
+    ) -> None:
         self.path = path
         self.precision = precision
         self.core = _core.Model(str(path), threads=threads or 0)
@@ -82,11 +85,14 @@ def load_model(
 ) -> Model:
     """The model of a directory or Hub id, without its tokenizer.
 
-    ``exact`` computes with float32 activations. ``fast`` allows int8 activations where the kernels have them; none
-    do yet, so both words compute the same. ``threads`` None: chosen from affinity mask and CPU quota.
+    ``exact`` computes with float32 activations. ``fast`` allows int8 activations where the kernels
+    have them; none do yet, so both words compute the same. ``threads`` None: chosen from affinity
+    mask and CPU quota.
     """
     if precision not in PRECISIONS:
-        raise ArgumentError(f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}")
+        raise ArgumentError(
+            f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}"
+        )
     from jang_tools.hub import resolve_model
 
     return Model(resolve_model(str(path)), precision, threads)
@@ -97,10 +103,11 @@ def load(
     precision: Literal["fast", "exact"] = "fast",
     threads: int | None = None,
 ) -> tuple[Model, Tokenizer]:
-    """``(model, tokenizer)`` of a JANG v2, stock MLX or plain Hugging Face directory, or of a Hub id.
+    """``(model, tokenizer)`` of a JANG v2, MLX or plain Hugging Face directory, or of a Hub id.
 
-    Weights stay in the mapped files; nothing is copied. Raises FormatError or UnsupportedError for a directory that
-    cannot be read, naming file and tensor, and UnsupportedError if it has no tokenizer.json (see :func:`load_model`).
+    Weights stay in the mapped files; nothing is copied. Raises FormatError or UnsupportedError for
+    a directory that cannot be read, naming file and tensor, and UnsupportedError if it has no
+    tokenizer.json (see :func:`load_model`).
     """
     from jang_tools.tokenizer import Tokenizer
 

@@ -155,7 +155,7 @@ def plan(
         modules=[
             PlannedModule(tensor.path, tensor.role, tensor.weights, tensor.bits, tensor.group_size)
             for tensor in found.tensors
-            if tensor.bits is not None
+            if tensor.bits is not None and tensor.group_size is not None
         ],
         warnings=list(found.warnings),
     )

@@ -363,11 +363,12 @@ def test_on_a_terminal_ctrl_c_stops_the_answer_and_ctrl_d_leaves() -> None:
         wait_for(b"stopped")
         wait_for(b"> ", 2)
         prompts = seen.count(b"> ")
-        while seen.count(b"> ") == prompts:  # at the prompt it only starts a new line
-            # readline may miss a signal that comes just before it waits, and heeds the next one.
-            os.write(terminal, b"\x03")
-            if select.select([terminal], [], [], 1)[0]:
+        os.write(terminal, b"\x03")  # at the prompt it only starts a new line
+        while seen.count(b"> ") == prompts:
+            if select.select([terminal], [], [], 5)[0]:
                 seen += os.read(terminal, 4096)
+            else:  # readline misses a signal that comes just before it waits, but not the next
+                os.write(terminal, b"\x03")
         os.write(terminal, b"\x04")
         _, status = os.waitpid(pid, 0)
     finally:

@@ -19,6 +19,7 @@ import pytest
 from jang_tools.errors import IoError
 from jang_tools.hub import locate_model, resolve_model
 
+DEMO = Path(__file__).parents[2] / "examples" / "tiny-prose-llama"
 COMMIT = hashlib.sha1(b"main").hexdigest()
 TAGGED = hashlib.sha1(b"v1").hexdigest()
 FILES = {
@@ -51,6 +52,7 @@ class Hub:
     endpoint: str
     requests: list[str] = field(default_factory=list)
     tokens: set[str] = field(default_factory=set)
+    files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -92,20 +94,20 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "tree":
             entries = [
                 {"type": "file", "path": name, "size": len(data), "oid": oid(data)}
-                for name, data in FILES.items()
+                for name, data in self.hub.files.items()
             ]
             self._send(200, json.dumps(entries).encode(), {}, body)
         else:
             info = {
                 "id": "org/model",
                 "sha": revisions[revision],
-                "siblings": [{"rfilename": name} for name in FILES],
+                "siblings": [{"rfilename": name} for name in self.hub.files],
             }
             self._send(200, json.dumps(info).encode(), {}, body)
 
     def _file(self, path: str, body: bool) -> None:
         _, _, _, _, commit, name = path.split("/", 5)
-        data = FILES[name]
+        data = self.hub.files[name]
         headers = {"ETag": f'"{oid(data)}"', "X-Repo-Commit": commit}
         self._send(200, data, headers, body)
 
@@ -231,6 +233,24 @@ def test_a_token_opens_a_private_model(tmp_path: Path, hub: Hub) -> None:
     found = locate("org/private", tmp_path, hub.endpoint, HF_TOKEN="good")
     assert files_in(found["path"]) == WANTED
     assert "good" in hub.tokens
+
+
+def test_a_hub_model_converts_and_records_where_it_came_from(tmp_path: Path, hub: Hub) -> None:
+    hub.files = {file.name: file.read_bytes() for file in DEMO.iterdir() if file.is_file()}
+    output = tmp_path / "out"
+    arguments = ["convert", "--model", "org/model@v1", "--method", "rtn", "--output", str(output)]
+    done = subprocess.run(
+        [sys.executable, "-m", "jang_tools.cli.main", *arguments],
+        env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HUB_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "Done \N{HEAVY CHECK MARK}"
+    source = json.loads((output / "jang_config.json").read_text("utf-8"))["source_model"]
+    assert source["name"] == "org/model"
+    assert source["revision"] == TAGGED
 
 
 @pytest.mark.parametrize(

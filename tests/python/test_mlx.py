@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import mlx_lm
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,9 +19,6 @@ import pytest
 import tiny_checkpoints as tiny
 from jang_tools import convert
 from jang_tools.model import Model, load_model
-
-mx = pytest.importorskip("mlx.core")
-mlx_lm = pytest.importorskip("mlx_lm")
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
 PROMPT = [417, 5, 1200, 33, 60, 2048, 77, 9]

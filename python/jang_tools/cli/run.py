@@ -278,20 +278,21 @@ def _show(ui: Ui, steps: Generator[GenerationResponse, None, None]) -> list[Gene
 
 def _converse(ui: Ui, session: Session) -> None:
     ask = _line_reader()
+    interrupted: str | None = None
     while True:
+        asked = False
         try:
+            if interrupted is not None:  # said here, where a second Ctrl-C is caught as well
+                click.echo(interrupted, err=True)
+                interrupted = None
             line = ask()
-        except KeyboardInterrupt:  # what was typed is dropped; Ctrl-D leaves
-            click.echo(err=True)
-            continue
-        if line is None:
-            return
-        if not line.strip():
-            continue
-        try:
-            _show(ui, session.answer(line))
-        except KeyboardInterrupt:
-            ui.note("stopped")
+            asked = True
+            if line is None:
+                return
+            if line.strip():
+                _show(ui, session.answer(line))
+        except KeyboardInterrupt:  # drops what was typed, or ends the answer; Ctrl-D leaves
+            interrupted = "stopped" if asked and not ui.quiet else ""
         except JangError as error:
             # A turn that cannot be answered, such as one too long, ends neither chat nor session.
             print_error(str(error), error.hint)

@@ -1,0 +1,94 @@
+"""Converted directories against their source: unquantized output is the same model, and quantized
+output is the model whose weights are the dequantized ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import tiny_checkpoints as tiny
+from jang_tools import _core, convert
+
+TOLERANCE = 1e-4  # of the largest logit
+
+Floats = npt.NDArray[np.float32]
+
+
+def logits(path: Path) -> Floats:
+    model = _core.Model(str(path), threads=2)
+    return np.stack([model.forward(row, model.new_cache()) for row in tiny.tokens()])
+
+
+def as_float(checkpoint: _core.Checkpoint, name: str) -> Floats:
+    values = checkpoint.array(name)
+    if checkpoint.dtype(name) == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+def codes_of(words: npt.NDArray[np.uint32], bits: int) -> npt.NDArray[np.int64]:
+    """Codes of rows that are little-endian bit streams: [out, in*bits/32] to [out, in]."""
+    stream = np.unpackbits(words.view(np.uint8), axis=-1, bitorder="little")
+    return stream.reshape(len(words), -1, bits) @ (1 << np.arange(bits))
+
+
+def dequantized(checkpoint: _core.Checkpoint, path: str, bits: int, group_size: int) -> Floats:
+    codes = codes_of(checkpoint.array(f"{path}.weight"), bits)
+    rows, columns = codes.shape
+    grouped = codes.reshape(rows, columns // group_size, group_size)
+    scales = as_float(checkpoint, f"{path}.scales").astype(np.float64)[..., None]
+    biases = as_float(checkpoint, f"{path}.biases").astype(np.float64)[..., None]
+    return (grouped * scales + biases).reshape(rows, columns).astype(np.float32)
+
+
+def write_dequantized(converted: Path, config: dict[str, object], folder: Path) -> int:
+    """Writes the plain float32 directory of the same weights; returns how many were quantized."""
+    checkpoint = _core.Checkpoint(str(converted))
+    entries = json.loads((converted / "config.json").read_text())["quantization"]
+    modules = {path: entry for path, entry in entries.items() if isinstance(entry, dict)}
+    payloads = []
+    for tensor in sorted(info.name for info in checkpoint.tensors):
+        path, _, kind = tensor.rpartition(".")
+        if kind in ("scales", "biases"):
+            continue
+        if kind == "weight" and path in modules:
+            entry = modules[path]
+            values = dequantized(checkpoint, path, entry["bits"], entry["group_size"])
+        else:
+            values = as_float(checkpoint, tensor)
+        payloads.append((tensor, "F32", values.shape, values.tobytes()))
+    folder.mkdir()
+    tiny.write_safetensors(folder / "model.safetensors", payloads)
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "float32"}))
+    return len(modules)
+
+
+@pytest.fixture(params=tiny.CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> tiny.Case:
+    return request.param
+
+
+def test_unquantized_output_is_the_same_model(case: tiny.Case, tmp_path: Path) -> None:
+    tiny.write_checkpoint(case, tmp_path / "source")
+    convert(tmp_path / "source", tmp_path / "out", method="rtn", rules=["*=none"])
+    assert np.array_equal(logits(tmp_path / "out"), logits(tmp_path / "source"))
+
+
+@pytest.mark.parametrize("method", ["rtn", "mse"])
+def test_quantized_output_is_the_model_of_its_dequantized_weights(
+    case: tiny.Case, method: str, tmp_path: Path
+) -> None:
+    tiny.write_checkpoint(case, tmp_path / "source")
+    rules = ["*.v_proj=3:32", "*.o_proj=5:32", "*.up_proj=2:32", "*.down_proj=6:32"]
+    options = {"profile": "JANG_4L", "group_size": 32, "rules": rules}
+    convert(tmp_path / "source", tmp_path / "out", method=method, **options)
+    quantized = write_dequantized(tmp_path / "out", tiny.config(case), tmp_path / "plain")
+    tied = case.config.get("tie_word_embeddings", False)
+    assert quantized == 4 * 7 + (1 if tied else 2)
+    expected = logits(tmp_path / "plain")
+    error = np.abs(logits(tmp_path / "out") - expected).max() / np.abs(expected).max()
+    assert error <= TOLERANCE
