@@ -4,7 +4,8 @@
 #   make test      C++ and Python tests, once per kernel level of this CPU   make parity    remake the reference logits
 #   make sanitize  C++ tests under ASan, UBSan, TSan                         make bench     speed of what exists
 #   make fuzz      libFuzzer, SECONDS=15 a target                            make arm       C++ tests under qemu-aarch64
-#   make stubs     regenerate python/jang_tools/_core.pyi                    make clean     remove what these made
+#   make stubs     regenerate python/jang_tools/_core.pyi                    make packages  build and try sdist and wheel
+#   make clean     remove what all of these made
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=DIR another place for the environment.
 
@@ -28,9 +29,9 @@ sources := $(shell find cmake cpp kernels python/jang_tools -type f \( -name '*.
   -o -name '*.cmake' -o -name CMakeLists.txt -o -name '*.py' -o -name '*.pyi' -o -name py.typed \)) \
   CMakeLists.txt README.md LICENSE NOTICE
 
-.PHONY: help demo test lint parity bench sanitize fuzz arm stubs clean setup
+.PHONY: help demo test lint parity bench packages sanitize fuzz arm stubs clean setup
 help:
-	@sed -n '3,10s/^# \{0,1\}//p' Makefile
+	@sed -n '3,11s/^# \{0,1\}//p' Makefile
 
 # --- Environments: a stamp a step, so that the second run starts at once -------------------------------------------
 
@@ -95,6 +96,9 @@ parity: .venv-parity/.ready
 
 bench: $(VENV)/.package
 	@$(in_venv) python bench/python/end_to_end.py
+
+packages: $(VENV)/.package
+	@$(in_venv) tools/check_packages.sh
 
 sanitize: $(VENV)/.build
 	@tools/setup.sh build test

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Builds the sdist, the wheel from the sdist, and installs both in fresh environments; then uses what was installed.
+# Builds sdist and wheel, installs each in a fresh environment, and uses what was installed. `make packages` runs it: the
+# wheel comes from the build that `make` keeps, the sdist is compiled as a user would.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
 python=${PYTHON:-python3}
-tools/setup.sh build
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -34,9 +34,14 @@ refuse() {
 }
 
 echo "==> sdist"
-fresh build
-"$work/build/bin/pip" install --quiet build
-"$work/build/bin/python" -m build --sdist --outdir "$work/dist" . >"$work/sdist.log" 2>&1 || { cat "$work/sdist.log"; exit 1; }
+mkdir "$work/dist"
+python - "$work/dist" <<'BUILD' >"$work/sdist.log" 2>&1 || { cat "$work/sdist.log"; exit 1; }
+import sys
+
+from scikit_build_core.build import build_sdist
+
+build_sdist(sys.argv[1])
+BUILD
 tar tzf "$work"/dist/*.tar.gz | sed 's,^[^/]*/,,' | sort >"$work/sdist.txt"
 for wanted in '^PKG-INFO$' '^LICENSE$' '^NOTICE$' '^README.md$' '^CMakeLists.txt$' '^pyproject.toml$' '^cmake/Dependencies' \
   '^kernels/dispatch.cpp$' '^kernels/.*\.inl$' '^cpp/bind/module.cpp$' '^python/jang_tools/py.typed$' \
@@ -45,10 +50,10 @@ for wanted in '^PKG-INFO$' '^LICENSE$' '^NOTICE$' '^README.md$' '^CMakeLists.txt
 done
 refuse "$work/sdist.txt" '\.(so|o|safetensors|npz)$|__pycache__|^(build|tests|examples|\.git|\.venv|\.ci)'
 
-echo "==> wheel from the sdist, installed in a fresh environment"
+echo "==> wheel, installed in a fresh environment"
 fresh wheel
-"$work/wheel/bin/pip" wheel --quiet --no-deps --wheel-dir "$work/dist" "$work"/dist/*.tar.gz
-"$work/build/bin/python" -m zipfile -l "$work"/dist/*.whl | awk '{print $1}' >"$work/wheel.txt"
+python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir "$work/dist" .
+python -m zipfile -l "$work"/dist/*.whl | awk '{print $1}' >"$work/wheel.txt"
 for wanted in '^jang_tools/__init__.py$' '^jang_tools/cli/main.py$' '^jang_tools/_core\..*\.(so|pyd)$' \
   '^jang_tools/_core.pyi$' '^jang_tools/py.typed$' 'dist-info/licenses/LICENSE$' 'dist-info/licenses/NOTICE$'; do
   expect "$work/wheel.txt" "$wanted"

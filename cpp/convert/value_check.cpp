@@ -27,13 +27,47 @@ PanelError error_of(const float* source, const float* found, uint64_t count) {
   return error;
 }
 
+/// The part of a stored tensor that belongs to a panel.
+struct Piece {
+  const CheckpointTensor* tensor = nullptr;
+  uint64_t begin = 0, bytes = 0;
+};
+
+/// Codes, scales and biases of a panel of a module with `columns` columns.
+std::array<Piece, 3> pieces_of(const QuantizedModule& module, const AffineFormat& format,
+                               const Panel& panel, uint64_t columns) {
+  const auto size = static_cast<uint64_t>(dtype_size(format.metadata));
+  const uint64_t codes = panel.row * format.row_bytes(columns) + format.row_bytes(panel.column);
+  const uint64_t groups =
+      (panel.row * format.row_groups(columns) + format.row_groups(panel.column)) * size;
+  const uint64_t group_bytes = panel.rows * format.row_groups(panel.columns) * size;
+  return {{{module.weight, codes, panel.rows * format.row_bytes(panel.columns)},
+           {module.scales, groups, group_bytes},
+           {module.biases, groups, group_bytes}}};
+}
+
+/// The first group whose codes, scale or bias differ, or `groups`.
+uint64_t first_difference(const AffinePanel& a, const AffinePanel& b, const AffineFormat& format,
+                          uint64_t groups) {
+  const uint64_t codes = format.row_bytes(static_cast<uint64_t>(format.group_size));
+  const auto size = static_cast<uint64_t>(dtype_size(format.metadata));
+  for (uint64_t i = 0; i < groups; ++i) {
+    if (std::memcmp(a.codes + i * codes, b.codes + i * codes, codes) != 0 ||
+        std::memcmp(a.scales + i * size, b.scales + i * size, size) != 0 ||
+        std::memcmp(a.biases + i * size, b.biases + i * size, size) != 0) {
+      return i;
+    }
+  }
+  return groups;
+}
+
 }  // namespace
 
 void ValueFinding::merge(const ValueFinding& later) noexcept {
   stored.merge(later.stored);
   rounded.merge(later.rounded);
-  const bool first_difference = later.differs && !differs;
-  if (first_difference || later.worst_group > worst_group) {
+  // Of differences the first is told, else the worst group.
+  if (!differs && (later.differs || later.worst_group > worst_group)) {
     row = later.row;
     column = later.column;
   }
@@ -42,8 +76,8 @@ void ValueFinding::merge(const ValueFinding& later) noexcept {
 }
 
 bool ValueCheck::within(const PanelError& stored, const PanelError& rounded) const noexcept {
-  return stored.error_squares <=
-         factor_ * factor_ * rounded.error_squares + kSumNoise * rounded.source_squares;
+  return stored.error_squares <= bounds_.factor * bounds_.factor * rounded.error_squares +
+                                     kSumNoise * rounded.source_squares;
 }
 
 ValueFinding ValueCheck::compare(const ValuePair& pair, const Panel& panel,
@@ -61,45 +95,44 @@ ValueFinding ValueCheck::compare_module(const ValuePair& pair, const SourcePanel
                                         const Panel& panel, ValueScratch& scratch) const {
   const QuantizedModule& module = *pair.module;
   const AffineFormat format{module.width.bits, module.width.group_size, module.scales->dtype};
-  const uint64_t columns = pair.source->columns();
-  const auto size = static_cast<uint64_t>(dtype_size(format.metadata));
-  const uint64_t code_begin =
-      panel.row * format.row_bytes(columns) + format.row_bytes(panel.column);
-  const uint64_t code_bytes = panel.rows * format.row_bytes(panel.columns);
-  const uint64_t group_begin =
-      (panel.row * format.row_groups(columns) + format.row_groups(panel.column)) * size;
-  const uint64_t group_bytes = panel.rows * format.row_groups(panel.columns) * size;
-  struct Piece {
-    const CheckpointTensor* tensor;
-    uint64_t begin, bytes;
-  };
-  const std::array<Piece, 3> pieces = {{{module.weight, code_begin, code_bytes},
-                                        {module.scales, group_begin, group_bytes},
-                                        {module.biases, group_begin, group_bytes}}};
+  const std::array<Piece, 3> pieces = pieces_of(module, format, panel, pair.source->columns());
   std::array<std::byte*, 3> stored{};
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     const auto bytes = directory_.checkpoint.data(*pieces[i].tensor);
     // Only read through: the panel type serves writers too.
     stored[i] = const_cast<std::byte*>(bytes.subspan(pieces[i].begin, pieces[i].bytes).data());
   }
-  scratch.codes.reserve_discarding(code_bytes);
-  scratch.scales.reserve_discarding(group_bytes);
-  scratch.biases.reserve_discarding(group_bytes);
+  const AffinePanel found{stored[0], stored[1], stored[2]};
+  scratch.codes.reserve_discarding(pieces[0].bytes);
+  scratch.scales.reserve_discarding(pieces[1].bytes);
+  scratch.biases.reserve_discarding(pieces[2].bytes);
   const AffinePanel rounded{scratch.codes.data(), scratch.scales.data(), scratch.biases.data()};
   quantize_panel(values, format, Method::kRtn, rounded);
+
+  const uint64_t count = values.rows * values.columns;
   for (auto* floats : {&scratch.source, &scratch.stored, &scratch.rounded}) {
-    floats->reserve_discarding(values.rows * values.columns);
+    floats->reserve_discarding(count);
   }
   load_floats(values, scratch.source.data());
-  dequantize_matrix({stored[0], stored[1], stored[2]}, format, values.rows, values.columns,
-                    scratch.stored.data(), scratch.inline_pool);
+  dequantize_matrix(found, format, values.rows, values.columns, scratch.stored.data(),
+                    scratch.inline_pool);
   dequantize_matrix(rounded, format, values.rows, values.columns, scratch.rounded.data(),
                     scratch.inline_pool);
+  const auto group = static_cast<uint64_t>(format.group_size);
+  ValueFinding finding = sum_groups(scratch, panel, group);
+  if (bounds_.exact && values.dtype == format.metadata) {
+    const uint64_t first = group * first_difference(found, rounded, format, count / group);
+    if (first != count) {
+      finding.differs = true;
+      finding.row = panel.row + first / panel.columns;
+      finding.column = panel.column + first % panel.columns;
+    }
+  }
   for (const Piece& piece : pieces) {
     directory_.checkpoint.mapping(*piece.tensor)
         .drop(piece.tensor->begin + piece.begin, piece.bytes);
   }
-  return sum_groups(scratch, panel, static_cast<uint64_t>(format.group_size));
+  return finding;
 }
 
 ValueFinding ValueCheck::sum_groups(const ValueScratch& scratch, const Panel& panel,
@@ -111,7 +144,7 @@ ValueFinding ValueCheck::sum_groups(const ValueScratch& scratch, const Panel& pa
     const PanelError rounded = error_of(source, scratch.rounded.data() + first, group);
     finding.stored.merge(stored);
     finding.rounded.merge(rounded);
-    if (!every_group_ || within(stored, rounded)) continue;
+    if (!bounds_.every_group || within(stored, rounded)) continue;
     const double ratio =
         rounded.error_squares > 0 ? stored.error_squares / rounded.error_squares : HUGE_VAL;
     if (ratio <= finding.worst_group) continue;

@@ -4,7 +4,8 @@
 // 1.5 times its relative RMS (2 times for gptq, which trades weight error for output error). What
 // this program writes with rtn or mse is held to the same factor in every single group: no group of
 // either may be worse than plain rounding, so a row or a code that was exchanged shows even where
-// the tensor as a whole still looks right.
+// the tensor as a whole still looks right. Plain rounding moreover has one right answer, so what
+// says that it is rtn of a source of the stored dtype must be equal to it.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +29,7 @@ struct ValuePair {
 /// What comparing found, of a panel or, merged in order, of a tensor.
 struct ValueFinding {
   PanelError stored, rounded;  // of modules: as found, and by plain rounding
-  bool differs = false;        // of plain tensors: some element
+  bool differs = false;        // some element of a plain tensor, some group of exact rounding
   double worst_group = 0;      // of modules: largest squared error over that of plain rounding
   uint64_t row = 0;            // where it differs first, or where the worst group lies
   uint64_t column = 0;
@@ -43,17 +44,22 @@ struct ValueScratch {
   ThreadPool inline_pool{1};  // a panel is one thread's work
 };
 
+struct ValueBounds {
+  double factor = 1.5;       // of the relative RMS of plain rounding
+  bool every_group = false;  // holds in every group
+  bool exact = false;        // plain rounding itself, where no cast came before
+};
+
 class ValueCheck {
  public:
-  /// `every_group`: look for groups beyond the factor as well.
-  ValueCheck(const ModelDirectory& directory, const ConversionSource& source, double factor,
-             bool every_group)
-      : directory_(directory), source_(source), factor_(factor), every_group_(every_group) {}
+  ValueCheck(const ModelDirectory& directory, const ConversionSource& source,
+             const ValueBounds& bounds)
+      : directory_(directory), source_(source), bounds_(bounds) {}
 
   /// Throws Error{kNonFinite} for a source that holds NaN or infinity.
   ValueFinding compare(const ValuePair& pair, const Panel& panel, ValueScratch& scratch) const;
 
-  double factor() const noexcept { return factor_; }
+  double factor() const noexcept { return bounds_.factor; }
   bool within(const PanelError& stored, const PanelError& rounded) const noexcept;
 
  private:
@@ -65,8 +71,7 @@ class ValueCheck {
 
   const ModelDirectory& directory_;
   const ConversionSource& source_;
-  double factor_;
-  bool every_group_;
+  ValueBounds bounds_;
 };
 
 }  // namespace jang

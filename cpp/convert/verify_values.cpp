@@ -86,11 +86,12 @@ void judge(Examined& examined, const ValueCheck& check, const ValuePair& pair,
            const ValueFinding& found) {
   const CheckpointTensor& tensor = pair.module != nullptr ? *pair.module->weight : *pair.plain;
   const std::string& file = examined.directory->checkpoint.files()[tensor.file];
-  if (found.differs) {
+  if (pair.module == nullptr) {
+    if (!found.differs) return;
     examined.fault(ErrorCode::kQuality, file, tensor.name,
                    place_text(found) + ": differs from the source, which is stored as it is");
+    return;
   }
-  if (pair.module == nullptr) return;
   const double stored = found.stored.relative_rms();
   const double rounded = found.rounded.relative_rms();
   examined.result.tensors.push_back(
@@ -100,6 +101,9 @@ void judge(Examined& examined, const ValueCheck& check, const ValuePair& pair,
                    "relative error " + percent_text(stored) + ", expected at most " +
                        percent_text(check.factor() * rounded) +
                        " (plain rounding at the same format: " + percent_text(rounded) + ")");
+  } else if (found.differs) {
+    examined.fault(ErrorCode::kQuality, file, pair.module->path,
+                   place_text(found) + ": the group there is not the plain rounding of the source");
   } else if (found.worst_group > 0) {
     examined.fault(
         ErrorCode::kQuality, file, pair.module->path,
@@ -112,9 +116,11 @@ void judge(Examined& examined, const ValueCheck& check, const ValuePair& pair,
 void verify_values(Examined& examined, const ConversionSource& source, ThreadPool& pool,
                    JobProgress& progress) {
   const std::string method = method_of(examined);
-  const bool every_group = examined.ours && (method == "rtn" || method == "mse");
-  const ValueCheck check(*examined.directory, source, method == "gptq" ? kFactorGptq : kFactor,
-                         every_group);
+  ValueBounds bounds;
+  bounds.factor = method == "gptq" ? kFactorGptq : kFactor;
+  bounds.exact = examined.ours && method == "rtn";
+  bounds.every_group = examined.ours && (method == "rtn" || method == "mse");
+  const ValueCheck check(*examined.directory, source, bounds);
   const std::vector<ValuePair> pairs = pair_up(examined, source);
   std::vector<Panel> panels;
   for (uint32_t i = 0; i < pairs.size(); ++i) {

@@ -88,6 +88,8 @@ def verify(
     """
     directory = resolve_model(path)
     source = None if against is None else resolve_model(against)
+    if source is not None:  # what is wrong with the source is no fault of the directory
+        _core.plan_directory(str(source), profile="uniform-8")
     has_sums = os.path.lexists(directory / SUMS)
     names = _list_files(directory)
     hash_bytes = sum(names.values()) if has_sums else 0
@@ -193,7 +195,7 @@ def _check_sums(
     for name, digest in hashed.items():
         if digest != sums[name]:
             faults.append(
-                Fault("hash_file", name, "", f"expected SHA-256 {sums[name]}, found {digest}")
+                Fault("hash_file", name, "", f"SHA-256 is {digest}, {SUMS} says {sums[name]}")
             )
     return faults, notices
 
