@@ -5,7 +5,7 @@
 #   make sanitize  C++ tests under ASan, UBSan, TSan                         make bench     speed of what exists
 #   make fuzz      libFuzzer, SECONDS=15 a target                            make arm       C++ tests under qemu-aarch64
 #   make stubs     regenerate python/jang_tools/_core.pyi                    make packages  build and try sdist and wheel
-#   make clean     remove what all of these made
+#   make tidy      clang-tidy, slow                                          make clean     remove what these made
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=DIR another place for the environment.
 
@@ -29,7 +29,7 @@ sources := $(shell find cmake cpp kernels python/jang_tools -type f \( -name '*.
   -o -name '*.cmake' -o -name CMakeLists.txt -o -name '*.py' -o -name '*.pyi' -o -name py.typed \)) \
   CMakeLists.txt README.md LICENSE NOTICE
 
-.PHONY: help demo test lint parity bench packages sanitize fuzz arm stubs clean setup
+.PHONY: help demo test lint tidy parity bench packages sanitize fuzz arm stubs clean setup
 help:
 	@sed -n '3,11s/^# \{0,1\}//p' Makefile
 
@@ -87,6 +87,11 @@ test: $(VENV)/.package $(VENV)/.test
 lint: $(VENV)/.package $(VENV)/.lint
 	@tools/setup.sh build lint
 	@$(in_venv) tools/lint.sh
+
+tidy: $(VENV)/.build
+	@tools/setup.sh build test lint
+	@$(in_venv) cmake --preset tidy
+	@$(in_venv) cmake --build --preset tidy --parallel $(JOBS)
 
 stubs: $(VENV)/.package $(VENV)/.lint
 	@$(in_venv) python tools/make_stubs.py --write

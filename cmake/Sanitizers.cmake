@@ -2,6 +2,10 @@
 if(JANG_SANITIZE)
   add_compile_options(-fsanitize=${JANG_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g)
   add_link_options(-fsanitize=${JANG_SANITIZE})
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # With the sanitizers' checks between, GCC takes the inactive members of a variant for used ones.
+    add_compile_options(-Wno-maybe-uninitialized)
+  endif()
 endif()
 if(JANG_LTO)
   include(CheckIPOSupported)

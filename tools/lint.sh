@@ -14,10 +14,6 @@ check() {
 format() {
   git ls-files -co --exclude-standard -- '*.cpp' '*.h' '*.inl' | xargs clang-format --dry-run -Werror
 }
-tidy() {
-  cmake --preset tidy >build/tidy.log 2>&1 || { cat build/tidy.log; return 1; }
-  cmake --build --preset tidy --parallel "$(nproc)"
-}
 symbols() {
   cmake --preset release >build/release.log 2>&1 || { cat build/release.log; return 1; }
   cmake --build --preset release --parallel "$(nproc)" --target jang_kernels
@@ -32,7 +28,6 @@ check "layers" python tools/check_layers.py
 check "stubs" python tools/make_stubs.py
 check "clang-format" format
 check "symbols of ISA objects" symbols
-check "clang-tidy" tidy
 
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'FAILED: %s\n' "${failed[*]}"

@@ -1,5 +1,5 @@
-// The private extension module jang_tools._core: registers every area and turns jang::Error into the exceptions of
-// jang_tools.errors, with code, file, tensor, message and hint as attributes.
+// The private extension module jang_tools._core: registers every area and turns jang::Error into
+// the exceptions of jang_tools.errors, with code, file, tensor, message and hint as attributes.
 #include <string>
 
 #include "base/error.h"
@@ -30,17 +30,23 @@ namespace {
 
 const char* exception_name(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::kFormat: return "FormatError";
-    case ErrorKind::kUnsupported: return "UnsupportedError";
-    case ErrorKind::kArgument: return "ArgumentError";
-    case ErrorKind::kIo: return "IoError";
-    case ErrorKind::kCancelled: return "CancelledError";
+    case ErrorKind::kFormat:
+      return "FormatError";
+    case ErrorKind::kUnsupported:
+      return "UnsupportedError";
+    case ErrorKind::kArgument:
+      return "ArgumentError";
+    case ErrorKind::kIo:
+      return "IoError";
+    case ErrorKind::kCancelled:
+      return "CancelledError";
   }
   return "FormatError";
 }
 
 void raise(const Error& error) {
-  const py::object type = py::module_::import("jang_tools.errors").attr(exception_name(error.kind()));
+  const py::object type =
+      py::module_::import("jang_tools.errors").attr(exception_name(error.kind()));
   const py::object exception = type(std::string(error.what()));
   exception.attr("code") = std::string(code_name(error.code()));
   exception.attr("file") = error.file();

@@ -92,7 +92,7 @@ def verify(
         _core.plan_directory(str(source), profile="uniform-8")
     has_sums = os.path.lexists(directory / SUMS)
     names = _list_files(directory)
-    hash_bytes = sum(names.values()) if has_sums else 0
+    hash_bytes = sum(max(size, 0) for size in names.values()) if has_sums else 0
     scale = _Scale(progress, hash_bytes)
     faults: list[Fault] = []
     notices: list[str] = []

@@ -119,7 +119,13 @@ TEST(Panels, CallbacksComeOnTheCallingThreadAndStopTheJob) {
     ++calls;
   };
   const auto name = [](uint32_t) -> std::string_view { return "name"; };
-  for_each_panel(pool, panels, progress, name, [&](std::size_t, int) { ++ran; });
+  std::atomic<bool> caller_ran = false;
+  for_each_panel(pool, panels, progress, name, [&](std::size_t, int worker) {
+    if (worker == 0) caller_ran = true;
+    // Or the others could be done before the caller has begun.
+    while (!caller_ran) std::this_thread::yield();
+    ++ran;
+  });
   EXPECT_EQ(ran, 200);
   EXPECT_GE(calls, 1);
   EXPECT_EQ(progress.done, 2000u);
