@@ -183,6 +183,17 @@ std::optional<std::string> ModelConfig::string(std::string_view key) const {
   return value->as_string();
 }
 
+std::string_view config_dtype_word(DType dtype) {
+  switch (dtype) {
+    case DType::kF16:
+      return "float16";
+    case DType::kF32:
+      return "float32";
+    default:
+      return "bfloat16";
+  }
+}
+
 std::optional<DType> ModelConfig::dtype() const {
   for (const std::string_view key : {"torch_dtype", "dtype"}) {
     const Json* value = find(key);

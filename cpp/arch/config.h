@@ -65,4 +65,7 @@ class ModelConfig {
   std::string file_, model_type_, outer_type_;
 };
 
+/// The word of a config for F16, F32 or BF16: "float16", "float32", "bfloat16".
+std::string_view config_dtype_word(DType dtype);
+
 }  // namespace jang

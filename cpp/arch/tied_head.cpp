@@ -1,9 +1,18 @@
-// Byte comparison of the two matrices that a tied model should have only one of.
+// Byte comparison of the two matrices that a tied model should have only one of. Pages are dropped
+// behind the comparison: the pair may be larger than the memory that a conversion may use.
 #include "arch/tied_head.h"
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <cstring>
 
 namespace jang {
+namespace {
+
+constexpr uint64_t kStep = uint64_t{16} << 20;
+
+}  // namespace
 
 std::optional<bool> stored_heads_equal(const ModelConfig& config, const Checkpoint& checkpoint) {
   if (!config.tied_embeddings()) return std::nullopt;
@@ -21,7 +30,14 @@ std::optional<bool> stored_heads_equal(const ModelConfig& config, const Checkpoi
   if (embedding->shape != head->shape || embedding->dtype != head->dtype) return false;
   const auto a = checkpoint.data(*embedding);
   const auto b = checkpoint.data(*head);
-  return std::memcmp(a.data(), b.data(), a.size()) == 0;
+  for (uint64_t begin = 0; begin < a.size(); begin += kStep) {
+    const uint64_t bytes = std::min<uint64_t>(kStep, a.size() - begin);
+    const bool equal = std::memcmp(a.data() + begin, b.data() + begin, bytes) == 0;
+    checkpoint.mapping(*embedding).drop(embedding->begin + begin, bytes);
+    checkpoint.mapping(*head).drop(head->begin + begin, bytes);
+    if (!equal) return false;
+  }
+  return true;
 }
 
 }  // namespace jang

@@ -50,17 +50,6 @@ std::string cache_type(const Traits& traits, const std::string& attention) {
   return attention == "mla" ? "mla" : "kv";
 }
 
-std::string_view dtype_word(DType dtype) {
-  switch (dtype) {
-    case DType::kF16:
-      return "float16";
-    case DType::kF32:
-      return "float32";
-    default:
-      return "bfloat16";
-  }
-}
-
 Json manifest_json(const Plan& plan, const std::string& method) {
   Json manifest = Json::Object{};
   const auto count = static_cast<uint32_t>(plan.shards.size());
@@ -128,7 +117,7 @@ std::string jang_config_json(const Plan& plan, const ModelConfig& source,
   model["name"] = record.source_name;
   model["revision"] = nullptr;
   if (!record.source_revision.empty()) model["revision"] = record.source_revision;
-  model["dtype"] = dtype_word(record.source_dtype);
+  model["dtype"] = config_dtype_word(record.source_dtype);
   model["parameters"] = plan.parameters;
   model["architecture"] = source.model_type();
 

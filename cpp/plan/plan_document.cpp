@@ -21,17 +21,6 @@ Json width_json(int bits, int group_size) {
   return entry;
 }
 
-std::string_view torch_name(DType dtype) {
-  switch (dtype) {
-    case DType::kF16:
-      return "float16";
-    case DType::kF32:
-      return "float32";
-    default:
-      return "bfloat16";
-  }
-}
-
 }  // namespace
 
 std::string output_config_json(const Plan& plan, const ModelConfig& source) {
@@ -48,7 +37,7 @@ std::string output_config_json(const Plan& plan, const ModelConfig& source) {
   // and --dtype casts.
   config["tie_word_embeddings"] = plan.tied_head;
   for (const std::string_view key : {"torch_dtype", "dtype"}) {
-    config[key] = torch_name(plan.activation_dtype);
+    config[key] = config_dtype_word(plan.activation_dtype);
   }
   Json widths;
   bool any = false;

@@ -8,17 +8,7 @@ from typing import Any
 
 from jang_tools import _core
 from jang_tools.hub import resolve_model
-
-
-@dataclass(frozen=True)
-class InspectedRole:
-    """The tensors of one role. ``bits``: mean width of their codes; stored width if unquantized."""
-
-    role: str
-    tensors: int
-    weights: int
-    bits: float
-    bytes: int
+from jang_tools.role_summary import RoleSummary, role_summaries
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,7 @@ class Inspection:
     bits_per_weight: float
     bytes: int
     parameters: int
-    roles: list[InspectedRole] = field(default_factory=list)
+    roles: list[RoleSummary] = field(default_factory=list)
     tensors: list[InspectedTensor] = field(default_factory=list)
 
     def to_json(self, *, tensors: bool = False) -> dict[str, Any]:
@@ -94,10 +84,7 @@ def inspect(path: str | Path) -> Inspection:
         bits_per_weight=found.bits_per_weight,
         bytes=found.bytes,
         parameters=found.parameters,
-        roles=[
-            InspectedRole(row.role, row.tensors, row.weights, row.bits, row.bytes)
-            for row in found.roles
-        ],
+        roles=role_summaries(found.roles),
         tensors=[
             InspectedTensor(
                 name=tensor.name,

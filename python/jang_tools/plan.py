@@ -13,6 +13,7 @@ from typing import Any
 
 from jang_tools import _core
 from jang_tools.hub import locate_model
+from jang_tools.role_summary import RoleSummary, role_summaries
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,6 @@ class Profile:
     embedding: int | None
     head: int | None
     published_average: float
-
-
-@dataclass(frozen=True)
-class PlannedRole:
-    """The tensors of one role. ``bits``: mean width of their codes; stored width if unquantized."""
-
-    role: str
-    tensors: int
-    weights: int
-    bits: float
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +59,7 @@ class Plan:
     parameters: int
     attention_bits: int
     mlp_bits: int
-    roles: list[PlannedRole] = field(default_factory=list)
+    roles: list[RoleSummary] = field(default_factory=list)
     modules: list[PlannedModule] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -148,10 +138,7 @@ def plan(
         parameters=found.parameters,
         attention_bits=found.attention_bits,
         mlp_bits=found.mlp_bits,
-        roles=[
-            PlannedRole(row.role, row.tensors, row.weights, row.bits, row.bytes)
-            for row in found.roles
-        ],
+        roles=role_summaries(found.roles),
         modules=[
             PlannedModule(tensor.path, tensor.role, tensor.weights, tensor.bits, tensor.group_size)
             for tensor in found.tensors
