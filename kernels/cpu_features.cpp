@@ -44,6 +44,12 @@ bool runs_avx2() noexcept {
          has(cpuid(0x80000001u, 0).ecx, bit_LZCNT);
 }
 
+// AVX-VNNI, in its encoding for registers of 32 bytes.
+bool runs_avx2_vnni() noexcept {
+  constexpr unsigned kAvxVnni = 1u << 4;  // of leaf 7, subleaf 1, eax
+  return runs_avx2() && has(cpuid(7, 1).eax, kAvxVnni);
+}
+
 // x86-64-v4 with VNNI and VBMI; cores without VBMI stay on avx2.
 bool runs_avx512() noexcept {
   constexpr unsigned kAvx512State = 0xe6;
@@ -65,6 +71,8 @@ bool cpu_runs(Level level) noexcept {
 #if defined(__x86_64__)
     case Level::kAvx2:
       return runs_avx2();
+    case Level::kAvx2Vnni:
+      return runs_avx2_vnni();
     case Level::kAvx512:
       return runs_avx512();
 #elif defined(__aarch64__) && defined(__linux__)

@@ -27,18 +27,31 @@ constexpr LevelEntry kEntries[kLevels] = {
 #else
     {Level::kAvx2, "avx2", nullptr, Level::kBaseline},
 #endif
+#ifdef JANG_HAVE_X86_AVX2_VNNI
+    {Level::kAvx2Vnni, "avx2_vnni", x86_avx2_vnni_table, Level::kAvx2},
+#else
+    {Level::kAvx2Vnni, "avx2_vnni", nullptr, Level::kAvx2},
+#endif
 #ifdef JANG_HAVE_X86_AVX512
     {Level::kAvx512, "avx512", x86_avx512_table, Level::kAvx2},
 #else
     {Level::kAvx512, "avx512", nullptr, Level::kAvx2},
 #endif
     {Level::kAmx, "amx", nullptr, Level::kAvx512},
+#ifdef JANG_HAVE_ARM_NEON
+    {Level::kNeon, "neon", arm_neon_table, Level::kBaseline},
+#else
     {Level::kNeon, "neon", nullptr, Level::kBaseline},
+#endif
+#ifdef JANG_HAVE_ARM_I8MM
+    {Level::kNeonI8mm, "neon_i8mm", arm_i8mm_table, Level::kNeon},
+#else
     {Level::kNeonI8mm, "neon_i8mm", nullptr, Level::kNeon},
+#endif
 };
 
 // Best first; reference only when asked for.
-constexpr Level kPreference[] = {Level::kAmx,      Level::kAvx512, Level::kAvx2,
+constexpr Level kPreference[] = {Level::kAmx,      Level::kAvx512, Level::kAvx2Vnni, Level::kAvx2,
                                  Level::kNeonI8mm, Level::kNeon,   Level::kBaseline};
 
 const LevelEntry& entry_of(Level level) noexcept { return kEntries[static_cast<int>(level)]; }
@@ -50,11 +63,12 @@ void take_missing(KernelTable& table, const KernelTable& lower, Member... member
 
 void fill_from(KernelTable& table, const KernelTable& lower) noexcept {
   using T = KernelTable;
-  take_missing(table, lower, &T::affine_matmul, &T::dense_matmul, &T::affine_row, &T::dense_row,
+  take_missing(table, lower, &T::affine_matmul, &T::dense_matmul, &T::activation_order,
+               &T::quantize_activations, &T::affine_matmul_int8, &T::affine_row, &T::dense_row,
                &T::to_float, &T::from_float, &T::rms_norm, &T::add, &T::silu_mul, &T::rope,
                &T::attend, &T::softmax, &T::argmax, &T::quantize_rtn, &T::quantize_mse, &T::pack,
                &T::unpack);
-  constexpr int kMembers = 17;
+  constexpr int kMembers = 20;
   static_assert(sizeof(T) == (1 + kMembers) * sizeof(void*), "name every entry above");
 }
 
@@ -127,8 +141,8 @@ const KernelTable* choose_table(const char* name, const char** message) noexcept
     }
   }
   *message = unusable(name,
-                      "unknown level; one of reference, baseline, avx2, avx512, amx, neon, "
-                      "neon_i8mm");
+                      "unknown level; one of reference, baseline, avx2, avx2_vnni, avx512, amx, "
+                      "neon, neon_i8mm");
   return nullptr;
 }
 

@@ -10,7 +10,7 @@
 // The layout of weights is that of docs/format.md for every level: codes are a little-endian bit
 // stream a row, so a level never needs a second copy of the weights. A null entry of a level's own
 // table falls back to the next lower level (dispatch.cpp): amx -> avx512 -> avx2 -> baseline ->
-// reference, neon_i8mm -> neon -> baseline.
+// reference, avx2_vnni -> avx2, neon_i8mm -> neon -> baseline.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +18,17 @@
 
 namespace jang::kernels {
 
-enum class Level : uint8_t { kReference, kBaseline, kAvx2, kAvx512, kAmx, kNeon, kNeonI8mm };
-inline constexpr int kLevels = 7;
+enum class Level : uint8_t {
+  kReference,
+  kBaseline,
+  kAvx2,
+  kAvx2Vnni,
+  kAvx512,
+  kAmx,
+  kNeon,
+  kNeonI8mm
+};
+inline constexpr int kLevels = 8;
 
 enum class FloatType : uint8_t { kF32, kF16, kBF16 };
 
@@ -42,6 +51,26 @@ struct DenseMatrix {
   int64_t rows;
   int64_t columns;
   FloatType type;
+};
+
+/// How the int8 codes of activations are ordered, so that a level's unpacking of weights need not
+/// restore the order of columns. Within each kActivationBlock columns of a row:
+///   kNatural   position i holds column i
+///   kNibbles   position 64*h + 32*p + i holds column 64*h + 2*i + p, p in {0, 1}, i in [0, 32)
+///   kCrumbs    position 32*p + i holds column 4*i + p, p in [0, 4), i in [0, 32)
+enum class ActivationOrder : uint8_t { kNatural, kNibbles, kCrumbs };
+inline constexpr int kActivationBlock = 128;
+/// Groups a row of scales and sums is padded to.
+inline constexpr int kGroupBlock = 16;
+
+/// Rows of activations for the integer kernels: x(t, c) ~ scale(t, c/group) * code(t, c). Padding
+/// holds zeros, so that kernels work on whole blocks.
+struct Int8Activations {
+  int8_t* codes;         // [tokens][code_stride], each in [-127, 127]
+  float* scales;         // [tokens][group_stride]
+  float* sums;           // [tokens][group_stride]: of the group's floats before rounding
+  int64_t code_stride;   // columns rounded up to kActivationBlock
+  int64_t group_stride;  // columns/group rounded up to kGroupBlock
 };
 
 /// A (key, value) history of one layer and one kv head, in blocks of kKvBlock positions; f32 for
@@ -105,6 +134,24 @@ struct KernelTable {
                         float* y, int64_t y_stride, int64_t row_begin, int64_t row_end) = nullptr;
   void (*dense_matmul)(const DenseMatrix& w, const float* x, int64_t x_stride, int64_t tokens,
                        float* y, int64_t y_stride, int64_t row_begin, int64_t row_end) = nullptr;
+
+  // --- linear, int8 activations ("fast")
+
+  // The order in which affine_matmul_int8 of this level wants the codes for weights of `bits`.
+  ActivationOrder (*activation_order)(int bits) = nullptr;
+  // Rounds tokens rows of `columns` floats, x_stride apart, per group: scale = max |x| / 127, code
+  // = x * (127 / max |x|) to nearest even. A group whose max is below 2^-100 has scale 0 and codes
+  // 0; one with a NaN or an infinity has scale NaN. Codes and scales are the same at every level.
+  void (*quantize_activations)(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
+                               int group, ActivationOrder order,
+                               const Int8Activations& out) = nullptr;
+  // y[t][r] = sum_g s(r, g) * scale(t, g) * I(r, t, g) + z(r, g) * sum(t, g), with the integer dot
+  // products I exact; x was made with w.group and activation_order(w.bits). y as in affine_matmul.
+  // The bits of y[t][r] do not depend on the range of rows or on the other tokens, but a level may
+  // add in one order for few tokens and in another for many.
+  void (*affine_matmul_int8)(const AffineMatrix& w, const Int8Activations& x, int64_t tokens,
+                             float* y, int64_t y_stride, int64_t row_begin,
+                             int64_t row_end) = nullptr;
 
   // --- rows and elements
 

@@ -9,6 +9,9 @@ namespace jang::kernels {
 const KernelTable* reference_table() noexcept;
 const KernelTable* baseline_table() noexcept;
 const KernelTable* x86_avx2_table() noexcept;
+const KernelTable* x86_avx2_vnni_table() noexcept;
 const KernelTable* x86_avx512_table() noexcept;
+const KernelTable* arm_neon_table() noexcept;
+const KernelTable* arm_i8mm_table() noexcept;
 
 }  // namespace jang::kernels

@@ -11,6 +11,7 @@
 #include "kernels/generic/linear.inl"
 //
 #include "kernels/generic/attention.inl"
+#include "kernels/generic/activations.inl"
 #include "kernels/generic/linear_affine.inl"
 #include "kernels/generic/linear_dense.inl"
 #include "kernels/generic/norm.inl"
@@ -18,11 +19,16 @@
 #include "kernels/generic/quantize.inl"
 #include "kernels/generic/rope.inl"
 #include "kernels/generic/vocabulary.inl"
+//
+#include "kernels/generic/linear_int8.inl"
 
 constexpr KernelTable kernel_table(Level level) {
   return {.level = level,
           .affine_matmul = affine_matmul,
           .dense_matmul = dense_matmul,
+          .activation_order = activation_order,
+          .quantize_activations = quantize_activations,
+          .affine_matmul_int8 = affine_matmul_int8,
           .affine_row = affine_row,
           .dense_row = dense_row,
           .to_float = to_float,

@@ -14,10 +14,14 @@ namespace {
 #include "kernels/reference/attention.inl"
 #include "kernels/reference/layers.inl"
 #include "kernels/reference/linear.inl"
+#include "kernels/reference/linear_int8.inl"
 
 constexpr KernelTable kTable = {.level = Level::kReference,
                                 .affine_matmul = affine_matmul,
                                 .dense_matmul = dense_matmul,
+                                .activation_order = activation_order,
+                                .quantize_activations = quantize_activations,
+                                .affine_matmul_int8 = affine_matmul_int8,
                                 .affine_row = affine_row,
                                 .dense_row = dense_row,
                                 .to_float = to_float,

@@ -12,12 +12,12 @@ namespace jang::kernels {
 namespace {
 
 constexpr Level kAll[kLevels] = {Level::kReference, Level::kBaseline, Level::kAvx2,
-                                 Level::kAvx512,    Level::kAmx,      Level::kNeon,
-                                 Level::kNeonI8mm};
+                                 Level::kAvx2Vnni,  Level::kAvx512,   Level::kAmx,
+                                 Level::kNeon,      Level::kNeonI8mm};
 
 TEST(Dispatch, NamesAreThoseOfTheEnvironmentVariable) {
-  const char* names[kLevels] = {"reference", "baseline", "avx2",     "avx512",
-                                "amx",       "neon",     "neon_i8mm"};
+  const char* names[kLevels] = {"reference", "baseline", "avx2", "avx2_vnni",
+                                "avx512",    "amx",      "neon", "neon_i8mm"};
   for (int i = 0; i < kLevels; ++i) EXPECT_STREQ(level_name(kAll[i]), names[i]);
 }
 
@@ -133,8 +133,8 @@ TEST_P(DispatchDeathTest, EnvironmentForcesTheActiveTable) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Levels, DispatchDeathTest,
-                         testing::Values("reference", "baseline", "avx2", "avx512", "amx", "neon",
-                                         "neon_i8mm", "sse9"),
+                         testing::Values("reference", "baseline", "avx2", "avx2_vnni", "avx512",
+                                         "amx", "neon", "neon_i8mm", "sse9"),
                          [](const auto& wish) { return std::string(wish.param); });
 
 }  // namespace
