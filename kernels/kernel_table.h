@@ -69,6 +69,7 @@ struct Int8Activations {
   int8_t* codes;         // [tokens][code_stride], each in [-127, 127]
   float* scales;         // [tokens][group_stride]
   float* sums;           // [tokens][group_stride]: of the group's floats before rounding
+  float* residuals;      // [tokens][group_stride]: what rounding took off the sum
   int64_t code_stride;   // columns rounded up to kActivationBlock
   int64_t group_stride;  // columns/group rounded up to kGroupBlock
 };
@@ -141,12 +142,15 @@ struct KernelTable {
   ActivationOrder (*activation_order)(int bits) = nullptr;
   // Rounds tokens rows of `columns` floats, x_stride apart, per group: scale = max |x| / 127, code
   // = x * (127 / max |x|) to nearest even. A group whose max is below 2^-100 has scale 0 and codes
-  // 0; one with a NaN or an infinity has scale NaN. Codes and scales are the same at every level.
+  // 0; one with a NaN or an infinity has scale NaN. residual = sum - scale * (sum of codes). Codes
+  // and scales are the same at every level.
   void (*quantize_activations)(const float* x, int64_t x_stride, int64_t tokens, int64_t columns,
                                int group, ActivationOrder order,
                                const Int8Activations& out) = nullptr;
-  // y[t][r] = sum_g s(r, g) * scale(t, g) * I(r, t, g) + z(r, g) * sum(t, g), with the integer dot
-  // products I exact; x was made with w.group and activation_order(w.bits). y as in affine_matmul.
+  // y[t][r] = sum_g s(r, g) * (scale(t, g) * I(r, t, g) + mid * residual(t, g)) + z(r, g) * sum(t,
+  // g), with mid = (2^bits - 1) / 2 and the integer dot products I exact; x was made with w.group
+  // and activation_order(w.bits). y as in affine_matmul. Only s * (q - mid), the part of a weight
+  // that differs within its group, meets rounded activations.
   // The bits of y[t][r] do not depend on the range of rows or on the other tokens, but a level may
   // add in one order for few tokens and in another for many.
   void (*affine_matmul_int8)(const AffineMatrix& w, const Int8Activations& x, int64_t tokens,
@@ -194,6 +198,12 @@ struct KernelTable {
   // codes [n] one a byte -> n*bits/8 packed bytes, and back; n a multiple of 32.
   void (*pack)(const uint8_t* codes, int64_t n, int bits, uint8_t* out) = nullptr;
   void (*unpack)(const uint8_t* packed, int64_t n, int bits, uint8_t* codes) = nullptr;
+
+  // --- measuring: the same bits at every level
+
+  // Sum modulo 2^64 of the little-endian 64-bit words of n bytes at any address, the last one
+  // filled up with zeros. Reads as fast as a core can: the ceiling for all that streams weights.
+  uint64_t (*sum_words)(const uint8_t* bytes, int64_t n) = nullptr;
 };
 
 /// "avx512"; the spelling of JANG_ISA.

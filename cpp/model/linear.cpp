@@ -7,19 +7,47 @@
 namespace jang {
 namespace {
 
-// Rows handed out at a time: whole cache lines of output, and for prefill a block whose unpacked
-// rows stay in L2.
+// Rows handed out at a time: whole cache lines of output for few tokens, for more a block whose
+// unpacked rows stay in L2.
 constexpr int64_t kDecodeRows = 16;
 constexpr int64_t kPrefillRows = 64;
+constexpr int64_t kFewTokens = 4;
 
 }  // namespace
 
-LinearRunner::LinearRunner(ThreadPool& pool) : pool_(pool), kernels_(active_kernels()) {}
+LinearRunner::LinearRunner(ThreadPool& pool, Precision precision)
+    : pool_(pool),
+      kernels_(active_kernels()),
+      precision_(precision),
+      rounded_(pool, active_kernels()) {}
+
+void LinearRunner::multiply(const LinearJob& job, const float* x, int64_t tokens, int64_t row_begin,
+                            int64_t row_end) const {
+  if (const auto* dense = std::get_if<kernels::DenseMatrix>(&job.weight->matrix)) {
+    kernels_.dense_matmul(*dense, x, dense->columns, tokens, job.out, job.stride, row_begin,
+                          row_end);
+    return;
+  }
+  const auto& affine = std::get<kernels::AffineMatrix>(job.weight->matrix);
+  if (precision_ == Precision::kExact) {
+    kernels_.affine_matmul(affine, x, affine.columns, tokens, job.out, job.stride, row_begin,
+                           row_end);
+  } else {
+    kernels_.affine_matmul_int8(affine, rounded_.get(affine.bits, affine.group), tokens, job.out,
+                                job.stride, row_begin, row_end);
+  }
+}
 
 void LinearRunner::run(std::span<const LinearJob> jobs, const float* x, int64_t tokens) {
-  const int64_t columns = jobs.front().weight->columns;
+  if (precision_ == Precision::kFast) {
+    rounded_.set_input(x, tokens, jobs.front().weight->columns);
+    for (const LinearJob& job : jobs) {
+      if (const auto* affine = std::get_if<kernels::AffineMatrix>(&job.weight->matrix))
+        rounded_.prepare(affine->bits, affine->group);
+    }
+  }
   // One range over blocks of all jobs, so that small matrices do not end a region each.
-  const int64_t block = tokens == 1 ? kDecodeRows : kPrefillRows;
+  const int64_t block = tokens <= kFewTokens ? kDecodeRows : kPrefillRows;
   int64_t blocks = 0;
   for (const LinearJob& job : jobs) blocks += (job.weight->rows + block - 1) / block;
 
@@ -33,13 +61,7 @@ void LinearRunner::run(std::span<const LinearJob> jobs, const float* x, int64_t 
       if (from >= to) continue;
       const int64_t row_begin = from * block;
       const int64_t row_end = std::min(to * block, job.weight->rows);
-      if (const auto* affine = std::get_if<kernels::AffineMatrix>(&job.weight->matrix)) {
-        kernels_.affine_matmul(*affine, x, columns, tokens, job.out, job.stride, row_begin,
-                               row_end);
-      } else {
-        kernels_.dense_matmul(std::get<kernels::DenseMatrix>(job.weight->matrix), x, columns,
-                              tokens, job.out, job.stride, row_begin, row_end);
-      }
+      multiply(job, x, tokens, row_begin, row_end);
       if (job.weight->bias.empty()) continue;
       for (int64_t t = 0; t < tokens; ++t) {
         kernels_.add(job.out + t * job.stride + row_begin, job.weight->bias.data() + row_begin,
@@ -47,7 +69,7 @@ void LinearRunner::run(std::span<const LinearJob> jobs, const float* x, int64_t 
       }
     }
   };
-  if (tokens == 1) {
+  if (tokens <= kFewTokens) {
     pool_.split(blocks, 1, work);
   } else {
     pool_.share(blocks, 1, work);

@@ -16,3 +16,6 @@ inline int64_t activation_position(ActivationOrder order, int64_t column) {
 }
 
 constexpr float kSmallestScaledMax = 0x1p-100f;  // below it 127 / max may overflow
+
+/// The middle of a width's codes.
+inline float code_middle(int bits) { return static_cast<float>((1 << bits) - 1) / 2.0f; }

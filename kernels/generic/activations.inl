@@ -1,7 +1,8 @@
 // Activations rounded to int8 per group, for the integer kernels.
 //
-//   operations per kLanes floats: 2 to find the maximum and the sum, 3 to round. About 1 us for
-//   4096 floats, once per distinct input; the bound is arithmetic, the input is in L1 or L2.
+//   operations per kLanes floats: 3 to find the maximum and the sum, 5 to round and to sum codes.
+//   About 1 us for 4096 floats, once per distinct input; the bound is arithmetic, the input is in
+//   L1 or L2.
 #include "kernels/generic/activation_position.inl"
 
 struct GroupExtent {
@@ -28,25 +29,32 @@ inline GroupExtent extent_of(const float* x, int group) {
   return extent;
 }
 
-// Half to even for magnitudes below 2^22: the sum's low bits are the integer.
-inline void store_int8(int8_t* out, vf v) {
+// Half to even for magnitudes below 2^22: the sum's low bits are the integer. Gives the integers.
+inline vi store_int8(int8_t* out, vf v) {
   typedef int8_t Bytes __attribute__((vector_size(kLanes)));
   constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23
   const vi integers = (vi)(v + kMagic) - (vi)splat(kMagic);
   const Bytes bytes = __builtin_convertvector(integers, Bytes);
   __builtin_memcpy(out, &bytes, sizeof bytes);
+  return integers;
 }
 
-inline void quantize_group(const float* x, int group, int8_t* codes, float* scale, float* sum) {
+// One group into `codes` and entry g of the other arrays.
+inline void quantize_group(const float* x, int group, int8_t* codes, int64_t g, float* scales,
+                           float* sums, float* residuals) {
   const GroupExtent extent = extent_of(x, group);
-  *sum = extent.sum;
+  sums[g] = extent.sum;
   if (extent.largest >= kSmallestScaledMax && extent.largest < __builtin_inff()) {
-    *scale = extent.largest / 127.0f;
     const vf inverse = splat(127.0f / extent.largest);
-    for (int i = 0; i < group; i += kLanes) store_int8(codes + i, load(x + i) * inverse);
+    vi code_sum{};
+    for (int i = 0; i < group; i += kLanes)
+      code_sum += store_int8(codes + i, load(x + i) * inverse);
+    scales[g] = extent.largest / 127.0f;
+    residuals[g] = extent.sum - scales[g] * sum_tree(to_float(code_sum));
     return;
   }
-  *scale = extent.largest < kSmallestScaledMax ? 0.0f : __builtin_nanf("");
+  scales[g] = extent.largest < kSmallestScaledMax ? 0.0f : __builtin_nanf("");
+  residuals[g] = extent.sum;
   for (int i = 0; i < group; ++i) codes[i] = 0;
 }
 
@@ -73,9 +81,12 @@ void quantize_activations(const float* x, int64_t x_stride, int64_t tokens, int6
     int8_t* codes = out.codes + t * out.code_stride;
     float* scales = out.scales + t * out.group_stride;
     float* sums = out.sums + t * out.group_stride;
-    for (int64_t g = 0; g < groups; ++g)
-      quantize_group(x + t * x_stride + g * group, group, codes + g * group, scales + g, sums + g);
-    for (int64_t g = groups; g < out.group_stride; ++g) scales[g] = sums[g] = 0.0f;
+    float* residuals = out.residuals + t * out.group_stride;
+    for (int64_t g = 0; g < groups; ++g) {
+      quantize_group(x + t * x_stride + g * group, group, codes + g * group, g, scales, sums,
+                     residuals);
+    }
+    for (int64_t g = groups; g < out.group_stride; ++g) scales[g] = sums[g] = residuals[g] = 0.0f;
     for (int64_t c = columns; c < out.code_stride; ++c) codes[c] = 0;
     if (order == ActivationOrder::kNatural) continue;
     for (int64_t c = 0; c < out.code_stride; c += kActivationBlock) reorder_block(order, codes + c);

@@ -16,6 +16,7 @@ void affine_matmul_int8(const AffineMatrix& w, const Int8Activations& x, int64_t
                         int64_t y_stride, int64_t row_begin, int64_t row_end) {
   const int64_t groups = w.columns / w.group;
   const int64_t metadata_bytes = w.metadata == FloatType::kF32 ? 4 : 2;
+  const float mid = code_middle(w.bits);
   uint8_t codes[kPanel];
   float scales[kPanel / 32], biases[kPanel / 32];
   for (int64_t row = row_begin; row < row_end; ++row) {
@@ -31,10 +32,12 @@ void affine_matmul_int8(const AffineMatrix& w, const Int8Activations& x, int64_t
         const int8_t* xq = x.codes + t * x.code_stride + begin;
         const float* xs = x.scales + t * x.group_stride + first;
         const float* xz = x.sums + t * x.group_stride + first;
+        const float* xr = x.residuals + t * x.group_stride + first;
         float sum = begin == 0 ? 0.0f : y[t * y_stride + row];
         for (int64_t g = 0; g < count; ++g) {
           const int32_t product = dot(codes + g * w.group, xq + g * w.group, w.group);
-          sum += scales[g] * xs[g] * static_cast<float>(product) + biases[g] * xz[g];
+          sum +=
+              scales[g] * (xs[g] * static_cast<float>(product) + mid * xr[g]) + biases[g] * xz[g];
         }
         y[t * y_stride + row] = sum;
       }

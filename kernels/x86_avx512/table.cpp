@@ -1,4 +1,5 @@
-// AVX-512 (F, BW, VL, DQ, VNNI, VBMI): the generic kernels on 64-byte registers.
+// AVX-512 (F, BW, VL, DQ, VNNI, VBMI): the generic kernels on 64-byte registers, and integer
+// linear layers of its own.
 #define JANG_VEC_BYTES 64
 #include "kernels/generic/intrinsics.h"
 #include "kernels/level_tables.h"
@@ -7,8 +8,21 @@ namespace jang::kernels {
 namespace {
 
 #include "kernels/generic/all.inl"
+//
+#include "kernels/x86_avx512/unpack.inl"
+//
+#include "kernels/x86_avx512/decode_int8.inl"
+#include "kernels/x86_avx512/tiles_int8.inl"
+//
+#include "kernels/x86_avx512/linear_int8.inl"
 
-constexpr KernelTable kTable = kernel_table(Level::kAvx512);
+constexpr KernelTable own_table() {
+  KernelTable table = kernel_table(Level::kAvx512);
+  table.affine_matmul_int8 = vnni_matmul_int8;
+  return table;
+}
+
+constexpr KernelTable kTable = own_table();
 
 }  // namespace
 

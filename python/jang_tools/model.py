@@ -47,7 +47,7 @@ class Model:
     ) -> None:
         self.path = path
         self.precision = precision
-        self.core = _core.Model(str(path), threads=threads or 0)
+        self.core = _core.Model(str(path), precision=precision, threads=threads or 0)
 
     def __call__(self, tokens: Tokens, cache: KvCache | None = None) -> npt.NDArray[np.float32]:
         return self.core.forward(as_tokens(tokens), self.cache() if cache is None else cache)
@@ -85,9 +85,9 @@ def load_model(
 ) -> Model:
     """The model of a directory or Hub id, without its tokenizer.
 
-    ``exact`` computes with float32 activations. ``fast`` allows int8 activations where the kernels
-    have them; none do yet, so both words compute the same. ``threads`` None: chosen from affinity
-    mask and CPU quota.
+    ``exact`` multiplies quantized weights with float32 activations, ``fast`` with activations
+    rounded to int8 per group (docs/kernels.md states what that changes). Weights that are not
+    quantized are computed alike by both. ``threads`` None: chosen from affinity mask and CPU quota.
     """
     if precision not in PRECISIONS:
         raise ArgumentError(

@@ -10,7 +10,7 @@ import pytest
 from jang_tools import generate, stream_generate
 from jang_tools.errors import ArgumentError
 from jang_tools.generate import _StopStrings
-from jang_tools.model import Model, load, load_model
+from jang_tools.model import Model, load
 from jang_tools.tokenizer import Tokenizer
 
 DEMO = Path(__file__).parents[2] / "examples" / "tiny-prose-llama"
@@ -131,14 +131,6 @@ def test_unusable_tokens_are_refused(loaded: tuple[Model, Tokenizer], tokens: li
     model, _ = loaded
     with pytest.raises(ArgumentError):
         model(tokens)  # type: ignore[arg-type]
-
-
-def test_precision_words() -> None:
-    fast = load_model(DEMO, "fast")([1, 2, 3])
-    exact = load_model(DEMO, "exact")([1, 2, 3])
-    assert np.array_equal(fast, exact)
-    with pytest.raises(ArgumentError, match="precision"):
-        load_model(DEMO, "quick")  # type: ignore[arg-type]
 
 
 def test_stop_strings_hold_back_only_what_may_start_one() -> None:

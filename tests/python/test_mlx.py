@@ -69,7 +69,7 @@ def greedy(model: Model, prompt: list[int], count: int) -> tuple[npt.NDArray[np.
 
 def assert_agreement(path: Path, prompt: list[int] = PROMPT, count: int = TOKENS) -> None:
     """Greedy text and logits of both; each prefix is ours, so equal choices mean equal texts."""
-    tokens, ours = greedy(load_model(path, threads=2), prompt, count)
+    tokens, ours = greedy(load_model(path, "exact", threads=2), prompt, count)
     theirs = stock_model(path)(tokens[:-1])[len(prompt) - 1 :]
     assert ours.shape == theirs.shape
     assert np.abs(ours - theirs).max() <= TOLERANCE * np.abs(theirs).max()

@@ -103,6 +103,16 @@ def threads_option(command: Command) -> Command:
     )(command)
 
 
+def precision_option(command: Command) -> Command:
+    return click.option(
+        "--precision",
+        type=click.Choice(["fast", "exact"]),
+        default="fast",
+        show_default=True,
+        help="Activations in products with quantized weights: rounded to 8 bits, or float32.",
+    )(command)
+
+
 def width_options(command: Command) -> Command:
     """The options that decide the width of every tensor; collected by `plan_options`."""
     for option in reversed(

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from jang_tools.cli.options import fetch, output_options, threads_option
+from jang_tools.cli.options import fetch, output_options, precision_option, threads_option
 from jang_tools.cli.ui import Ui, format_size, print_error
 from jang_tools.errors import ArgumentError, FormatError, JangError
 
@@ -93,6 +93,7 @@ _CONTEXT_STEP = 256
     help="Tokens that prompt and answer may take together [default: the model's limit, less where"
     " memory is short].",
 )
+@precision_option
 @threads_option
 @output_options
 def command(
@@ -103,6 +104,7 @@ def command(
     system: str | None,
     raw: bool,
     context: int | None,
+    precision: Literal["fast", "exact"],
     threads: int | None,
     stop: tuple[str, ...],
     **sampling: Any,
@@ -115,7 +117,7 @@ def command(
     if ui.json and prompt is None:
         raise click.UsageError("--json needs --prompt")
     text = _read_stdin() if prompt == "-" else prompt
-    network, tokenizer = _load(ui, model, threads)
+    network, tokenizer = _load(ui, model, precision, threads)
     chat = tokenizer.chat_template is not None and not raw
     if system is not None and not chat:
         reason = "--raw leaves it out" if raw else "this model has none"
@@ -163,7 +165,9 @@ def _read_stdin() -> str:
         raise ArgumentError(f"stdin: the prompt is not valid UTF-8: {error}") from error
 
 
-def _load(ui: Ui, model: str, threads: int | None) -> tuple[Model, Tokenizer]:
+def _load(
+    ui: Ui, model: str, precision: Literal["fast", "exact"], threads: int | None
+) -> tuple[Model, Tokenizer]:
     ui.note("loading (mmap)")
     path = fetch(ui, model)
     start = time.perf_counter()
@@ -171,7 +175,7 @@ def _load(ui: Ui, model: str, threads: int | None) -> tuple[Model, Tokenizer]:
     from jang_tools.tokenizer import Tokenizer
 
     imported = time.perf_counter()
-    network = load_model(path, threads=threads)
+    network = load_model(path, precision, threads)
     mapped = time.perf_counter()
     tokenizer = Tokenizer.load(path)
     read = time.perf_counter()

@@ -27,18 +27,24 @@ int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit;
 /// Activations of `tokens` rows in guarded memory, poisoned before they are written.
 struct Activations {
   GuardedBytes codes;
-  GuardedFloats scales, sums;
+  GuardedFloats scales, sums, residuals;
   Int8Activations view{};
 
   Activations(int64_t tokens, int64_t columns, int group)
       : codes(static_cast<std::size_t>(tokens * round_up(columns, kActivationBlock))),
         scales(static_cast<std::size_t>(tokens * round_up(columns / group, kGroupBlock))),
-        sums(static_cast<std::size_t>(tokens * round_up(columns / group, kGroupBlock))) {
-    view = {reinterpret_cast<int8_t*>(codes.data()), scales.data(), sums.data(),
-            round_up(columns, kActivationBlock), round_up(columns / group, kGroupBlock)};
+        sums(static_cast<std::size_t>(tokens * round_up(columns / group, kGroupBlock))),
+        residuals(static_cast<std::size_t>(tokens * round_up(columns / group, kGroupBlock))) {
+    view = {reinterpret_cast<int8_t*>(codes.data()),
+            scales.data(),
+            sums.data(),
+            residuals.data(),
+            round_up(columns, kActivationBlock),
+            round_up(columns / group, kGroupBlock)};
     std::fill_n(view.codes, tokens * view.code_stride, int8_t{99});
     std::fill_n(view.scales, tokens * view.group_stride, std::nanf(""));
     std::fill_n(view.sums, tokens * view.group_stride, std::nanf(""));
+    std::fill_n(view.residuals, tokens * view.group_stride, std::nanf(""));
   }
 };
 
@@ -80,9 +86,10 @@ class Int8Test : public LevelTest {
       const auto i = static_cast<std::size_t>(g);
       magnitude +=
           std::fabs(static_cast<double>(s[i]) * x.scales[token * x.group_stride + g]) * dot +
-          // The sum of a group's floats has roundings of its own.
-          std::fabs(static_cast<double>(z[i])) * 3.0 * x.scales[token * x.group_stride + g] *
-              127.0 * m.group;
+          // The sum of a group's floats and its residual have roundings of their own.
+          (std::fabs(static_cast<double>(z[i])) +
+           std::fabs(static_cast<double>(s[i])) * (1 << m.bits)) *
+              3.0 * x.scales[token * x.group_stride + g] * 127.0 * m.group;
     }
     return (6.0 + static_cast<double>(groups)) * kRounding * magnitude;
   }
@@ -133,6 +140,7 @@ TEST_P(Int8Test, ActivationsAreTheSameAtEveryLevel) {
             ASSERT_EQ(ours.view.scales[at], natural.view.scales[at]);
             const double most = 127.0 * natural.view.scales[at] * group;
             ASSERT_NEAR(ours.view.sums[at], natural.view.sums[at], most * 8 * kRounding);
+            ASSERT_NEAR(ours.view.residuals[at], natural.view.residuals[at], most * 12 * kRounding);
           }
         }
       }
