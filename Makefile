@@ -2,10 +2,11 @@
 #
 #   make demo      convert the bundled model, check it, let it talk          make lint      style, types, layers, stubs
 #   make test      C++ and Python tests, once per kernel level of this CPU   make parity    remake the reference logits
-#   make sanitize  C++ tests under ASan, UBSan, TSan                         make bench     speed of what exists
+#   make sanitize  C++ tests under ASan, UBSan, TSan                         make bench     speed, and that of llama.cpp
 #   make fuzz      libFuzzer, SECONDS=15 a target                            make arm       C++ tests under qemu-aarch64
 #   make stubs     regenerate python/jang_tools/_core.pyi                    make packages  build and try sdist and wheel
-#   make tidy      clang-tidy, slow                                          make clean     remove what these made
+#   make tidy      clang-tidy, slow                                          make gates     instructions that kernels take
+#   make clean     remove what these made
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=DIR another place for the environment.
 
@@ -29,9 +30,9 @@ sources := $(shell find cmake cpp kernels python/jang_tools -type f \( -name '*.
   -o -name '*.cmake' -o -name CMakeLists.txt -o -name '*.py' -o -name '*.pyi' -o -name py.typed \)) \
   CMakeLists.txt README.md LICENSE NOTICE
 
-.PHONY: help demo test lint tidy parity bench packages sanitize fuzz arm stubs clean setup
+.PHONY: help demo test lint tidy parity gates bench packages sanitize fuzz arm stubs clean setup
 help:
-	@sed -n '3,11s/^# \{0,1\}//p' Makefile
+	@sed -n '3,12s/^# \{0,1\}//p' Makefile
 
 # --- Environments: a stamp a step, so that the second run starts at once -------------------------------------------
 
@@ -73,6 +74,11 @@ $(VENV)/.lint: pyproject.toml | $(VENV)/.created
 	@.venv-parity/bin/python -m pip --disable-pip-version-check install --group parity
 	@touch $@
 
+.venv-peers/.ready: pyproject.toml bench/peers/setup.sh
+	@tools/setup.sh build
+	@echo "==> peers in .venv-peers: llama.cpp from source, some minutes the first time"
+	@CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) bench/peers/setup.sh .venv-peers
+
 setup: $(VENV)/.package $(VENV)/.test $(VENV)/.lint
 
 # --- Targets --------------------------------------------------------------------------------------------------------
@@ -99,8 +105,15 @@ stubs: $(VENV)/.package $(VENV)/.lint
 parity: .venv-parity/.ready
 	@.venv-parity/bin/python tests/python/parity/make_logits.py --check
 
-bench: $(VENV)/.package
-	@$(in_venv) python bench/python/end_to_end.py
+gates: $(VENV)/.build
+	@tools/setup.sh build test gates
+	@$(in_venv) cmake --preset release
+	@$(in_venv) cmake --build --preset release --parallel $(JOBS) --target kernel_counts
+	@$(in_venv) python tools/instruction_gate.py build/release
+
+# An idle machine, and twenty minutes; BENCH=--quick tries all of it on a tiny model.
+bench: $(VENV)/.package .venv-peers/.ready
+	@$(in_venv) python bench/python/tables.py $(BENCH)
 
 packages: $(VENV)/.package
 	@$(in_venv) tools/check_packages.sh
@@ -122,4 +135,4 @@ arm: $(VENV)/.build
 	@$(in_venv) python tools/check_symbols.py build/arm --nm aarch64-linux-gnu-nm
 
 clean:
-	rm -rf build dist $(VENV) .venv-parity
+	rm -rf build dist $(VENV) .venv-parity .venv-peers

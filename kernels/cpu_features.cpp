@@ -59,6 +59,16 @@ bool runs_avx512() noexcept {
          has(leaf7.ecx, bit_AVX512VBMI | bit_AVX512VNNI);
 }
 
+#elif defined(__aarch64__) && defined(__linux__)
+
+// armv8.2-a, which brings the atomics, CRC and rounding doubling multiplies of 8.1, and dot
+// products.
+bool runs_neon() noexcept {
+  constexpr unsigned long kNeeded =
+      HWCAP_ASIMD | HWCAP_CRC32 | HWCAP_ATOMICS | HWCAP_ASIMDRDM | HWCAP_ASIMDDP;
+  return (getauxval(AT_HWCAP) & kNeeded) == kNeeded;
+}
+
 #endif
 
 }  // namespace
@@ -77,10 +87,9 @@ bool cpu_runs(Level level) noexcept {
       return runs_avx512();
 #elif defined(__aarch64__) && defined(__linux__)
     case Level::kNeon:
-      return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+      return runs_neon();
     case Level::kNeonI8mm:
-      return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0 &&
-             (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+      return runs_neon() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
 #endif
     default:
       return false;

@@ -66,9 +66,11 @@ void fill_from(KernelTable& table, const KernelTable& lower) noexcept {
   take_missing(table, lower, &T::affine_matmul, &T::dense_matmul, &T::activation_order,
                &T::quantize_activations, &T::affine_matmul_int8, &T::affine_row, &T::dense_row,
                &T::to_float, &T::from_float, &T::rms_norm, &T::add, &T::silu_mul, &T::rope,
-               &T::attend, &T::softmax, &T::argmax, &T::quantize_rtn, &T::quantize_mse, &T::pack,
-               &T::unpack);
-  constexpr int kMembers = 20;
+               &T::kv_store, &T::kv_load, &T::hadamard, &T::attend, &T::merge_attention,
+               &T::softmax, &T::argmax, &T::top_k, &T::add_rms_norm, &T::layer_norm, &T::gelu_mul,
+               &T::norm_rope, &T::quantize_rtn, &T::quantize_mse, &T::pack, &T::unpack,
+               &T::sum_words);
+  constexpr int kMembers = 30;
   static_assert(sizeof(T) == (1 + kMembers) * sizeof(void*), "name every entry above");
 }
 

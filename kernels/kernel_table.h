@@ -16,6 +16,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/kv_layout.h"
+
 namespace jang::kernels {
 
 enum class Level : uint8_t {
@@ -70,41 +72,39 @@ struct Int8Activations {
   float* scales;         // [tokens][group_stride]
   float* sums;           // [tokens][group_stride]: of the group's floats before rounding
   float* residuals;      // [tokens][group_stride]: what rounding took off the sum
-  int64_t code_stride;   // columns rounded up to kActivationBlock
+  int64_t code_stride;   // at least columns rounded up to kActivationBlock
   int64_t group_stride;  // columns/group rounded up to kGroupBlock
 };
 
-/// A (key, value) history of one layer and one kv head, in blocks of kKvBlock positions; f32 for
-/// now, narrower types are further values of FloatType or of an enum of their own.
-inline constexpr int kKvBlock = 64;
-struct KvView {
-  const float* const* key_blocks;    // [ceil(length / kKvBlock)] -> [kKvBlock][key_dim]
-  const float* const* value_blocks;  //                          -> [kKvBlock][value_dim]
-  int64_t length;
-  int key_dim;
-  int value_dim;
+/// Running state of the online softmax of some queries: start with max = -inf, sum = 0, acc = 0.
+struct SoftmaxState {
+  float* max;  // [queries]
+  float* sum;  // [queries]
+  float* acc;  // [queries][kv_padded(value_dim)]; what lies behind value_dim means nothing
 };
 
 /// Queries of one kv head: the heads that share it times the positions of the call, as rows of one
 /// matrix.
 struct AttentionTask {
-  const float* queries;  // [n_queries] rows of key_dim floats, query_stride apart; unscaled
+  const float* queries;  // [n_queries] rows of kv_padded(key_dim) floats, query_stride apart, zeros
+                         // behind key_dim; unscaled
   int64_t query_stride;
-  const int64_t*
-      positions;  // [n_queries] absolute position of each query; it sees keys <= its position
+  const int64_t* positions;  // [n_queries], absolute
   int n_queries;
   KvView kv;
-  int64_t key_begin, key_end;  // this task's slice of the keys; key_begin is a multiple of kKvBlock
-  int64_t window;              // > 0: only keys > position - window; 0: no window
+  int64_t key_begin, key_end;  // this task's slice of the keys, at most kv.length; key_begin is a
+                               // multiple of kKvBlock
+  int64_t window;              // > 0: only keys at a distance below it; 0: no window
+  bool causal = true;          // only keys <= the query's position
   float scale;                 // on q.k
   float softcap;               // > 0: softcap * tanh(score / softcap); 0: none
-  // Running state of the online softmax, one per query, updated: start with max = -inf, sum = 0,
-  // acc = 0.
-  float* max;      // [n_queries]
-  float* sum;      // [n_queries]
-  float* acc;      // [n_queries][value_dim]
-  float* scratch;  // [n_queries][kKvBlock]
+  SoftmaxState state;          // updated
+  float* scratch;              // attention_scratch() floats
 };
+/// Floats of scratch for n_queries over rows of at most `padded` channels.
+static constexpr int64_t attention_scratch(int64_t n_queries, int64_t padded) {
+  return (n_queries + 15) / 16 * 16 * (kKvBlock + 1) + kKvBlock * padded;
+}
 
 /// Arguments of the quantizers: whole groups of one row after another.
 struct QuantTask {
@@ -174,22 +174,62 @@ struct KernelTable {
   // null: 1.
   void (*rms_norm)(const float* x, int64_t x_stride, const float* weight, float weight_offset,
                    float eps, int64_t tokens, int64_t n, float* out, int64_t out_stride) = nullptr;
+  // x += y, then out = rms_norm(x), in one pass over a token less: the same bits as the two calls.
+  // x and y: tokens rows of n floats, contiguous, as is out, which is none of them.
+  void (*add_rms_norm)(float* x, const float* y, const float* weight, float weight_offset,
+                       float eps, int64_t tokens, int64_t n, float* out) = nullptr;
+  // out[t] = (x[t] - mean) / sqrt(variance + eps) * weight + bias, rows contiguous; in place
+  // allowed; bias may be null.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps,
+                     int64_t tokens, int64_t n, float* out) = nullptr;
   // x += y, n floats.
   void (*add)(float* x, const float* y, int64_t n) = nullptr;
   // out = silu(gate) * up, n floats; in place on gate or up allowed.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out) = nullptr;
+  // out = gelu(gate) * up, n floats; in place on gate or up allowed. tanh_form: the approximation
+  // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), else x/2 (1 + erf(x / sqrt 2)).
+  void (*gelu_mul)(const float* gate, const float* up, int64_t n, bool tanh_form,
+                   float* out) = nullptr;
   // Rotates the first 2*half channels of each of `heads` vectors, head_stride apart, in place.
   // interleaved false: pairs (i, i+half); true: (2i, 2i+1). cos, sin: [half].
   void (*rope)(float* x, int64_t head_stride, int heads, int half, bool interleaved,
                const float* cos, const float* sin) = nullptr;
-  // Updates the running softmax state of `task` with its slice of keys (queries x keys, causal,
-  // windowed). A query that sees no key of the slice keeps its state; the others depend neither on
-  // each other nor on n_queries.
+  // rms_norm of each head's `dim` channels, then rope: the same bits as the two calls.
+  void (*norm_rope)(float* x, int64_t head_stride, int heads, int dim, const float* weight,
+                    float weight_offset, float eps, int half, bool interleaved, const float* cos,
+                    const float* sin) = nullptr;
+
+  // --- attention
+
+  // Rounds `count` rows of dim floats, row_stride apart, into positions [position, position +
+  // count) of a history. f16 clamps to its largest finite value; a row (q8) or group (q4) with a
+  // NaN or an infinity becomes NaN. The same bytes at every level.
+  void (*kv_store)(const float* rows, int64_t row_stride, int64_t count, int dim, KvType type,
+                   uint8_t* const* blocks, int64_t position) = nullptr;
+  // The rows back as floats: exactly, but for one or two roundings of q8 and q4.
+  void (*kv_load)(const uint8_t* const* blocks, int64_t position, int64_t count, int dim,
+                  KvType type, float* out, int64_t out_stride) = nullptr;
+  // Rotates each of `rows` vectors of n floats, stride apart, in place by the orthonormal
+  // Walsh-Hadamard matrix of the largest power of two that divides n, block by block. Its own
+  // inverse.
+  void (*hadamard)(float* x, int64_t stride, int64_t rows, int n) = nullptr;
+  // Updates task.state with the task's slice of keys. A query that sees no key of the slice keeps
+  // its state; the others depend neither on each other nor on n_queries.
   void (*attend)(const AttentionTask& task) = nullptr;
+  // Appends `next`, made from later keys, to `state`: n_queries rows, value_dim padded. A query
+  // without keys in `next` keeps its state, one without keys in `state` takes over that of `next`.
+  void (*merge_attention)(const SoftmaxState& state, const SoftmaxState& next, int n_queries,
+                          int padded) = nullptr;
+
+  // --- vocabulary
+
   // In place softmax of n floats, in f32 with the maximum removed.
   void (*softmax)(float* x, int64_t n) = nullptr;
   // Index of the largest value, the first among equals; NaN never wins. n >= 1.
   int64_t (*argmax)(const float* x, int64_t n) = nullptr;
+  // Indices of the k largest values in descending order, equal ones by index; NaN counts as -inf.
+  // 1 <= k <= n.
+  void (*top_k)(const float* x, int64_t n, int64_t k, int64_t* indices) = nullptr;
 
   // --- quantization: the same bits at every level
 

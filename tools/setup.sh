@@ -34,6 +34,7 @@ probe() {
         need clang-format command -v clang-format
         need clang-tidy command -v clang-tidy
         ;;
+      gates) need valgrind command -v valgrind ;;
       fuzz)
         need clang command -v clang++
         version=$(clang++ -dumpversion 2>/dev/null | cut -d. -f1) || version=14

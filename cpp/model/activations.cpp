@@ -5,6 +5,8 @@
 namespace jang {
 namespace {
 
+constexpr int64_t kPage = 4096;
+
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 }  // namespace
@@ -37,6 +39,8 @@ void RoundedActivations::prepare(int bits, int group) {
 void RoundedActivations::round(Form& form) {
   kernels::Int8Activations& view = form.view;
   view.code_stride = round_up(columns_, kernels::kActivationBlock);
+  // Rows a multiple of a page apart would share their few sets of every cache.
+  if (view.code_stride % kPage == 0) view.code_stride += kernels::kActivationBlock;
   view.group_stride = round_up(columns_ / form.group, kernels::kGroupBlock);
   form.codes.reserve_discarding(static_cast<std::size_t>(tokens_ * view.code_stride));
   form.scales.reserve_discarding(static_cast<std::size_t>(tokens_ * view.group_stride));

@@ -1,11 +1,17 @@
 #include "model/kv_cache.h"
 
-#include "kernels/kernel_table.h"
+#include <string>
+
+#include "base/error.h"
 
 namespace jang {
 namespace {
 
-constexpr int64_t kBlock = kernels::kKvBlock;
+// Positions that are allocated together: those of one unit of decoding, whose keys and values then
+// lie in the order in which they are read.
+constexpr int64_t kSlabBlocks = 4;
+constexpr int64_t kSlab = kSlabBlocks * kernels::kKvBlock;
+constexpr std::string_view kTypeNames[kernels::kKvTypes] = {"f32", "f16", "bf16", "q8", "q4"};
 
 KvCacheDim dim_of(const LayerSpec& layer) {
   const auto* attention = std::get_if<AttentionSpec>(&layer.mixer);
@@ -13,11 +19,12 @@ KvCacheDim dim_of(const LayerSpec& layer) {
   return {attention->n_kv_heads, attention->head_dim};
 }
 
-/// Floats of one block of positions over all layers: keys and values.
-uint64_t block_floats(const std::vector<KvCacheDim>& dims) {
+/// Bytes of one slab of positions over all layers: keys and values.
+uint64_t slab_bytes(const std::vector<KvCacheDim>& dims, KvType type) {
   uint64_t total = 0;
   for (const KvCacheDim& d : dims)
-    total += static_cast<uint64_t>(2 * d.heads * d.head_dim * kBlock);
+    total += static_cast<uint64_t>(2 * kSlabBlocks * d.heads *
+                                   kernels::kv_block_bytes(type, d.head_dim));
   return total;
 }
 
@@ -30,40 +37,53 @@ std::vector<KvCacheDim> dims_of(const ModelSpec& spec) {
 
 }  // namespace
 
-KvCache::KvCache(const ModelSpec& spec) : dims_(dims_of(spec)) {
+std::string_view kv_type_name(KvType type) noexcept { return kTypeNames[static_cast<int>(type)]; }
+
+KvType parse_kv_type(std::string_view name) {
+  for (int i = 0; i < kernels::kKvTypes; ++i) {
+    if (name == kTypeNames[i]) return static_cast<KvType>(i);
+  }
+  throw Error(ErrorCode::kArgument,
+              "kv_type: expected f32, f16, bf16, q8 or q4, found '" + std::string(name) + "'");
+}
+
+KvCache::KvCache(const ModelSpec& spec, KvType type) : type_(type), dims_(dims_of(spec)) {
   blocks_.resize(dims_.size());
   for (std::size_t l = 0; l < dims_.size(); ++l) {
     blocks_[l].resize(static_cast<std::size_t>(dims_[l].heads));
   }
 }
 
-uint64_t KvCache::bytes_for(const ModelSpec& spec, int64_t positions) {
-  const auto blocks = static_cast<uint64_t>((positions + kBlock - 1) / kBlock);
-  return blocks * block_floats(dims_of(spec)) * sizeof(float);
+uint64_t KvCache::bytes_for(const ModelSpec& spec, KvType type, int64_t positions) {
+  const auto slabs = static_cast<uint64_t>((positions + kSlab - 1) / kSlab);
+  return slabs * slab_bytes(dims_of(spec), type);
 }
 
 void KvCache::reserve(int64_t count) {
-  const auto wanted = static_cast<std::size_t>((length_ + count + kBlock - 1) / kBlock);
+  const auto wanted = static_cast<std::size_t>((length_ + count + kSlab - 1) / kSlab);
   while (storage_.size() < wanted) {
     // Room in every table first, so that a failed allocation leaves all of them as they are.
+    const std::size_t blocks = (storage_.size() + 1) * static_cast<std::size_t>(kSlabBlocks);
     for (auto& layer : blocks_) {
       for (HeadBlocks& head : layer) {
-        head.keys.reserve(storage_.size() + 1);
-        head.values.reserve(storage_.size() + 1);
+        head.keys.reserve(blocks);
+        head.values.reserve(blocks);
       }
     }
     storage_.reserve(storage_.size() + 1);
-    AlignedBuffer<float> block(block_floats(dims_));
-    float* next = block.data();
+    AlignedBuffer<uint8_t> slab(slab_bytes(dims_, type_));
+    uint8_t* next = slab.data();
     for (std::size_t l = 0; l < blocks_.size(); ++l) {
+      const int64_t bytes = kernels::kv_block_bytes(type_, dims_[l].head_dim);
       for (HeadBlocks& head : blocks_[l]) {
-        head.keys.push_back(next);
-        next += dims_[l].head_dim * kBlock;
-        head.values.push_back(next);
-        next += dims_[l].head_dim * kBlock;
+        for (int64_t i = 0; i < kSlabBlocks; ++i) {
+          head.keys.push_back(next);
+          head.values.push_back(next + bytes);
+          next += 2 * bytes;
+        }
       }
     }
-    storage_.push_back(std::move(block));
+    storage_.push_back(std::move(slab));
   }
 }
 
@@ -73,23 +93,11 @@ void KvCache::truncate(int64_t length) noexcept {
 
 bool KvCache::fits(const ModelSpec& spec) const { return dims_ == dims_of(spec); }
 
-float* KvCache::key(int64_t layer, int64_t head, int64_t position) noexcept {
-  const auto& blocks = blocks_[static_cast<std::size_t>(layer)][static_cast<std::size_t>(head)];
-  return blocks.keys[static_cast<std::size_t>(position / kBlock)] +
-         (position % kBlock) * dims_[static_cast<std::size_t>(layer)].head_dim;
-}
-
-float* KvCache::value(int64_t layer, int64_t head, int64_t position) noexcept {
-  const auto& blocks = blocks_[static_cast<std::size_t>(layer)][static_cast<std::size_t>(head)];
-  return blocks.values[static_cast<std::size_t>(position / kBlock)] +
-         (position % kBlock) * dims_[static_cast<std::size_t>(layer)].head_dim;
-}
-
-const float* const* KvCache::key_blocks(int64_t layer, int64_t head) const noexcept {
+uint8_t* const* KvCache::key_blocks(int64_t layer, int64_t head) const noexcept {
   return blocks_[static_cast<std::size_t>(layer)][static_cast<std::size_t>(head)].keys.data();
 }
 
-const float* const* KvCache::value_blocks(int64_t layer, int64_t head) const noexcept {
+uint8_t* const* KvCache::value_blocks(int64_t layer, int64_t head) const noexcept {
   return blocks_[static_cast<std::size_t>(layer)][static_cast<std::size_t>(head)].values.data();
 }
 

@@ -1,14 +1,23 @@
-// Keys and values seen so far: [layer][kv head][block of kKvBlock positions][dim], f32. Blocks are
+// Keys and values seen so far, in blocks of kKvBlock positions of the layout of
+// kernels/kv_layout.h: [slab of four blocks][layer][kv head][block][keys, values]. Slabs are
 // allocated as they fill, so that a long context costs memory only once it is used.
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "arch/spec.h"
 #include "base/aligned_buffer.h"
+#include "kernels/kv_layout.h"
 
 namespace jang {
+
+using kernels::KvType;
+
+/// "f32", "f16", "bf16", "q8", "q4"; parsing throws Error{kArgument} for anything else.
+std::string_view kv_type_name(KvType type) noexcept;
+KvType parse_kv_type(std::string_view name);
 
 /// What one layer keeps per position; zero heads for a layer without attention.
 struct KvCacheDim {
@@ -19,13 +28,14 @@ struct KvCacheDim {
 
 class KvCache {
  public:
-  explicit KvCache(const ModelSpec& spec);
+  KvCache(const ModelSpec& spec, KvType type);
   KvCache(KvCache&&) = default;
   KvCache& operator=(KvCache&&) = default;
 
+  KvType type() const noexcept { return type_; }
   int64_t length() const noexcept { return length_; }
-  /// Bytes that `positions` positions take, whole blocks counted.
-  static uint64_t bytes_for(const ModelSpec& spec, int64_t positions);
+  /// Bytes that `positions` positions take, whole slabs counted.
+  static uint64_t bytes_for(const ModelSpec& spec, KvType type, int64_t positions);
 
   /// Makes room for `count` more positions; throws std::bad_alloc and changes nothing if there is
   /// none.
@@ -37,20 +47,18 @@ class KvCache {
   /// Whether the cache was made for a model of these dimensions.
   bool fits(const ModelSpec& spec) const;
 
-  /// The row of one position; it may lie in the reserved part.
-  float* key(int64_t layer, int64_t head, int64_t position) noexcept;
-  float* value(int64_t layer, int64_t head, int64_t position) noexcept;
-  /// Block tables for kernels::KvView, valid until the next reserve().
-  const float* const* key_blocks(int64_t layer, int64_t head) const noexcept;
-  const float* const* value_blocks(int64_t layer, int64_t head) const noexcept;
+  /// Block tables of one head, the reserved part included, valid until the next reserve().
+  uint8_t* const* key_blocks(int64_t layer, int64_t head) const noexcept;
+  uint8_t* const* value_blocks(int64_t layer, int64_t head) const noexcept;
 
  private:
   struct HeadBlocks {
-    std::vector<float*> keys, values;
+    std::vector<uint8_t*> keys, values;
   };
+  KvType type_;
   std::vector<KvCacheDim> dims_;                 // [layer]
   std::vector<std::vector<HeadBlocks>> blocks_;  // [layer][head]
-  std::vector<AlignedBuffer<float>> storage_;    // [block], all layers together
+  std::vector<AlignedBuffer<uint8_t>> storage_;  // [slab]
   int64_t length_ = 0;
 };
 

@@ -1,9 +1,11 @@
-// What a layer needs besides its weights: where it runs, where in the sequence it is, and scratch
-// that all layers share.
+// What a layer needs besides its weights: where it runs, which sequences it works on and where in
+// them it is, and scratch that all layers share.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "base/aligned_buffer.h"
 #include "base/thread_pool.h"
@@ -17,12 +19,24 @@ namespace jang {
 /// Buffers grow to the largest call and stay; a layer may use any of them between its entry and its
 /// return.
 struct Workspace {
-  AlignedBuffer<float> q, k, v;      // projections [tokens][heads * head_dim]
-  AlignedBuffer<float> grouped_q;    // [kv head][token][heads a kv head][head_dim]
-  AlignedBuffer<float> attended;     // [tokens][heads * head_dim]
-  AlignedBuffer<float> partial;      // running and partial attention states
-  AlignedBuffer<int64_t> positions;  // of the rows of grouped_q
-  AlignedBuffer<float> gate, up;     // [tokens][intermediate]
+  AlignedBuffer<float> q, k, v;            // projections [rows][heads * head_dim]
+  AlignedBuffer<float> attended;           // [rows][heads * head_dim]
+  AlignedBuffer<float> partial;            // softmax states of chunks, [unit]
+  AlignedBuffer<float> scratch;            // of each worker
+  AlignedBuffer<int64_t> positions;        // of a tile's queries, for each worker
+  std::vector<std::atomic<int>> unmerged;  // chunks of a tile that are not done, [tile]
+  AlignedBuffer<float> gate, up;           // [rows][intermediate]
+};
+
+/// The part of one sequence that a pass through the layers works on: rows [row, row + tokens) of
+/// the activations are its positions from `position` on.
+struct SequenceSlice {
+  KvCache* cache = nullptr;
+  int64_t row = 0;
+  int64_t tokens = 0;
+  int64_t position = 0;
+  std::span<const RopeTable> ropes;  // one per ModelSpec::ropes, rows from position `rope_begin` on
+  int64_t rope_begin = 0;
 };
 
 struct LayerContext {
@@ -30,12 +44,9 @@ struct LayerContext {
   LinearRunner& linear;
   const kernels::KernelTable& kernels;
   Workspace& work;
-  KvCache& cache;
-  std::span<const RopeTable> ropes;  // one per ModelSpec::ropes, rows from position `rope_begin` on
-  int64_t rope_begin = 0;
+  std::span<const SequenceSlice> sequences;  // in the order of rows, without gaps
   int64_t layer = 0;
-  int64_t position = 0;  // of the first token of this call
-  int64_t tokens = 0;
+  int64_t tokens = 0;  // rows of all sequences
 };
 
 }  // namespace jang

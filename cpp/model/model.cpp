@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <string>
 #include <variant>
 
@@ -30,6 +31,17 @@ struct NormLayer {
     pool.split(tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
       kernels.rms_norm(x + begin * n, n, weight.data(), offset, spec.eps, end - begin, n,
                        out + begin * n, n);
+    });
+  }
+
+  /// h += y, then out = the norm of h.
+  void add_and_forward(const kernels::KernelTable& kernels, ThreadPool& pool, float* h,
+                       const float* y, int64_t tokens, float* out) const {
+    const int64_t n = spec.size;
+    const float offset = spec.kind == NormKind::kRmsOnePlus ? 1.0f : 0.0f;
+    pool.split(tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+      kernels.add_rms_norm(h + begin * n, y + begin * n, weight.data(), offset, spec.eps,
+                           end - begin, n, out + begin * n);
     });
   }
 };
@@ -81,13 +93,13 @@ int resolve_threads(int wanted) {
 }  // namespace
 
 struct Model::Impl {
-  Impl(ModelDirectory opened, int threads)
+  Impl(ModelDirectory opened, const LoadOptions& options)
       : directory(std::move(opened)),
         spec(directory_spec(directory)),
         eos(eos_token_ids(directory)),
         kernels(active_kernels()),
-        pool(threads),
-        linear(pool) {
+        pool(resolve_threads(options.threads)),
+        linear(pool, options.precision) {
     WeightBinder binder(directory);
     embedding = binder.linear({spec.embedding.path, spec.vocabulary, spec.hidden, false});
     layers.reserve(spec.layers.size());
@@ -95,13 +107,20 @@ struct Model::Impl {
     final_norm = NormLayer{spec.final_norm, binder.norm(spec.final_norm)};
     if (!spec.head.tied) head = binder.linear(spec.head.linear);
     binder.check_all_used();
+    // Rounding the cache is worth it beside rounded activations; without any of these the model is
+    // computed in f32 throughout.
+    const bool rounds = options.precision == Precision::kFast && binder.any_quantized();
+    kv_type = options.kv_type.value_or(rounds ? KvType::kF16 : KvType::kF32);
   }
 
   void embed(std::span<const int32_t> tokens, float* out) const;
   void run_layers(LayerContext& context, float* h, const std::function<void()>& poll);
-  void add_branch(const std::optional<NormLayer>& post_norm, const Layer& layer, int64_t tokens,
-                  float* branch, float* h);
+  const float* add_branch(const std::optional<NormLayer>& post_norm, const Layer& layer,
+                          int64_t tokens, const std::optional<NormLayer>& next, float* h);
   void project_logits(const float* h, int64_t tokens, float* logits);
+  void check(std::span<const BatchEntry> batch) const;
+  void run(std::span<const BatchEntry> batch, Logits which, float* logits,
+           const std::function<void()>& poll);
 
   ModelDirectory directory;
   ModelSpec spec;
@@ -109,6 +128,7 @@ struct Model::Impl {
   const kernels::KernelTable& kernels;
   ThreadPool pool;
   LinearRunner linear;
+  KvType kv_type = KvType::kF32;
   LinearWeight embedding;
   std::vector<Layer> layers;
   NormLayer final_norm;
@@ -117,6 +137,7 @@ struct Model::Impl {
 
   Workspace work;
   AlignedBuffer<float> hidden, normed, branch;  // [tokens][hidden]
+  AlignedBuffer<float> last;                    // last rows of the entries, [entries][hidden]
 };
 
 void Model::Impl::embed(std::span<const int32_t> tokens, float* out) const {
@@ -133,37 +154,48 @@ void Model::Impl::embed(std::span<const int32_t> tokens, float* out) const {
   }
 }
 
-void Model::Impl::add_branch(const std::optional<NormLayer>& post_norm, const Layer& layer,
-                             int64_t tokens, float* values, float* h) {
+// Adds `branch` to the stream h and gives the input of the next branch: h normed by `next`, or h
+// itself where the family has no norm there.
+const float* Model::Impl::add_branch(const std::optional<NormLayer>& post_norm, const Layer& layer,
+                                     int64_t tokens, const std::optional<NormLayer>& next,
+                                     float* h) {
+  float* values = branch.data();
   if (post_norm) post_norm->forward(kernels, pool, values, tokens, values);
   const int64_t n = tokens * spec.hidden;
   if (layer.residual != 1.0f) {
     for (int64_t i = 0; i < n; ++i) values[i] *= layer.residual;
   }
-  kernels.add(h, values, n);
+  if (!next) {
+    kernels.add(h, values, n);
+    return h;
+  }
+  next->add_and_forward(kernels, pool, h, values, tokens, normed.data());
+  return normed.data();
 }
 
 void Model::Impl::run_layers(LayerContext& context, float* h, const std::function<void()>& poll) {
   const int64_t tokens = context.tokens;
-  // The input of a branch: normed, or the stream itself where the family has no norm there.
-  const auto branch_input = [&](const std::optional<NormLayer>& norm) -> const float* {
-    if (!norm) return h;
-    norm->forward(kernels, pool, h, tokens, normed.data());
-    return normed.data();
-  };
+  const std::optional<NormLayer> none;
+  const float* input = h;
+  if (const auto& first = layers.empty() ? none : layers.front().pre_norm) {
+    first->forward(kernels, pool, h, tokens, normed.data());
+    input = normed.data();
+  }
   for (std::size_t l = 0; l < layers.size(); ++l) {
     if (poll) poll();
     const Layer& layer = layers[l];
+    // The final norm is not among these: often only the last token goes through it.
+    const auto& next_layer = l + 1 < layers.size() ? layers[l + 1].pre_norm : none;
     context.layer = static_cast<int64_t>(l);
-    const float* input = branch_input(layer.pre_norm);
     std::visit([&](const auto& mixer) { mixer.forward(context, input, branch.data()); },
                layer.mixer);
-    add_branch(layer.post_norm, layer, tokens, branch.data(), h);
-    if (!layer.feed_forward) continue;
-    input = branch_input(layer.ff_pre_norm);
+    const bool mixer_only = !layer.feed_forward;
+    input =
+        add_branch(layer.post_norm, layer, tokens, mixer_only ? next_layer : layer.ff_pre_norm, h);
+    if (mixer_only) continue;
     std::visit([&](const auto& ff) { ff.forward(context, input, branch.data()); },
                *layer.feed_forward);
-    add_branch(layer.ff_post_norm, layer, tokens, branch.data(), h);
+    input = add_branch(layer.ff_post_norm, layer, tokens, next_layer, h);
   }
 }
 
@@ -180,6 +212,95 @@ void Model::Impl::project_logits(const float* h, int64_t tokens, float* logits) 
   }
 }
 
+void Model::Impl::check(std::span<const BatchEntry> batch) const {
+  if (batch.empty()) throw Error(ErrorCode::kArgument, "forward: expected at least one sequence");
+  std::vector<const KvCache*> caches;
+  caches.reserve(batch.size());
+  for (const BatchEntry& entry : batch) {
+    if (entry.tokens.empty())
+      throw Error(ErrorCode::kArgument, "forward: expected at least one token");
+    if (!entry.cache->fits(spec))
+      throw Error(ErrorCode::kArgument, "forward: the cache belongs to another model");
+    for (const int32_t token : entry.tokens) {
+      if (token >= 0 && token < spec.vocabulary) continue;
+      throw Error(ErrorCode::kArgument, "token " + std::to_string(token) +
+                                            " is outside the vocabulary of " +
+                                            std::to_string(spec.vocabulary));
+    }
+    caches.push_back(entry.cache);
+  }
+  std::sort(caches.begin(), caches.end(), std::less<>());
+  if (std::adjacent_find(caches.begin(), caches.end()) != caches.end())
+    throw Error(ErrorCode::kArgument, "forward: a cache holds one sequence, and was given twice");
+}
+
+// The rows of all entries, one after another, go through the layers kPrefillChunk at a time.
+void Model::Impl::run(std::span<const BatchEntry> batch, Logits which, float* logits,
+                      const std::function<void()>& poll) {
+  check(batch);
+  int64_t rows = 0;
+  std::vector<RopeTable> ropes;
+  ropes.reserve(batch.size() * spec.ropes.size());
+  for (const BatchEntry& entry : batch) {
+    const auto count = static_cast<int64_t>(entry.tokens.size());
+    entry.cache->reserve(count);
+    for (const RopeSpec& rope : spec.ropes) ropes.emplace_back(rope, entry.cache->length(), count);
+    rows += count;
+  }
+  const int64_t widest = std::min(rows, kPrefillChunk);
+  for (AlignedBuffer<float>* buffer : {&hidden, &normed, &branch}) {
+    buffer->reserve_discarding(static_cast<std::size_t>(widest * spec.hidden));
+  }
+  const auto entries = static_cast<int64_t>(batch.size());
+  if (which == Logits::kLast)
+    last.reserve_discarding(static_cast<std::size_t>(entries * spec.hidden));
+
+  std::vector<SequenceSlice> slices;
+  slices.reserve(batch.size());
+  for (int64_t done = 0; done < rows; done += widest) {
+    const int64_t end = std::min(rows, done + widest);
+    slices.clear();
+    int64_t first = 0;  // row of the entry's first token
+    for (std::size_t e = 0; e < batch.size(); ++e) {
+      const BatchEntry& entry = batch[e];
+      const auto count = static_cast<int64_t>(entry.tokens.size());
+      const int64_t from = std::max(done, first) - first;
+      const int64_t to = std::min(end, first + count) - first;
+      if (from < to) {
+        const int64_t row = first + from - done;
+        slices.push_back({entry.cache, row, to - from, entry.cache->length() + from,
+                          std::span(ropes).subspan(e * spec.ropes.size(), spec.ropes.size()),
+                          entry.cache->length()});
+        embed(entry.tokens.subspan(static_cast<std::size_t>(from),
+                                   static_cast<std::size_t>(to - from)),
+              hidden.data() + row * spec.hidden);
+      }
+      first += count;
+    }
+    LayerContext context{pool, linear, kernels, work, slices, 0, end - done};
+    run_layers(context, hidden.data(), poll);
+    if (which == Logits::kAll) {
+      project_logits(hidden.data(), end - done, logits + done * spec.vocabulary);
+      continue;
+    }
+    first = 0;
+    for (std::size_t e = 0; e < batch.size(); ++e) {
+      first += static_cast<int64_t>(batch[e].tokens.size());
+      if (first <= done || first > end) continue;
+      std::copy_n(hidden.data() + (first - 1 - done) * spec.hidden, spec.hidden,
+                  last.data() + static_cast<int64_t>(e) * spec.hidden);
+    }
+  }
+  if (which == Logits::kLast) {
+    for (int64_t e = 0; e < entries; e += widest) {
+      project_logits(last.data() + e * spec.hidden, std::min(widest, entries - e),
+                     logits + e * spec.vocabulary);
+    }
+  }
+  for (const BatchEntry& entry : batch)
+    entry.cache->commit(static_cast<int64_t>(entry.tokens.size()));
+}
+
 std::unique_ptr<Model> Model::load(const std::filesystem::path& directory,
                                    const LoadOptions& options) {
   const auto start = std::chrono::steady_clock::now();
@@ -189,7 +310,7 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory,
                 "JANG v1 directories can be inspected, not run",
                 "convert the original checkpoint again");
   }
-  auto impl = std::make_unique<Impl>(std::move(opened), resolve_threads(options.threads));
+  auto impl = std::make_unique<Impl>(std::move(opened), options);
   impl->load_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return std::unique_ptr<Model>(new Model(std::move(impl)));
@@ -203,48 +324,27 @@ std::string_view Model::format() const noexcept { return format_name(impl_->dire
 uint64_t Model::weight_bytes() const noexcept { return impl_->directory.checkpoint.file_bytes(); }
 const std::vector<int64_t>& Model::eos_ids() const noexcept { return impl_->eos; }
 int Model::threads() const noexcept { return impl_->pool.size(); }
+Precision Model::precision() const noexcept { return impl_->linear.precision(); }
 double Model::load_seconds() const noexcept { return impl_->load_seconds; }
-KvCache Model::new_cache() const { return KvCache(impl_->spec); }
+WeightTraffic Model::weight_traffic() const {
+  return jang::weight_traffic(impl_->directory, impl_->spec);
+}
+ReadPass Model::read_pass(const std::function<void()>& poll) {
+  return jang::read_pass(impl_->directory.checkpoint, impl_->pool, poll);
+}
+KvType Model::default_kv_type() const noexcept { return impl_->kv_type; }
+KvCache Model::new_cache() const { return new_cache(impl_->kv_type); }
+KvCache Model::new_cache(KvType type) const { return {impl_->spec, type}; }
 
 void Model::forward(std::span<const int32_t> tokens, KvCache& cache, Logits which, float* logits,
                     const std::function<void()>& poll) {
-  Impl& m = *impl_;
-  const ModelSpec& spec = m.spec;
-  if (tokens.empty()) throw Error(ErrorCode::kArgument, "forward: expected at least one token");
-  if (!cache.fits(spec))
-    throw Error(ErrorCode::kArgument, "forward: the cache belongs to another model");
-  for (const int32_t token : tokens) {
-    if (token >= 0 && token < spec.vocabulary) continue;
-    throw Error(ErrorCode::kArgument, "token " + std::to_string(token) +
-                                          " is outside the vocabulary of " +
-                                          std::to_string(spec.vocabulary));
-  }
-  const auto count = static_cast<int64_t>(tokens.size());
-  const int64_t start = cache.length();
-  cache.reserve(count);
-  std::vector<RopeTable> ropes;
-  ropes.reserve(spec.ropes.size());
-  for (const RopeSpec& rope : spec.ropes) ropes.emplace_back(rope, start, count);
+  const BatchEntry entry{tokens, &cache};
+  impl_->run({&entry, 1}, which, logits, poll);
+}
 
-  const int64_t widest = std::min(count, kPrefillChunk);
-  for (AlignedBuffer<float>* buffer : {&m.hidden, &m.normed, &m.branch}) {
-    buffer->reserve_discarding(static_cast<std::size_t>(widest * spec.hidden));
-  }
-  for (int64_t done = 0; done < count;) {
-    const int64_t n = std::min(kPrefillChunk, count - done);
-    m.embed(tokens.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(n)),
-            m.hidden.data());
-    LayerContext context{m.pool, m.linear, m.kernels, m.work,       cache,
-                         ropes,  start,    0,         start + done, n};
-    m.run_layers(context, m.hidden.data(), poll);
-    if (which == Logits::kAll) {
-      m.project_logits(m.hidden.data(), n, logits + done * spec.vocabulary);
-    } else if (done + n == count) {
-      m.project_logits(m.hidden.data() + (n - 1) * spec.hidden, 1, logits);
-    }
-    done += n;
-  }
-  cache.commit(count);
+void Model::forward_batch(std::span<const BatchEntry> batch, float* logits,
+                          const std::function<void()>& poll) {
+  impl_->run(batch, Logits::kLast, logits, poll);
 }
 
 }  // namespace jang

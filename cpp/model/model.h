@@ -5,17 +5,29 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include "arch/spec.h"
 #include "model/kv_cache.h"
+#include "model/linear.h"
+#include "model/traffic.h"
 
 namespace jang {
 
 struct LoadOptions {
   int threads = 0;  // 0: default_thread_count()
+  Precision precision = Precision::kFast;
+  std::optional<KvType> kv_type =
+      std::nullopt;  // of caches that new_cache() makes; none: chosen by the model
+};
+
+/// One sequence of a batch: tokens to append to its cache, at least one.
+struct BatchEntry {
+  std::span<const int32_t> tokens;
+  KvCache* cache = nullptr;
 };
 
 class Model {
@@ -32,9 +44,16 @@ class Model {
   uint64_t weight_bytes() const noexcept;    // of the weight files
   const std::vector<int64_t>& eos_ids() const noexcept;
   int threads() const noexcept;
+  Precision precision() const noexcept;
   double load_seconds() const noexcept;
 
-  KvCache new_cache() const;
+  /// What a token reads, and a pass that reads all weight files; see traffic.h.
+  WeightTraffic weight_traffic() const;
+  ReadPass read_pass(const std::function<void()>& poll = {});
+
+  KvType default_kv_type() const noexcept;
+  KvCache new_cache() const;  // of default_kv_type()
+  KvCache new_cache(KvType type) const;
 
   enum class Logits { kAll, kLast };
   /// Appends `tokens` (at least one) to `cache` and writes float32 logits: [tokens][vocabulary] or
@@ -43,6 +62,12 @@ class Model {
   /// then as before the call. One call at a time.
   void forward(std::span<const int32_t> tokens, KvCache& cache, Logits which, float* logits,
                const std::function<void()>& poll = {});
+  /// Appends several sequences, each to its own cache, in one pass over the weights and writes the
+  /// logits of the last token of each: [entries][vocabulary]. Any mix of prompts and single tokens
+  /// and of cache types; the same cache twice is Error{kArgument}. In exact precision a sequence
+  /// gets the bits that forward() gives it alone. After an exception all caches are as before.
+  void forward_batch(std::span<const BatchEntry> batch, float* logits,
+                     const std::function<void()>& poll = {});
 
  private:
   struct Impl;

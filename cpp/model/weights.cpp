@@ -71,6 +71,7 @@ LinearWeight WeightBinder::linear(const LinearSpec& spec) {
     use(*module->weight);
     use(*module->scales);
     use(*module->biases);
+    any_quantized_ = true;
     weight.matrix = kernels::AffineMatrix{payload(directory_, *module->weight),
                                           payload(directory_, *module->scales),
                                           payload(directory_, *module->biases),

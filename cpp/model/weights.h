@@ -31,6 +31,9 @@ class WeightBinder {
   LinearWeight linear(const LinearSpec& spec);
   std::vector<float> norm(const NormSpec& spec);
 
+  /// Whether any matrix bound so far is quantized.
+  bool any_quantized() const noexcept { return any_quantized_; }
+
   /// Throws kExtraTensor for a tensor that was not bound and that the family does not drop.
   void check_all_used() const;
 
@@ -40,6 +43,7 @@ class WeightBinder {
   void use(const CheckpointTensor& tensor);
 
   const ModelDirectory& directory_;
+  bool any_quantized_ = false;
   std::vector<bool> used_;  // by position in checkpoint.tensors()
 };
 

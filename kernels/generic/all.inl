@@ -10,16 +10,20 @@
 #include "kernels/generic/affine_weights.inl"
 #include "kernels/generic/linear.inl"
 //
-#include "kernels/generic/attention.inl"
+#include "kernels/generic/kv_rows.inl"
+//
 #include "kernels/generic/activations.inl"
+#include "kernels/generic/attention.inl"
 #include "kernels/generic/linear_affine.inl"
 #include "kernels/generic/linear_dense.inl"
 #include "kernels/generic/norm.inl"
 #include "kernels/generic/pointwise.inl"
 #include "kernels/generic/quantize.inl"
+#include "kernels/generic/read.inl"
 #include "kernels/generic/rope.inl"
 #include "kernels/generic/vocabulary.inl"
 //
+#include "kernels/generic/kv_store.inl"
 #include "kernels/generic/linear_int8.inl"
 
 constexpr KernelTable kernel_table(Level level) {
@@ -34,14 +38,24 @@ constexpr KernelTable kernel_table(Level level) {
           .to_float = to_float,
           .from_float = from_float,
           .rms_norm = rms_norm,
+          .add_rms_norm = add_rms_norm,
+          .layer_norm = layer_norm,
           .add = add,
           .silu_mul = silu_mul,
+          .gelu_mul = gelu_mul,
           .rope = rope,
+          .norm_rope = norm_rope,
+          .kv_store = kv_store,
+          .kv_load = kv_load,
+          .hadamard = hadamard,
           .attend = attend,
+          .merge_attention = merge_attention,
           .softmax = softmax,
           .argmax = argmax,
+          .top_k = top_k,
           .quantize_rtn = quantize_rtn,
           .quantize_mse = quantize_mse,
           .pack = pack,
-          .unpack = unpack};
+          .unpack = unpack,
+          .sum_words = sum_words};
 }

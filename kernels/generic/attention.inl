@@ -1,208 +1,221 @@
 // Attention with an online softmax: one block of kKvBlock keys at a time, no score matrix in
-// memory.
+// memory, the cache read in the type it has.
 //
-// Queries are taken in tiles of kQueryTile; a tile's scores are computed 4 keys at a time, each as
-// one chain over key_dim in registers of kLanes, and the values are added key by key in ascending
-// order. So a query's state is the same whatever queries stand beside it, and a masked key changes
-// no bit.
+// A block is taken twice: scores and softmax of all queries, then the values. Queries go in tiles
+// of up to kQueryTile (attention_tiles.inl), so a query's state is the same whatever queries stand
+// beside it, and a masked key changes no bit. Where many queries share a block, its visible rows
+// are converted to f32 scratch once; the numbers are those of converting in registers. Blocks that
+// no query sees are passed over.
 //
-//   operations per key and query: key_dim + value_dim multiply-adds, one exp; a tile reads each key
-//   and value once. Bound at many queries: multiply-adds; at one position: memory, or the keys'
-//   sums of lanes.
+//   operations per key and query: key_dim + value_dim multiply-adds, one exp; a conversion per
+//   register of a row and tile, or per block. Bound at many queries: multiply-adds; at the few of
+//   one position: memory, which the next block's lines are asked from ahead of their use.
+#include "kernels/generic/attention_tiles.inl"
 
-constexpr int kQueryTile = 4;
-#if JANG_VEC_BYTES == 64 || defined(__aarch64__)
-constexpr int kValueRegisters = 4;  // times kQueryTile sums
-#else
-constexpr int kValueRegisters = 2;
+// Queries from which on a block is unpacked: at once where no instruction converts halves.
+constexpr int unpack_from(KvType type) {
+  if (type == KvType::kF32) return INT32_MAX;
+#if !defined(__F16C__)
+  if (type == KvType::kF16) return 2;
 #endif
-
-// Keys [begin, end) of a block, counted within it.
-struct KeyRange {
-  int begin = 0, end = 0;
-  bool empty() const { return begin >= end; }
-};
-
-// scores[q * kKvBlock + k] = q.k for k in keys.
-template <int kQueries>
-void score_keys(const AttentionTask& task, int first_query, const float* keys, KeyRange range,
-                float* scores) {
-  const int dim = task.kv.key_dim;
-  const int full = dim / kLanes * kLanes;
-  const float* queries = task.queries + first_query * task.query_stride;
-  for (int k = range.begin; k < range.end; k += 4) {
-    // Beyond the last key the tile repeats it, and drops the result.
-    const float* row[4];
-    for (int j = 0; j < 4; ++j) {
-      const int key = k + j < range.end ? k + j : range.end - 1;
-      row[j] = keys + static_cast<int64_t>(key) * dim;
-    }
-    vf sum[kQueries][4] = {};
-    const auto add_products = [&](int d, auto channels) __attribute__((always_inline)) {
-      vf key[4];
-      unrolled<4>([&](auto j) __attribute__((always_inline)) {
-        key[j.value] = channels(row[j.value] + d);
-      });
-      unrolled<kQueries>([&](auto q) __attribute__((always_inline)) {
-        const vf query = channels(queries + q.value * task.query_stride + d);
-        unrolled<4>([&](auto j) __attribute__((always_inline)) {
-          sum[q.value][j.value] = fma(query, key[j.value], sum[q.value][j.value]);
-        });
-      });
-    };
-    for (int d = 0; d < full; d += kLanes) add_products(d, [](const float* p) { return load(p); });
-    if (full < dim)
-      add_products(full, [n = dim - full](const float* p) { return load_partial(p, n); });
-    unrolled<kQueries>([&](auto q) __attribute__((always_inline)) {
-      float four[4];
-      sum_tree4(sum[q.value][0], sum[q.value][1], sum[q.value][2], sum[q.value][3], four);
-      for (int j = 0; j < 4 && k + j < range.end; ++j) scores[q.value * kKvBlock + k + j] = four[j];
-    });
-  }
-}
-
-// 1 - 2 / (e^2x + 1): absolute error about 1e-7, which is what a capped score needs.
-inline vf tanh(vf x) { return 1.0f - 2.0f / (exp(x + x) + 1.0f); }
-
-// Turns scores into weights e^(score - max) and moves max and sum of one query on. Returns the
-// factor by which its accumulator shrinks; a negative one says that there is nothing to add.
-inline float update_softmax(const AttentionTask& task, int query, KeyRange range, float* scores) {
-  constexpr float kMinusInfinity = -__builtin_inff();
-  for (int k = 0; k < kKvBlock; k += kLanes) {
-    vf s = load(scores + k) * task.scale;
-    if (task.softcap > 0.0f) s = tanh(s / task.softcap) * task.softcap;
-    store(scores + k, s);
-  }
-  for (int k = 0; k < range.begin; ++k) scores[k] = kMinusInfinity;
-  for (int k = range.end; k < kKvBlock; ++k) scores[k] = kMinusInfinity;
-
-  vf top = load(scores);
-  top = max(splat(kMinusInfinity), top);
-  for (int k = kLanes; k < kKvBlock; k += kLanes) top = max(top, load(scores + k));
-  const float old_max = task.max[query];
-  const float block_max = max_lanes(top);
-  const float new_max = old_max < block_max ? block_max : old_max;
-  if (new_max == kMinusInfinity) {
-    // Every visible score is -inf, which adds nothing, or NaN, which must not vanish.
-    for (int k = range.begin; k < range.end; ++k) {
-      if (scores[k] != scores[k]) task.sum[query] = scores[k];
-    }
-    return -1.0f;
-  }
-  vf sum{};
-  for (int k = 0; k < kKvBlock; k += kLanes) {
-    const vf weight = exp(load(scores + k) - new_max);
-    store(scores + k, weight);
-    sum += weight;
-  }
-  const float shrink = new_max == old_max ? 1.0f : exp(splat(old_max - new_max))[0];
-  task.max[query] = new_max;
-  task.sum[query] = task.sum[query] * shrink + sum_tree(sum);
-  return shrink;
-}
-
-// acc[q] = acc[q] * shrink[q] + sum_k weights[q][k] * values[k] for kVectors registers of channels.
-template <int kQueries, int kVectors>
-[[gnu::always_inline]] inline void add_value_columns(const float* values, int64_t dim,
-                                                     KeyRange range, const float* weights,
-                                                     const float* shrink, float* acc) {
-  vf sum[kQueries][kVectors];
-  unrolled<kQueries>([&](auto q) __attribute__((always_inline)) {
-    unrolled<kVectors>([&](auto i) __attribute__((always_inline)) {
-      sum[q.value][i.value] = load(acc + q.value * dim + i.value * kLanes) * shrink[q.value];
-    });
-  });
-  for (int k = range.begin; k < range.end; ++k) {
-    const float* row = values + k * dim;
-    vf value[kVectors];
-    unrolled<kVectors>([&](auto i) __attribute__((always_inline)) {
-      value[i.value] = load(row + i.value * kLanes);
-    });
-    unrolled<kQueries>([&](auto q) __attribute__((always_inline)) {
-      const vf weight = splat(weights[q.value * kKvBlock + k]);
-      unrolled<kVectors>([&](auto i) __attribute__((always_inline)) {
-        sum[q.value][i.value] = fma(weight, value[i.value], sum[q.value][i.value]);
-      });
-    });
-  }
-  unrolled<kQueries>([&](auto q) __attribute__((always_inline)) {
-    unrolled<kVectors>([&](auto i) __attribute__((always_inline)) {
-      store(acc + q.value * dim + i.value * kLanes, sum[q.value][i.value]);
-    });
-  });
-}
-
-template <int kQueries>
-void add_values(const float* values, int64_t dim, KeyRange range, const float* weights,
-                const float* shrink, float* acc) {
-  constexpr int kVectors = kValueRegisters * kQueryTile / kQueries;
-  int64_t d = 0;
-  for (; d + kVectors * kLanes <= dim; d += kVectors * kLanes) {
-    add_value_columns<kQueries, kVectors>(values + d, dim, range, weights, shrink, acc + d);
-  }
-  for (; d + kLanes <= dim; d += kLanes) {
-    add_value_columns<kQueries, 1>(values + d, dim, range, weights, shrink, acc + d);
-  }
-  for (int q = 0; q < kQueries; ++q) {
-    for (int64_t i = d; i < dim; ++i) {
-      float sum = acc[q * dim + i] * shrink[q];
-      for (int k = range.begin; k < range.end; ++k)
-        sum += weights[q * kKvBlock + k] * values[k * dim + i];
-      acc[q * dim + i] = sum;
-    }
-  }
+  return 2 * kQueryTile + 1;
 }
 
 // What `query` sees of keys [begin, end) of the block that starts at position `block`.
 inline KeyRange visible_keys(const AttentionTask& task, int query, int64_t block, int64_t begin,
                              int64_t end) {
   const int64_t position = task.positions[query];
-  if (position + 1 < end) end = position + 1;
-  if (task.window > 0 && position - task.window + 1 > begin) begin = position - task.window + 1;
+  if (task.causal && position + 1 < end) end = position + 1;
+  if (task.window > 0) {
+    if (position - task.window + 1 > begin) begin = position - task.window + 1;
+    if (position + task.window < end) end = position + task.window;
+  }
   if (begin >= end) return {};
   return {static_cast<int>(begin - block), static_cast<int>(end - block)};
 }
 
-template <int kQueries>
-void attend_tile(const AttentionTask& task, int first, int64_t index, int64_t begin, int64_t end) {
+// One block and all queries of a task.
+struct BlockTask {
+  const AttentionTask& task;
+  int64_t block;       // position of its first key
+  int64_t begin, end;  // keys of the slice in it
+  const uint8_t* key_scales;
+  const uint8_t* value_scales;
+  NextBlock next_keys, this_values;
+  float* weights;  // [n_queries][kKvBlock]
+  float* shrink;   // [n_queries]
+
+  KeyRange visible(int query) const { return visible_keys(task, query, block, begin, end); }
+};
+
+template <int kQueries, typename Rows>
+void score_tile(const BlockTask& b, int first, const Rows& keys) {
   KeyRange range[kQueries], all{kKvBlock, 0};
-  bool same = true;
   for (int q = 0; q < kQueries; ++q) {
-    range[q] = visible_keys(task, first + q, index * kKvBlock, begin, end);
-    same = same && range[q].begin == range[0].begin && range[q].end == range[0].end;
+    range[q] = b.visible(first + q);
     if (range[q].empty()) continue;
     if (range[q].begin < all.begin) all.begin = range[q].begin;
     if (range[q].end > all.end) all.end = range[q].end;
   }
-  if (all.empty()) return;
-
-  float* scores = task.scratch + static_cast<int64_t>(first) * kKvBlock;
-  for (int i = 0; i < kQueries * kKvBlock; ++i) scores[i] = 0.0f;
-  score_keys<kQueries>(task, first, task.kv.key_blocks[index], all, scores);
-  float shrink[kQueries];
-  for (int q = 0; q < kQueries; ++q) {
-    shrink[q] =
-        range[q].empty() ? -1.0f : update_softmax(task, first + q, range[q], scores + q * kKvBlock);
-    same = same && shrink[q] >= 0.0f;
+  float* scores = b.weights + static_cast<int64_t>(first) * kKvBlock;
+  if (all.empty()) {
+    for (int q = 0; q < kQueries; ++q) b.shrink[first + q] = -1.0f;
+    return;
   }
-  const int64_t dim = task.kv.value_dim;
-  const float* values = task.kv.value_blocks[index];
-  float* acc = task.acc + first * dim;
-  if (same) return add_values<kQueries>(values, dim, range[0], scores, shrink, acc);
+  const AttentionTask& task = b.task;
+  score_keys<kQueries>(keys, kv_padded(task.kv.type, task.kv.key_dim),
+                       task.queries + first * task.query_stride, task.query_stride, all,
+                       first == 0 ? b.this_values : NextBlock{}, scores);
+  float top[kQueries];
+  finish_scores<kQueries>(task, range, b.key_scales, scores, top);
+  const SoftmaxState state{task.state.max + first, task.state.sum + first, nullptr};
+  update_softmax<kQueries>(state, range, b.value_scales, top, scores, b.shrink + first);
+}
+
+// Keys that all queries of the tile see are added together, those at its edges query by query; for
+// each query in ascending order.
+template <int kQueries, typename Rows>
+void value_tile(const BlockTask& b, int first, const Rows& values) {
+  const int64_t padded = kv_padded(b.task.kv.type, b.task.kv.value_dim);
+  const float* weights = b.weights + static_cast<int64_t>(first) * kKvBlock;
+  float* shrink = b.shrink + first;
+  float* acc = b.task.state.acc + first * padded;
+  const NextBlock next = first == 0 ? b.next_keys : NextBlock{};
+  KeyRange range[kQueries], common{0, kKvBlock};
   for (int q = 0; q < kQueries; ++q) {
+    range[q] = b.visible(first + q);
     // A NaN shrinks to NaN.
-    if (shrink[q] < 0.0f) continue;
-    add_values<1>(values, dim, range[q], scores + q * kKvBlock, shrink + q, acc + q * dim);
+    if (shrink[q] < 0.0f) range[q] = {};
+    if (range[q].begin > common.begin) common.begin = range[q].begin;
+    if (range[q].end < common.end) common.end = range[q].end;
+  }
+  const auto add_one = [&](int q, KeyRange part) {
+    if (part.empty()) return;
+    add_values<1>(values, padded, part, next, weights + q * kKvBlock, shrink + q, acc + q * padded);
+    shrink[q] = 1.0f;
+  };
+  if (common.empty()) {
+    for (int q = 0; q < kQueries; ++q) add_one(q, range[q]);
+    return;
+  }
+  for (int q = 0; q < kQueries; ++q) add_one(q, {range[q].begin, common.begin});
+  add_values<kQueries>(values, padded, common, next, weights, shrink, acc);
+  for (int q = 0; q < kQueries; ++q) {
+    shrink[q] = 1.0f;
+    add_one(q, {common.end, range[q].end});
+  }
+}
+
+// f(Index<size>{}, first) for tiles that cover all queries.
+template <typename F>
+void for_tiles(int n_queries, F&& f) {
+  int q = 0;
+  for (; q + kQueryTile <= n_queries; q += kQueryTile) f(Index<kQueryTile>{}, q);
+  switch (n_queries - q) {
+    case 3:
+      return f(Index<3>{}, q);
+    case 2:
+      return f(Index<2>{}, q);
+    case 1:
+      return f(Index<1>{}, q);
+    default:
+      return;
+  }
+}
+
+// Rows [range) of a block as floats, at their own places in `out`.
+template <typename Rows>
+void unpack_rows(const Rows& rows, KeyRange range, int64_t padded, float* out) {
+  for (int k = range.begin; k < range.end; ++k) {
+    for (int64_t d = 0; d < padded; d += Rows::kStep) {
+      for_registers<Rows::kStep>(
+          rows, k, d, [&](auto i, vf v) __attribute__((always_inline)) {
+            store(out + k * padded + d + i.value * kLanes, v);
+          });
+    }
+  }
+}
+
+template <KvType kType>
+void attend_as(const AttentionTask& task) {
+  const int n = task.n_queries;
+  const int64_t key_padded = kv_padded(kType, task.kv.key_dim);
+  const int64_t value_padded = kv_padded(kType, task.kv.value_dim);
+  const int64_t rounded = (n + 15) / 16 * 16;
+  float* const shrink = task.scratch + rounded * kKvBlock;
+  float* const unpacked = shrink + rounded;
+  for (int64_t index = task.key_begin / kKvBlock; index * kKvBlock < task.key_end; ++index) {
+    const int64_t begin = index * kKvBlock;
+    const int64_t end = begin + kKvBlock < task.key_end ? begin + kKvBlock : task.key_end;
+    const KvRows<kType> keys(task.kv.key_blocks[index], task.kv.key_dim);
+    const KvRows<kType> values(task.kv.value_blocks[index], task.kv.value_dim);
+    const bool last = begin + kKvBlock >= task.kv.length;
+    const NextBlock next_keys{last ? nullptr : task.kv.key_blocks[index + 1],
+                              kv_block_bytes(kType, task.kv.key_dim) / kKvBlock};
+    const NextBlock this_values{task.kv.value_blocks[index],
+                                kv_block_bytes(kType, task.kv.value_dim) / kKvBlock};
+    const BlockTask b{task,      begin,       begin,        end,   keys.scales(), values.scales(),
+                      next_keys, this_values, task.scratch, shrink};
+    KeyRange all{kKvBlock, 0};
+    for (int q = 0; q < n; ++q) {
+      const KeyRange range = b.visible(q);
+      if (range.empty()) continue;
+      if (range.begin < all.begin) all.begin = range.begin;
+      if (range.end > all.end) all.end = range.end;
+    }
+    if (all.empty()) continue;
+    const auto score = [&](const auto& rows) {
+      for_tiles(n, [&](auto size, int first) { score_tile<size.value>(b, first, rows); });
+    };
+    const auto add = [&](const auto& rows) {
+      for_tiles(n, [&](auto size, int first) { value_tile<size.value>(b, first, rows); });
+    };
+    if (n < unpack_from(kType)) {
+      score(keys);
+      add(values);
+    } else {
+      unpack_rows(keys, all, key_padded, unpacked);
+      score(UnpackedRows{unpacked, key_padded});
+      unpack_rows(values, all, value_padded, unpacked);
+      add(UnpackedRows{unpacked, value_padded});
+    }
   }
 }
 
 void attend(const AttentionTask& task) {
-  for (int64_t index = task.key_begin / kKvBlock; index * kKvBlock < task.key_end; ++index) {
-    const int64_t begin = index * kKvBlock;
-    const int64_t end = begin + kKvBlock < task.key_end ? begin + kKvBlock : task.key_end;
-    int q = 0;
-    for (; q + kQueryTile <= task.n_queries; q += kQueryTile)
-      attend_tile<kQueryTile>(task, q, index, begin, end);
-    for (; q < task.n_queries; ++q) attend_tile<1>(task, q, index, begin, end);
+  switch (task.kv.type) {
+    case KvType::kF32:
+      return attend_as<KvType::kF32>(task);
+    case KvType::kF16:
+      return attend_as<KvType::kF16>(task);
+    case KvType::kBF16:
+      return attend_as<KvType::kBF16>(task);
+    case KvType::kQ8:
+      return attend_as<KvType::kQ8>(task);
+    case KvType::kQ4:
+      return attend_as<KvType::kQ4>(task);
+  }
+}
+
+void merge_attention(const SoftmaxState& state, const SoftmaxState& next, int n_queries,
+                     int padded) {
+  for (int q = 0; q < n_queries; ++q) {
+    if (next.sum[q] == 0.0f) continue;
+    const float* theirs = next.acc + static_cast<int64_t>(q) * padded;
+    float* acc = state.acc + static_cast<int64_t>(q) * padded;
+    if (state.sum[q] == 0.0f) {
+      state.max[q] = next.max[q];
+      state.sum[q] = next.sum[q];
+      for (int d = 0; d < padded; d += kLanes) store(acc + d, load(theirs + d));
+      continue;
+    }
+    const float peak = state.max[q] < next.max[q] ? next.max[q] : state.max[q];
+    // A state that only saw scores of NaN still has -inf, and a sum of NaN that goes on.
+    const float mine = exp(splat(state.max[q] - peak))[0];
+    const float other = exp(splat(next.max[q] - peak))[0];
+    state.max[q] = peak;
+    state.sum[q] = state.sum[q] * mine + next.sum[q] * other;
+    for (int d = 0; d < padded; d += kLanes)
+      store(acc + d, fma(load(theirs + d), splat(other), load(acc + d) * mine));
   }
 }

@@ -1,4 +1,4 @@
-// Elementwise layers: residual add and SwiGLU.
+// Elementwise layers: residual add, SwiGLU and GeGLU.
 
 void add(float* x, const float* y, int64_t n) {
   int64_t i = 0;
@@ -9,11 +9,42 @@ void add(float* x, const float* y, int64_t n) {
 // gate / (1 + e^-gate) * up
 inline vf silu_mul_lanes(vf gate, vf up) { return gate / (exp(-gate) + 1.0f) * up; }
 
-void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
+// out[i] = f(gate[i], up[i]) a register at a time; a partial one is made with zeros behind it.
+template <typename F>
+void gated(const float* gate, const float* up, int64_t n, float* out, F f) {
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(out + i, silu_mul_lanes(load(gate + i), load(up + i)));
+  for (; i + kLanes <= n; i += kLanes) store(out + i, f(load(gate + i), load(up + i)));
   if (i < n) {
-    store_partial(
-        out + i, silu_mul_lanes(load_partial(gate + i, n - i), load_partial(up + i, n - i)), n - i);
+    store_partial(out + i, f(load_partial(gate + i, n - i), load_partial(up + i, n - i)), n - i);
+  }
+}
+
+void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
+  gated(gate, up, n, out, [](vf g, vf u) { return silu_mul_lanes(g, u); });
+}
+
+// erf(|x|) after Abramowitz and Stegun, 7.1.26: absolute error below 2e-7.
+inline vf erf_magnitude(vf x) {
+  const vf t = 1.0f / (x * 0.3275911f + 1.0f);
+  vf p = splat(1.061405429f);
+  constexpr float kNext[] = {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f};
+  for (const float c : kNext) p = p * t + c;
+  return 1.0f - p * t * exp(-(x * x));
+}
+
+// The tanh form is gate times a logistic function: (1 + tanh(u)) / 2 = 1 / (1 + e^-2u).
+void gelu_mul(const float* gate, const float* up, int64_t n, bool tanh_form, float* out) {
+  if (tanh_form) {
+    constexpr float kTwice = 1.5957691216f;  // 2 sqrt(2 / pi)
+    gated(gate, up, n, out, [](vf g, vf u) {
+      const vf inner = (g + g * g * g * 0.044715f) * kTwice;
+      return g / (exp(-inner) + 1.0f) * u;
+    });
+  } else {
+    constexpr float kRootHalf = 0.70710678f;
+    gated(gate, up, n, out, [](vf g, vf u) {
+      const vf step = erf_magnitude(abs(g) * kRootHalf);
+      return g * 0.5f * (select(g < 0.0f, -step, step) + 1.0f) * u;
+    });
   }
 }

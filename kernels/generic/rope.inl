@@ -33,3 +33,13 @@ void rope(float* x, int64_t head_stride, int heads, int half, bool interleaved, 
     }
   }
 }
+
+// Head by head, so that the second step finds the first one's result in registers' reach.
+void norm_rope(float* x, int64_t head_stride, int heads, int dim, const float* weight,
+               float weight_offset, float eps, int half, bool interleaved, const float* cos,
+               const float* sin) {
+  for (int h = 0; h < heads; ++h, x += head_stride) {
+    rms_norm(x, head_stride, weight, weight_offset, eps, 1, dim, x, head_stride);
+    rope(x, head_stride, 1, half, interleaved, cos, sin);
+  }
+}

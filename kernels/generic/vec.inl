@@ -26,9 +26,30 @@ typedef uint32_t vu __attribute__((vector_size(JANG_VEC_BYTES)));
 [[maybe_unused]] inline vf select(vi mask, vf a, vf b) {
   return (vf)(((vi)a & mask) | ((vi)b & ~mask));
 }
-// As std::min and std::max on floats: the first argument if either is a NaN.
-[[maybe_unused]] inline vf min(vf a, vf b) { return select(b < a, b, a); }
-[[maybe_unused]] inline vf max(vf a, vf b) { return select(a < b, b, a); }
+// As std::min and std::max on floats: the first argument if either is a NaN. The instructions
+// return their second one then.
+[[maybe_unused]] inline vf min(vf a, vf b) {
+#if defined(__x86_64__) && JANG_VEC_BYTES == 64
+  return (vf)_mm512_min_ps((__m512)b, (__m512)a);
+#elif defined(__x86_64__) && JANG_VEC_BYTES == 32
+  return (vf)_mm256_min_ps((__m256)b, (__m256)a);
+#elif defined(__x86_64__)
+  return (vf)_mm_min_ps((__m128)b, (__m128)a);
+#else
+  return select(b < a, b, a);
+#endif
+}
+[[maybe_unused]] inline vf max(vf a, vf b) {
+#if defined(__x86_64__) && JANG_VEC_BYTES == 64
+  return (vf)_mm512_max_ps((__m512)b, (__m512)a);
+#elif defined(__x86_64__) && JANG_VEC_BYTES == 32
+  return (vf)_mm256_max_ps((__m256)b, (__m256)a);
+#elif defined(__x86_64__)
+  return (vf)_mm_max_ps((__m128)b, (__m128)a);
+#else
+  return select(a < b, b, a);
+#endif
+}
 [[maybe_unused]] inline vf abs(vf a) { return (vf)((vi)a & splat_int(0x7fffffff)); }
 [[maybe_unused]] inline vf to_float(vi a) { return __builtin_convertvector(a, vf); }
 // Truncates; lanes outside int32 are undefined.

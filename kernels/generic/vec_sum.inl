@@ -62,9 +62,22 @@
 
 // The largest lane; NaN lanes are passed over as in max(). -inf if there is nothing else.
 [[maybe_unused]] inline float max_lanes(vf v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  float best = lanes[0];
-  for (int i = 1; i < kLanes; ++i) best = best < lanes[i] ? lanes[i] : best;
-  return best;
+  const vf numbers = max(splat(-__builtin_inff()), v);
+#if defined(__x86_64__)
+#if JANG_VEC_BYTES == 64
+  const __m512 zmm = (__m512)numbers;
+  const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(zmm), _mm512_extractf32x8_ps(zmm, 1));
+#elif JANG_VEC_BYTES == 32
+  const __m256 half = (__m256)numbers;
+#endif
+#if JANG_VEC_BYTES >= 32
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#else
+  const __m128 four = (__m128)numbers;
+#endif
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+#elif defined(__aarch64__)
+  return vmaxvq_f32((float32x4_t)numbers);
+#endif
 }

@@ -1,4 +1,4 @@
-// Operations over a row of logits: softmax and argmax.
+// Operations over a row of logits: softmax, argmax and top-k.
 
 inline float largest(const float* x, int64_t n) {
   vf best = splat(-__builtin_inff());
@@ -53,4 +53,25 @@ int64_t argmax(const float* x, int64_t n) {
     if (x[i] == top) return i;
   }
   return 0;
+}
+
+// A sorted list of the best so far; whole registers below its last entry are passed over, which is
+// nearly all of them once the list is full.
+void top_k(const float* x, int64_t n, int64_t k, int64_t* indices) {
+  constexpr float kMinusInfinity = -__builtin_inff();
+  const auto value = [x](int64_t i) { return x[i] == x[i] ? x[i] : kMinusInfinity; };
+  int64_t found = 0;
+  const auto consider = [&](int64_t i) {
+    const float v = value(i);
+    if (found == k && !(v > value(indices[k - 1]))) return;
+    int64_t at = found < k ? found++ : k - 1;
+    for (; at > 0 && v > value(indices[at - 1]); --at) indices[at] = indices[at - 1];
+    indices[at] = i;
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    if (found == k && !(largest(x + i, kLanes) > value(indices[k - 1]))) continue;
+    for (int64_t j = i; j < i + kLanes; ++j) consider(j);
+  }
+  for (; i < n; ++i) consider(i);
 }

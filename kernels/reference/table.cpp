@@ -11,10 +11,14 @@ namespace {
 //
 #include "kernels/reference/convert.inl"
 //
-#include "kernels/reference/attention.inl"
 #include "kernels/reference/layers.inl"
 #include "kernels/reference/linear.inl"
 #include "kernels/reference/linear_int8.inl"
+//
+#include "kernels/reference/kv_rows.inl"
+//
+#include "kernels/reference/attention.inl"
+#include "kernels/reference/read.inl"
 
 constexpr KernelTable kTable = {.level = Level::kReference,
                                 .affine_matmul = affine_matmul,
@@ -27,16 +31,26 @@ constexpr KernelTable kTable = {.level = Level::kReference,
                                 .to_float = to_float,
                                 .from_float = from_float,
                                 .rms_norm = rms_norm,
+                                .add_rms_norm = add_rms_norm,
+                                .layer_norm = layer_norm,
                                 .add = add,
                                 .silu_mul = silu_mul,
+                                .gelu_mul = gelu_mul,
                                 .rope = rope,
+                                .norm_rope = norm_rope,
+                                .kv_store = kv_store,
+                                .kv_load = kv_load,
+                                .hadamard = hadamard,
                                 .attend = attend,
+                                .merge_attention = merge_attention,
                                 .softmax = softmax,
                                 .argmax = argmax,
+                                .top_k = top_k,
                                 .quantize_rtn = quantize_rtn,
                                 .quantize_mse = quantize_mse,
                                 .pack = pack,
-                                .unpack = unpack};
+                                .unpack = unpack,
+                                .sum_words = sum_words};
 
 }  // namespace
 

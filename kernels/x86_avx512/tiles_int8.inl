@@ -16,11 +16,15 @@
 // dot product is the limit, and loads stay below one an operation. At 512 tokens unpacking takes 3
 // % of the time, at 8 tokens about half.
 //
-// Order of sums: groups one after another in a lane, blocks of columns added through y.
+// Sums of up to kTokenBlock tokens (32 KiB) wait in L2 for the next columns of the rows; more
+// tokens unpack the rows again.
+//
+// Order of sums: groups one after another in a lane.
 
 constexpr int kBlockLanes = 32;
 constexpr int kBlockColumns = 1024;
 constexpr int kMostTokens = 6;
+constexpr int kTokenBlock = 256;
 
 struct RowTile {
   alignas(64) uint8_t codes[kBlockColumns / 4][2][64];
@@ -60,19 +64,29 @@ inline int64_t row_in_range(int64_t row, int64_t row_end) {
   return row < row_end ? row : row_end - 1;
 }
 
+// Many short pieces of rows are no stream that a prefetcher would follow: while a block is
+// unpacked, the next one is asked for, further along the rows or, at their end, at the start of the
+// next ones.
 template <int kBits>
 void unpack_tile(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64_t begin,
                  int64_t columns, RowTile& tile) {
+  const int64_t row_bytes = w.columns / 8 * kBits;
+  const int64_t ahead = begin + columns < w.columns ? columns / 8 * kBits
+                                                    : kBlockLanes * row_bytes - begin / 8 * kBits;
   for (int half = 0; half < 2; ++half) {
     const uint8_t* rows[16];
     for (int r = 0; r < 16; ++r) {
       const int64_t row = row_in_range(first_row + 16 * half + r, row_end);
-      rows[r] = w.codes + (row * w.columns + begin) / 8 * kBits;
+      rows[r] = w.codes + row * row_bytes + begin / 8 * kBits;
     }
     for (int64_t c = 0; c < columns; c += kStep) {
       const __mmask64 mask = code_bytes_mask(columns - c < kStep ? columns - c : kStep, kBits);
       __m512i words[16];
-      for (int r = 0; r < 16; ++r) words[r] = unpack_step<kBits>(rows[r] + c / 8 * kBits, mask);
+      for (int r = 0; r < 16; ++r) {
+        const uint8_t* p = rows[r] + c / 8 * kBits;
+        if (kBits > 4 || c * kBits / 8 % 64 == 0) __builtin_prefetch(p + ahead);
+        words[r] = unpack_step<kBits>(p, mask);
+      }
       transpose16(words);
       for (int i = 0; i < 16; ++i) _mm512_store_si512(tile.codes[c / 4 + i][half], words[i]);
     }
@@ -101,19 +115,14 @@ inline void unpack_tile_metadata(const AffineMatrix& w, int64_t first_row, int64
   }
 }
 
-// Adds the tile's share to y for kTokens tokens; `fresh` starts from zero instead.
+// Adds the tile's share to sums for kTokens tokens; `fresh` starts from zero instead.
 template <int kGroup, int kTokens>
 void multiply_tile_int8(const RowTile& tile, int64_t groups, float middle, const Int8Activations& x,
-                        float* y, int64_t y_stride, int64_t rows, bool fresh) {
-  const auto low = static_cast<__mmask16>(rows >= 16 ? 0xffff : (1 << rows) - 1);
-  const auto high = static_cast<__mmask16>(rows >= 32   ? 0xffff
-                                           : rows <= 16 ? 0
-                                                        : (1 << (rows - 16)) - 1);
+                        float (*sums)[kBlockLanes], bool fresh) {
   __m512 sum[kTokens][2];
-  unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
-    const float* out = y + t.value * y_stride;
-    sum[t.value][0] = fresh ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(low, out);
-    sum[t.value][1] = fresh ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(high, out + 16);
+  unrolled<2 * kTokens>([&](auto i) __attribute__((always_inline)) {
+    constexpr int kToken = i.value / 2, kHalf = i.value % 2;
+    sum[kToken][kHalf] = fresh ? _mm512_setzero_ps() : _mm512_load_ps(sums[kToken] + 16 * kHalf);
   });
   for (int64_t g = 0; g < groups; ++g) {
     __m512i dots[kTokens][2];
@@ -148,9 +157,9 @@ void multiply_tile_int8(const RowTile& tile, int64_t groups, float middle, const
       });
     });
   }
-  unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
-    _mm512_mask_storeu_ps(y + t.value * y_stride, low, sum[t.value][0]);
-    _mm512_mask_storeu_ps(y + t.value * y_stride + 16, high, sum[t.value][1]);
+  unrolled<2 * kTokens>([&](auto i) __attribute__((always_inline)) {
+    constexpr int kToken = i.value / 2, kHalf = i.value % 2;
+    _mm512_store_ps(sums[kToken] + 16 * kHalf, sum[kToken][kHalf]);
   });
 }
 
@@ -174,23 +183,44 @@ inline Int8Activations activations_from(const Int8Activations& x, int64_t token,
           x.group_stride};
 }
 
+// All columns of up to kTokenBlock tokens and kBlockLanes rows.
 template <int kBits, int kGroup>
-void tiles_int8(const AffineMatrix& w, const Int8Activations& x, int64_t tokens, float* y,
-                int64_t y_stride, int64_t row_begin, int64_t row_end) {
+void multiply_block(const AffineMatrix& w, const Int8Activations& x, int64_t tokens,
+                    int64_t first_row, int64_t row_end, float (*sums)[kBlockLanes]) {
   RowTile tile;
   // Register tiles of nearly equal size: 7 tokens are 4 + 3, not 6 + 1.
   const int64_t tiles = (tokens + kMostTokens - 1) / kMostTokens;
+  for (int64_t begin = 0; begin < w.columns; begin += kBlockColumns) {
+    const int64_t columns = w.columns - begin < kBlockColumns ? w.columns - begin : kBlockColumns;
+    unpack_tile<kBits>(w, first_row, row_end, begin, columns, tile);
+    unpack_tile_metadata(w, first_row, row_end, begin, columns, tile);
+    for (int64_t i = 0; i < tiles; ++i) {
+      const int64_t t = i * tokens / tiles;
+      multiply_tokens<kGroup>((i + 1) * tokens / tiles - t, tile, columns / kGroup,
+                              code_middle(kBits), activations_from(x, t, begin, kGroup), sums + t,
+                              begin == 0);
+    }
+  }
+}
+
+template <int kBits, int kGroup>
+void tiles_int8(const AffineMatrix& w, const Int8Activations& x, int64_t tokens, float* y,
+                int64_t y_stride, int64_t row_begin, int64_t row_end) {
+  // Sums of a block lie together: rows of y are often a power of two apart, where a few of them
+  // would fill their sets of the cache.
+  alignas(64) float sums[kTokenBlock][kBlockLanes];
   for (int64_t first = row_begin; first < row_end; first += kBlockLanes) {
     const int64_t rows = row_end - first < kBlockLanes ? row_end - first : kBlockLanes;
-    for (int64_t begin = 0; begin < w.columns; begin += kBlockColumns) {
-      const int64_t columns = w.columns - begin < kBlockColumns ? w.columns - begin : kBlockColumns;
-      unpack_tile<kBits>(w, first, row_end, begin, columns, tile);
-      unpack_tile_metadata(w, first, row_end, begin, columns, tile);
-      for (int64_t i = 0; i < tiles; ++i) {
-        const int64_t t = i * tokens / tiles;
-        multiply_tokens<kGroup>((i + 1) * tokens / tiles - t, tile, columns / kGroup,
-                                code_middle(kBits), activations_from(x, t, begin, kGroup),
-                                y + t * y_stride + first, y_stride, rows, begin == 0);
+    const __mmask32 mask = ~uint32_t{0} >> (kBlockLanes - rows);
+    for (int64_t t = 0; t < tokens; t += kTokenBlock) {
+      const int64_t some = tokens - t < kTokenBlock ? tokens - t : kTokenBlock;
+      multiply_block<kBits, kGroup>(w, activations_from(x, t, 0, kGroup), some, first, row_end,
+                                    sums);
+      for (int64_t i = 0; i < some; ++i) {
+        float* out = y + (t + i) * y_stride + first;
+        _mm512_mask_storeu_ps(out, static_cast<__mmask16>(mask), _mm512_load_ps(sums[i]));
+        _mm512_mask_storeu_ps(out + 16, static_cast<__mmask16>(mask >> 16),
+                              _mm512_load_ps(sums[i] + 16));
       }
     }
   }

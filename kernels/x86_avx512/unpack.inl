@@ -26,8 +26,7 @@ inline __mmask64 code_bytes_mask(int64_t weights, int bits) {
 }
 
 template <int kBits>
-[[gnu::always_inline]] inline __m512i unpack_step(const uint8_t* p, __mmask64 mask) {
-  const __m512i packed = _mm512_maskz_loadu_epi8(mask, p);
+[[gnu::always_inline]] inline __m512i unpack_bytes(__m512i packed) {
   if constexpr (kBits == 8) {
     return packed;
   } else {
@@ -39,10 +38,25 @@ template <int kBits>
   }
 }
 
-/// A whole step: 8 * kBits bytes, all of them inside the matrix.
 template <int kBits>
-[[gnu::always_inline]] inline __m512i unpack_whole_step(const uint8_t* p) {
-  return unpack_step<kBits>(p, _cvtu64_mask64(~uint64_t{0} >> (64 - 8 * kBits)));
+[[gnu::always_inline]] inline __m512i unpack_step(const uint8_t* p, __mmask64 mask) {
+  return unpack_bytes<kBits>(_mm512_maskz_loadu_epi8(mask, p));
+}
+
+/// A whole step by a load of the next larger register: reads up to kMostOverRead bytes behind the 8
+/// * kBits, and saves the operation that a mask costs.
+constexpr int kMostOverRead = 24;
+template <int kBits>
+[[gnu::always_inline]] inline __m512i unpack_over_read(const uint8_t* p) {
+  if constexpr (kBits == 2) {
+    return unpack_bytes<kBits>(
+        _mm512_zextsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  } else if constexpr (kBits <= 4) {
+    return unpack_bytes<kBits>(
+        _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  } else {
+    return unpack_bytes<kBits>(_mm512_loadu_si512(p));
+  }
 }
 
 /// Up to 16 scales or biases from `first` on as floats, zeros behind them.

@@ -377,6 +377,11 @@ class KvCache:
         Forgets everything from position `length` on.
         """
     @property
+    def kv_type(self) -> str:
+        """
+        f32, f16, bf16, q8 or q4.
+        """
+    @property
     def length(self) -> int:
         """
         Positions held.
@@ -385,21 +390,29 @@ class Model:
     """
     A model mapped from a JANG v2, stock MLX or plain Hugging Face directory.
     """
-    def __init__(self, path: str, *, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    def __init__(self, path: str, *, precision: str = 'fast', threads: typing.SupportsInt | typing.SupportsIndex = 0, kv_type: str | None = None) -> None:
         """
-        Opens, validates and maps `path`. `threads` 0: chosen from affinity and quota.
+        Opens, validates and maps `path`. `precision`: what quantized weights are multiplied with, "fast" (activations rounded to int8 per group) or "exact" (float32). `threads` 0: chosen from affinity and quota. `kv_type`: of the caches that new_cache() makes, "f32", "f16", "bf16", "q8" or "q4"; None: chosen by the model.
         """
     def forward(self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], cache: KvCache, *, last_only: bool = False) -> numpy.typing.NDArray[numpy.float32]:
         """
         Appends int32 `tokens` [n] to `cache`; returns float32 logits [n, vocab], or [vocab] of the last token. Raises ArgumentError for a token outside the vocabulary.
         """
-    def kv_bytes(self, positions: typing.SupportsInt | typing.SupportsIndex) -> int:
+    def forward_batch(self, tokens: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]], caches: collections.abc.Sequence[KvCache]) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Appends several sequences, a list of int32 arrays, each to its own cache in one pass over the weights; returns float32 logits [n, vocab] of the last token of each. Raises ArgumentError for a cache given twice; after an error all caches are as before.
+        """
+    def kv_bytes(self, positions: typing.SupportsInt | typing.SupportsIndex, kv_type: str | None = None) -> int:
         """
         Bytes of cache that `positions` tokens of context take.
         """
-    def new_cache(self) -> KvCache:
+    def new_cache(self, kv_type: str | None = None) -> KvCache:
         """
-        An empty cache for this model.
+        An empty cache for this model; `kv_type` None: the model's own.
+        """
+    def read_pass(self) -> float:
+        """
+        Reads every byte of the weight files once with all threads; returns the seconds taken.
         """
     @property
     def eos_ids(self) -> list[int]:
@@ -414,6 +427,11 @@ class Model:
     @property
     def hidden_size(self) -> int:
         ...
+    @property
+    def kv_type(self) -> str:
+        """
+        Of the caches that new_cache() makes.
+        """
     @property
     def load_seconds(self) -> float:
         """
@@ -431,6 +449,9 @@ class Model:
     def n_layers(self) -> int:
         ...
     @property
+    def precision(self) -> str:
+        ...
+    @property
     def threads(self) -> int:
         ...
     @property
@@ -440,6 +461,11 @@ class Model:
     def weight_bytes(self) -> int:
         """
         Size of the weight files in bytes.
+        """
+    @property
+    def weight_traffic(self) -> dict[str, typing.Any]:
+        """
+        Matrices that a token is multiplied with, as a dict of dicts: `layers` once per token, `head` once per row of logits, each with `weights` (multiply-adds) and stored `bytes`.
         """
 class Sampler:
     """

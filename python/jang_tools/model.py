@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 Tokens = Sequence[int] | npt.NDArray[np.integer]
 KvCache = _core.KvCache
 
+KvType = Literal["auto", "f32", "f16", "bf16", "q8", "q4"]
+
 PRECISIONS = ("fast", "exact")
+KV_TYPES: tuple[KvType, ...] = get_args(KvType)
 
 
 def as_tokens(tokens: Tokens) -> npt.NDArray[np.int32]:
@@ -43,11 +46,20 @@ class Model:
     """
 
     def __init__(
-        self, path: Path, precision: Literal["fast", "exact"], threads: int | None
+        self,
+        path: Path,
+        precision: Literal["fast", "exact"],
+        threads: int | None,
+        kv_type: KvType = "auto",
     ) -> None:
         self.path = path
         self.precision = precision
-        self.core = _core.Model(str(path), precision=precision, threads=threads or 0)
+        self.core = _core.Model(
+            str(path),
+            precision=precision,
+            threads=threads or 0,
+            kv_type=None if kv_type == "auto" else kv_type,
+        )
 
     def __call__(self, tokens: Tokens, cache: KvCache | None = None) -> npt.NDArray[np.float32]:
         return self.core.forward(as_tokens(tokens), self.cache() if cache is None else cache)
@@ -56,9 +68,20 @@ class Model:
         """Like a call that continues ``cache``, but only the last token's logits, ``[vocab]``."""
         return self.core.forward(as_tokens(tokens), cache, last_only=True)
 
-    def cache(self) -> KvCache:
-        """An empty key/value cache for one sequence."""
-        return self.core.new_cache()
+    def batch_logits(
+        self, tokens: Sequence[Tokens], caches: Sequence[KvCache]
+    ) -> npt.NDArray[np.float32]:
+        """Continues several sequences, each with its own cache, in one pass over the weights.
+
+        Returns the last token's logits of each, ``[len(tokens), vocab]``. Prompts and single tokens
+        may be mixed.
+        """
+        return self.core.forward_batch([as_tokens(row) for row in tokens], list(caches))
+
+    def cache(self, kv_type: KvType = "auto") -> KvCache:
+        """An empty key/value cache for one sequence; ``auto``: of the type the model was loaded
+        with."""
+        return self.core.new_cache(None if kv_type == "auto" else kv_type)
 
     @property
     def vocabulary(self) -> int:
@@ -82,26 +105,31 @@ def load_model(
     path: str | Path,
     precision: Literal["fast", "exact"] = "fast",
     threads: int | None = None,
+    kv_type: KvType = "auto",
 ) -> Model:
     """The model of a directory or Hub id, without its tokenizer.
 
     ``exact`` multiplies quantized weights with float32 activations, ``fast`` with activations
     rounded to int8 per group (docs/kernels.md states what that changes). Weights that are not
     quantized are computed alike by both. ``threads`` None: chosen from affinity mask and CPU quota.
+    ``kv_type``: how caches keep keys and values, ``auto`` being the model's choice.
     """
     if precision not in PRECISIONS:
         raise ArgumentError(
             f"precision: expected one of {', '.join(PRECISIONS)}, found {precision!r}"
         )
+    if kv_type not in KV_TYPES:
+        raise ArgumentError(f"kv_type: expected one of {', '.join(KV_TYPES)}, found {kv_type!r}")
     from jang_tools.hub import resolve_model
 
-    return Model(resolve_model(str(path)), precision, threads)
+    return Model(resolve_model(str(path)), precision, threads, kv_type)
 
 
 def load(
     path: str | Path,
     precision: Literal["fast", "exact"] = "fast",
     threads: int | None = None,
+    kv_type: KvType = "auto",
 ) -> tuple[Model, Tokenizer]:
     """``(model, tokenizer)`` of a JANG v2, MLX or plain Hugging Face directory, or of a Hub id.
 
@@ -111,5 +139,5 @@ def load(
     """
     from jang_tools.tokenizer import Tokenizer
 
-    model = load_model(path, precision, threads)
+    model = load_model(path, precision, threads, kv_type)
     return model, Tokenizer.load(model.path)

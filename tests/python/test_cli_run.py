@@ -166,7 +166,7 @@ def test_the_context_shrinks_to_free_memory_with_a_notice(
     from jang_tools import memory
 
     core = demo[0].core
-    room = core.weight_bytes + core.kv_bytes(600)
+    room = core.weight_bytes + core.kv_bytes(512)
     monkeypatch.setattr(memory, "available_memory", lambda: room)
     done = jang("--model", DEMO, "--prompt", PROMPT, "--max-tokens", "1")
     assert "context: 512 of the model's 1024 tokens" in done.stderr

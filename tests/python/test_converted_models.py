@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def logits(path: Path) -> Floats:
-    model = _core.Model(str(path), threads=2)
+    model = _core.Model(str(path), precision="exact", threads=2)
     return np.stack([model.forward(row, model.new_cache()) for row in tiny.tokens()])
 
 

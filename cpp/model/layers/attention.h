@@ -1,4 +1,4 @@
-// Grouped-query attention with rotary positions over the KV cache.
+// Grouped-query attention with rotary positions over the KV caches of one or several sequences.
 #pragma once
 
 #include "arch/spec.h"
@@ -12,13 +12,12 @@ class AttentionLayer {
   AttentionLayer(const AttentionSpec& spec, WeightBinder& binder);
 
   /// `x`: normed input [tokens][hidden]; `out` [tokens][hidden] is overwritten. Writes the keys and
-  /// values of these tokens to the reserved part of the cache.
+  /// values of these tokens to the reserved part of their caches.
   void forward(LayerContext& context, const float* x, float* out) const;
 
  private:
   void project(LayerContext& context, const float* x) const;
-  void store_keys_values(LayerContext& context) const;
-  void attend(LayerContext& context) const;
+  void rotate_and_store(LayerContext& context) const;
 
   AttentionSpec spec_;
   LinearWeight q_, k_, v_, o_;

@@ -18,7 +18,7 @@ from jang_tools.errors import ArgumentError, FormatError, JangError
 if TYPE_CHECKING:
     from jang_tools.cli.session import Session
     from jang_tools.generate import GenerationResponse
-    from jang_tools.model import Model
+    from jang_tools.model import KvType, Model
     from jang_tools.tokenizer import Tokenizer
 
 COMPLETION_TOKENS = 512
@@ -93,6 +93,13 @@ _CONTEXT_STEP = 256
     help="Tokens that prompt and answer may take together [default: the model's limit, less where"
     " memory is short].",
 )
+@click.option(
+    "--kv-type",
+    type=click.Choice(["auto", "f32", "f16", "bf16", "q8", "q4"]),
+    default="auto",
+    show_default=True,
+    help="How keys and values of the context are kept: smaller types hold longer contexts.",
+)
 @precision_option
 @threads_option
 @output_options
@@ -104,6 +111,7 @@ def command(
     system: str | None,
     raw: bool,
     context: int | None,
+    kv_type: KvType,
     precision: Literal["fast", "exact"],
     threads: int | None,
     stop: tuple[str, ...],
@@ -117,7 +125,7 @@ def command(
     if ui.json and prompt is None:
         raise click.UsageError("--json needs --prompt")
     text = _read_stdin() if prompt == "-" else prompt
-    network, tokenizer = _load(ui, model, precision, threads)
+    network, tokenizer = _load(ui, model, precision, threads, kv_type)
     chat = tokenizer.chat_template is not None and not raw
     if system is not None and not chat:
         reason = "--raw leaves it out" if raw else "this model has none"
@@ -166,7 +174,11 @@ def _read_stdin() -> str:
 
 
 def _load(
-    ui: Ui, model: str, precision: Literal["fast", "exact"], threads: int | None
+    ui: Ui,
+    model: str,
+    precision: Literal["fast", "exact"],
+    threads: int | None,
+    kv_type: KvType,
 ) -> tuple[Model, Tokenizer]:
     ui.note("loading (mmap)")
     path = fetch(ui, model)
@@ -175,7 +187,7 @@ def _load(
     from jang_tools.tokenizer import Tokenizer
 
     imported = time.perf_counter()
-    network = load_model(path, precision, threads)
+    network = load_model(path, precision, threads, kv_type)
     mapped = time.perf_counter()
     tokenizer = Tokenizer.load(path)
     read = time.perf_counter()

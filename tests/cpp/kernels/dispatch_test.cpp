@@ -55,6 +55,19 @@ TEST(Dispatch, EveryLevelHasItsOwnLinearKernels) {
   EXPECT_EQ(static_cast<int>(seen.size()), levels);
 }
 
+TEST(Dispatch, EveryLevelHasItsOwnIntegerKernels) {
+  std::set<const void*> seen;
+  int levels = 0;
+  for (const Level level : {Level::kReference, Level::kBaseline, Level::kAvx2, Level::kAvx2Vnni,
+                            Level::kAvx512, Level::kNeon, Level::kNeonI8mm}) {
+    if (const KernelTable* table = table_for(level)) {
+      seen.insert(reinterpret_cast<const void*>(table->affine_matmul_int8));
+      ++levels;
+    }
+  }
+  EXPECT_EQ(static_cast<int>(seen.size()), levels);
+}
+
 TEST(Dispatch, ForcedLevelsAreTaken) {
   for (const Level level : kAll) {
     const char* message = nullptr;

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <new>
@@ -20,7 +21,8 @@ class GuardedBytes {
  public:
   explicit GuardedBytes(std::size_t size, Guard guard = Guard::kAfter, std::size_t offset = 0) {
     const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    const std::size_t inside = (size + offset + page - 1) / page * page;
+    // One page at least: emulators refuse to open none.
+    const std::size_t inside = std::max(page, (size + offset + page - 1) / page * page);
     mapped_ = inside + 2 * page;
     base_ = static_cast<uint8_t*>(
         mmap(nullptr, mapped_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));

@@ -286,6 +286,35 @@ TEST_P(Int8Test, NanAndInfinityComeThrough) {
   }
 }
 
+// Wide loads of scales and biases reach into the next row, whose values may be anything.
+TEST_P(Int8Test, RowsDoNotMeetTheirNeighboursMetadata) {
+  constexpr int64_t kRows = 21, kBadRow = 9;
+  for (const int bits : kBits) {
+    for (const FloatType type : kTypes) {
+      for (const int64_t columns : {32, 96, 32 * 11, 1024 + 32 * 5}) {
+        const RandomAffine w(reference(), kRows, columns, bits, 32, type, 71);
+        const auto row_bytes = static_cast<std::size_t>(columns / 32) * float_bytes(type);
+        for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
+          const std::vector<float> row(static_cast<std::size_t>(columns / 32), bad);
+          reference().from_float(row.data(), type, columns / 32,
+                                 w.scales->data() + kBadRow * row_bytes);
+          reference().from_float(row.data(), type, columns / 32,
+                                 w.biases->data() + kBadRow * row_bytes);
+          for (const int64_t tokens : {1, 3, 6}) {
+            const std::vector<float> x =
+                normal_floats(static_cast<std::size_t>(tokens * columns), 72);
+            const std::vector<float> y = product(kernels(), w.matrix, x, tokens);
+            for (std::size_t i = 0; i < y.size(); ++i) {
+              ASSERT_EQ(std::isfinite(y[i]), i % kRows != kBadRow)
+                  << described(w.matrix, tokens) << " at " << i;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Levels, Int8Test, testing::ValuesIn(test_levels()), level_of);
 
 }  // namespace

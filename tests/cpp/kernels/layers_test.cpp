@@ -84,6 +84,121 @@ TEST_P(LayersTest, RmsNormStrides) {
   }
 }
 
+TEST_P(LayersTest, AddRmsNormHasTheBitsOfItsParts) {
+  for (const std::size_t n : sizes()) {
+    constexpr int64_t kTokens = 2;
+    const auto width = static_cast<int64_t>(n);
+    const std::vector<float> values = normal_floats(kTokens * n, 5),
+                             more = normal_floats(kTokens * n, 6);
+    GuardedFloats x(values), y(more), weight(normal_floats(n, 7)), out(kTokens * n);
+    std::vector<float> sum = values, expected(kTokens * n);
+    kernels().add(sum.data(), more.data(), kTokens * width);
+    kernels().rms_norm(sum.data(), width, weight.data(), 1.0f, 1e-5f, kTokens, width,
+                       expected.data(), width);
+    kernels().add_rms_norm(x.data(), y.data(), weight.data(), 1.0f, 1e-5f, kTokens, width,
+                           out.data());
+    ASSERT_TRUE(same_bits(x.span(), sum)) << n;
+    ASSERT_TRUE(same_bits(out.span(), expected)) << n;
+  }
+}
+
+TEST_P(LayersTest, LayerNorm) {
+  for (const std::size_t n : sizes()) {
+    if (n < 2) continue;
+    constexpr int64_t kTokens = 2;
+    const auto width = static_cast<int64_t>(n);
+    std::vector<float> values = normal_floats(kTokens * n, 8);
+    for (float& v : values) v += 2.0f;  // a mean to take away
+    const std::vector<float> gain = normal_floats(n, 9), shift = normal_floats(n, 10);
+    for (const bool biased : {true, false}) {
+      GuardedFloats x(values), weight(gain), bias(shift), out(kTokens * n);
+      std::vector<float> expected(kTokens * n);
+      const float* b = biased ? bias.data() : nullptr;
+      kernels().layer_norm(x.data(), weight.data(), b, 1e-5f, kTokens, width, out.data());
+      reference().layer_norm(x.data(), weight.data(), b, 1e-5f, kTokens, width, expected.data());
+      // The mean's error counts against magnitudes of about 5 before it is taken away, and division
+      // by a small deviation (few channels) enlarges it.
+      for (std::size_t t = 0; t < kTokens; ++t) {
+        double mean = 0.0, squares = 0.0;
+        for (std::size_t i = 0; i < n; ++i) mean += values[t * n + i] / static_cast<double>(n);
+        for (std::size_t i = 0; i < n; ++i) squares += std::pow(values[t * n + i] - mean, 2);
+        const double deviation = std::sqrt(squares / static_cast<double>(n) + 1e-5);
+        const double steps = std::ceil(static_cast<double>(n) / 16.0) + 20.0;
+        for (std::size_t i = 0; i < n; ++i) {
+          const double size = (6.0 / deviation) * std::fabs(gain[i]) + std::fabs(shift[i]);
+          ASSERT_NEAR(out[t * n + i], expected[t * n + i], steps * kRounding * size) << n;
+        }
+      }
+      kernels().layer_norm(x.data(), weight.data(), b, 1e-5f, kTokens, width, x.data());
+      ASSERT_TRUE(same_bits(x.span(), out.span())) << "in place, n " << n;
+    }
+  }
+}
+
+TEST_P(LayersTest, GeluMul) {
+  for (const bool tanh_form : {true, false}) {
+    for (const std::size_t n : sizes()) {
+      const std::vector<float> g = normal_floats(n, 11, 4.0f), u = normal_floats(n, 12);
+      GuardedFloats gate(g), up(u), out(n);
+      std::vector<float> expected(n);
+      kernels().gelu_mul(gate.data(), up.data(), static_cast<int64_t>(n), tanh_form, out.data());
+      reference().gelu_mul(g.data(), u.data(), static_cast<int64_t>(n), tanh_form, expected.data());
+      for (std::size_t i = 0; i < n; ++i) {
+        // The step function has an absolute error: 2e-7 for erf, less for tanh.
+        ASSERT_NEAR(out[i], expected[i], 3e-7 * std::fabs(g[i] * u[i]) + 1e-36)
+            << "gelu of " << g[i] << (tanh_form ? ", tanh" : ", erf");
+      }
+      kernels().gelu_mul(gate.data(), up.data(), static_cast<int64_t>(n), tanh_form, gate.data());
+      ASSERT_TRUE(same_bits(gate.span(), out.span())) << "in place";
+    }
+    std::vector<float> x = {100.0f, -100.0f, 0.0f, kNan}, one(4, 1.0f), out(4);
+    kernels().gelu_mul(x.data(), one.data(), 4, tanh_form, out.data());
+    EXPECT_EQ(out[0], 100.0f);
+    EXPECT_NEAR(out[1], 0.0f, 1e-30f);
+    EXPECT_EQ(out[2], 0.0f);
+    EXPECT_TRUE(std::isnan(out[3]));
+  }
+}
+
+TEST_P(LayersTest, NormRopeHasTheBitsOfItsParts) {
+  constexpr int kHeads = 3, kDim = 80, kHalf = 20, kStride = 96;
+  const std::vector<float> values = normal_floats(kHeads * kStride, 13);
+  const std::vector<float> weight = normal_floats(kDim, 14), angle = normal_floats(kHalf, 15);
+  std::vector<float> cos(kHalf), sin(kHalf);
+  for (std::size_t i = 0; i < kHalf; ++i) {
+    cos[i] = std::cos(angle[i]);
+    sin[i] = std::sin(angle[i]);
+  }
+  for (const bool interleaved : {true, false}) {
+    std::vector<float> ours = values, parts = values;
+    kernels().norm_rope(ours.data(), kStride, kHeads, kDim, weight.data(), 1.0f, 1e-6f, kHalf,
+                        interleaved, cos.data(), sin.data());
+    kernels().rms_norm(parts.data(), kStride, weight.data(), 1.0f, 1e-6f, kHeads, kDim,
+                       parts.data(), kStride);
+    kernels().rope(parts.data(), kStride, kHeads, kHalf, interleaved, cos.data(), sin.data());
+    ASSERT_TRUE(same_bits(ours, parts));
+  }
+}
+
+TEST_P(LayersTest, TopK) {
+  std::mt19937 random(16);
+  for (const std::size_t n : sizes()) {
+    // Few distinct values, so that equal ones are ordered by index; some NaN and infinities.
+    std::vector<float> values(n);
+    for (float& v : values) v = static_cast<float>(random() % 50);
+    for (std::size_t i = 0; i < n; i += 13) values[i] = i % 2 == 0 ? kNan : -kInfinity;
+    for (const std::size_t k : {std::size_t{1}, (n + 1) / 2, n, std::min<std::size_t>(n, 40)}) {
+      if (n > 1000 && k > 40) continue;
+      GuardedFloats x(values);
+      std::vector<int64_t> ours(k), expected(k);
+      kernels().top_k(x.data(), static_cast<int64_t>(n), static_cast<int64_t>(k), ours.data());
+      reference().top_k(x.data(), static_cast<int64_t>(n), static_cast<int64_t>(k),
+                        expected.data());
+      ASSERT_EQ(ours, expected) << "n " << n << " k " << k;
+    }
+  }
+}
+
 TEST_P(LayersTest, AddIsExact) {
   for (const std::size_t n : sizes()) {
     GuardedFloats x(normal_floats(n, 1)), y(normal_floats(n, 2));

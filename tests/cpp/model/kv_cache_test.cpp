@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/kernel_table.h"
+#include <algorithm>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
 
 namespace jang {
 namespace {
@@ -23,68 +28,82 @@ ModelSpec two_layers() {
   return spec;
 }
 
-TEST(KvCache, RowsAreDistinctAndSurviveGrowth) {
+constexpr KvType kTypes[] = {KvType::kF32, KvType::kF16, KvType::kBF16, KvType::kQ8, KvType::kQ4};
+
+TEST(KvCache, BlocksAreDistinctAlignedAndStayWhereTheyAre) {
   const ModelSpec spec = two_layers();
-  KvCache cache(spec);
-  const int64_t heads[] = {2, 3};
-  const int64_t dims[] = {8, 16};
-  const int64_t positions = 3 * kernels::kKvBlock + 5;
-  const auto value_of = [](int64_t l, int64_t h, int64_t p, int64_t d, bool key) {
-    return static_cast<float>((((l * 3 + h) * 1000 + p) * 16 + d) * 2 + (key ? 1 : 0));
-  };
-  for (int64_t p = 0; p < positions; ++p) {
-    cache.reserve(1);
-    for (int64_t l = 0; l < 2; ++l) {
-      for (int64_t h = 0; h < heads[l]; ++h) {
-        for (int64_t d = 0; d < dims[l]; ++d) {
-          cache.key(l, h, p)[d] = value_of(l, h, p, d, true);
-          cache.value(l, h, p)[d] = value_of(l, h, p, d, false);
+  for (const KvType type : kTypes) {
+    KvCache cache(spec, type);
+    const int64_t heads[] = {2, 3};
+    const int64_t dims[] = {8, 16};
+    // One position at a time, past three blocks; each block is filled with its number.
+    uint8_t number = 0;
+    std::vector<std::pair<uint8_t*, std::size_t>> blocks;
+    for (int64_t p = 0; p < 3 * kernels::kKvBlock + 5; ++p) {
+      cache.reserve(1);
+      if (p % kernels::kKvBlock == 0) {
+        for (int64_t l = 0; l < 2; ++l) {
+          const auto bytes = static_cast<std::size_t>(kernels::kv_block_bytes(type, dims[l]));
+          for (int64_t h = 0; h < heads[l]; ++h) {
+            for (uint8_t* const* table : {cache.key_blocks(l, h), cache.value_blocks(l, h)}) {
+              uint8_t* block = table[p / kernels::kKvBlock];
+              EXPECT_EQ(reinterpret_cast<uintptr_t>(block) % 64, 0u);
+              std::fill_n(block, bytes, ++number);
+              blocks.emplace_back(block, bytes);
+            }
+          }
         }
       }
+      cache.commit(1);
     }
-    cache.commit(1);
-  }
-  EXPECT_EQ(cache.length(), positions);
-  for (int64_t l = 0; l < 2; ++l) {
-    for (int64_t h = 0; h < heads[l]; ++h) {
-      for (int64_t p = 0; p < positions; ++p) {
-        const float* block = cache.key_blocks(l, h)[p / kernels::kKvBlock];
-        for (int64_t d = 0; d < dims[l]; ++d) {
-          ASSERT_EQ(cache.key(l, h, p)[d], value_of(l, h, p, d, true));
-          ASSERT_EQ(cache.value(l, h, p)[d], value_of(l, h, p, d, false));
-          ASSERT_EQ(block[p % kernels::kKvBlock * dims[l] + d], value_of(l, h, p, d, true));
-        }
-      }
+    EXPECT_EQ(cache.length(), 3 * kernels::kKvBlock + 5);
+    EXPECT_EQ(cache.type(), type);
+    ASSERT_EQ(blocks.size(), 4u * 10u);
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+      const std::span<const uint8_t> bytes(blocks[i].first, blocks[i].second);
+      for (const uint8_t b : bytes) ASSERT_EQ(b, i + 1);
     }
+    EXPECT_EQ(cache.key_blocks(0, 0)[0], blocks[0].first);
   }
 }
 
 TEST(KvCache, TruncateKeepsTheFront) {
-  KvCache cache(two_layers());
+  KvCache cache(two_layers(), KvType::kF16);
   cache.reserve(100);
-  cache.key(0, 0, 10)[0] = 42;
+  uint8_t* const block = cache.key_blocks(0, 0)[0];
   cache.commit(100);
   cache.truncate(200);
   EXPECT_EQ(cache.length(), 100);
   cache.truncate(11);
   EXPECT_EQ(cache.length(), 11);
-  EXPECT_EQ(cache.key(0, 0, 10)[0], 42);
+  cache.reserve(20);
+  EXPECT_EQ(cache.key_blocks(0, 0)[0], block);
 }
 
-TEST(KvCache, BytesCountWholeBlocksOfAllLayers) {
+TEST(KvCache, BytesCountWholeSlabsOfAllLayers) {
   const ModelSpec spec = two_layers();
-  const uint64_t block = 2ull * (2 * 8 + 3 * 16) * kernels::kKvBlock * sizeof(float);
-  EXPECT_EQ(KvCache::bytes_for(spec, 1), block);
-  EXPECT_EQ(KvCache::bytes_for(spec, kernels::kKvBlock), block);
-  EXPECT_EQ(KvCache::bytes_for(spec, kernels::kKvBlock + 1), 2 * block);
+  // Bytes of a row of 8 and one of 16 channels, both padded to 16, or 32 for q4.
+  const uint64_t row[] = {64, 32, 32, 20, 20};
+  for (std::size_t i = 0; i < std::size(kTypes); ++i) {
+    const uint64_t slab = 2ull * (2 + 3) * row[i] * 4 * kernels::kKvBlock;
+    EXPECT_EQ(KvCache::bytes_for(spec, kTypes[i], 1), slab);
+    EXPECT_EQ(KvCache::bytes_for(spec, kTypes[i], 4 * kernels::kKvBlock), slab);
+    EXPECT_EQ(KvCache::bytes_for(spec, kTypes[i], 4 * kernels::kKvBlock + 1), 2 * slab);
+  }
 }
 
 TEST(KvCache, FitsOnlyItsOwnShape) {
   ModelSpec spec = two_layers();
-  const KvCache cache(spec);
+  const KvCache cache(spec, KvType::kF32);
   EXPECT_TRUE(cache.fits(spec));
   std::get<AttentionSpec>(spec.layers[1].mixer).head_dim = 8;
   EXPECT_FALSE(cache.fits(spec));
+}
+
+TEST(KvCache, TypesHaveNames) {
+  for (const KvType type : kTypes) EXPECT_EQ(parse_kv_type(kv_type_name(type)), type);
+  EXPECT_EQ(parse_kv_type("q8"), KvType::kQ8);
+  for (const char* name : {"", "F16", "q8 ", "f64"}) EXPECT_THROW(parse_kv_type(name), Error);
 }
 
 }  // namespace

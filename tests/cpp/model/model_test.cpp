@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
+#include <span>
+#include <utility>
 
 #include "base/error.h"
 #include "model/tiny_model.h"
@@ -146,6 +149,132 @@ TEST_F(ModelTest, WrongTokensAndCachesLeaveTheCacheAlone) {
   other.write(directory_);
   KvCache foreign = Model::load(directory_)->new_cache();
   EXPECT_THROW(model->forward(tokens, foreign, Model::Logits::kAll, logits.data()), Error);
+}
+
+// Sequences of mixed lengths, one of them past a prefill chunk, each with its own cache type and
+// position: a batch gives the bits of one call each.
+TEST_F(ModelTest, BatchesEqualSequencesOneByOne) {
+  TinyModel tiny;
+  tiny.window = 300;
+  tiny.model_type = "mistral";
+  tiny.fill(8);
+  tiny.write(directory_);
+  const auto tokens = some_tokens(700);
+  const std::size_t lengths[] = {1, 290, 7, 1, 64, 1};
+  const std::size_t histories[] = {0, 5, 0, 340, 63, 64};
+  const KvType types[] = {KvType::kF32, KvType::kF16, KvType::kQ8,
+                          KvType::kQ4,  KvType::kF32, KvType::kF16};
+  for (const int threads : {1, 3}) {
+    const auto model =
+        Model::load(directory_, {.threads = threads, .precision = Precision::kExact});
+    std::vector<float> expected, found(6 * 67);
+    std::vector<KvCache> caches;
+    std::vector<BatchEntry> batch;
+    for (std::size_t i = 0; i < 6; ++i) {
+      const auto history = std::span(tokens).subspan(i, histories[i]);
+      const auto next = std::span(tokens).subspan(i + histories[i], lengths[i]);
+      std::vector<float> logits(67);
+      KvCache alone = model->new_cache(types[i]);
+      caches.push_back(model->new_cache(types[i]));
+      if (!history.empty()) {
+        model->forward(history, alone, Model::Logits::kLast, logits.data());
+        model->forward(history, caches.back(), Model::Logits::kLast, logits.data());
+      }
+      model->forward(next, alone, Model::Logits::kLast, logits.data());
+      expected.insert(expected.end(), logits.begin(), logits.end());
+      batch.push_back({next, nullptr});
+    }
+    for (std::size_t i = 0; i < 6; ++i) batch[i].cache = &caches[i];
+    model->forward_batch(batch, found.data());
+    EXPECT_EQ(found, expected);
+    for (std::size_t i = 0; i < 6; ++i)
+      EXPECT_EQ(caches[i].length(), static_cast<int64_t>(histories[i] + lengths[i]));
+  }
+}
+
+TEST_F(ModelTest, BatchesLargerThanAChunkAreWhole) {
+  TinyModel tiny;
+  tiny.fill(9);
+  tiny.write(directory_);
+  const auto model = Model::load(directory_, {.threads = 2, .precision = Precision::kExact});
+  const auto tokens = some_tokens(300);
+  std::vector<KvCache> caches;
+  for (std::size_t i = 0; i < 300; ++i) caches.push_back(model->new_cache());
+  std::vector<BatchEntry> batch;
+  for (std::size_t i = 0; i < 300; ++i)
+    batch.push_back({std::span(tokens).subspan(i, 1), &caches[i]});
+  std::vector<float> found(300 * 67), expected(67);
+  model->forward_batch(batch, found.data());
+  for (std::size_t i = 0; i < 300; i += 37) {
+    KvCache alone = model->new_cache();
+    model->forward(batch[i].tokens, alone, Model::Logits::kLast, expected.data());
+    EXPECT_EQ(expected, std::vector<float>(found.begin() + static_cast<int64_t>(i) * 67,
+                                           found.begin() + static_cast<int64_t>(i + 1) * 67));
+  }
+}
+
+TEST_F(ModelTest, FailedBatchesLeaveAllCachesAlone) {
+  TinyModel tiny;
+  tiny.fill(10);
+  tiny.write(directory_);
+  const auto model = Model::load(directory_);
+  const std::vector<int32_t> good = {1, 2, 3}, bad = {4, 67}, none;
+  KvCache a = model->new_cache(), b = model->new_cache();
+  std::vector<float> logits(3 * 67);
+  model->forward(good, a, Model::Logits::kLast, logits.data());
+  const std::vector<float> before(logits.begin(), logits.begin() + 67);
+  const std::vector<std::vector<BatchEntry>> refused = {
+      {}, {{good, &a}, {bad, &b}}, {{good, &a}, {none, &b}}, {{good, &a}, {good, &a}}};
+  for (const auto& batch : refused) EXPECT_THROW(model->forward_batch(batch, logits.data()), Error);
+  struct Stop {};
+  int polls = 0;
+  const std::vector<BatchEntry> both = {{good, &a}, {good, &b}};
+  EXPECT_THROW(model->forward_batch(both, logits.data(),
+                                    [&] {
+                                      if (++polls == 2) throw Stop{};
+                                    }),
+               Stop);
+  EXPECT_EQ(a.length(), 3);
+  EXPECT_EQ(b.length(), 0);
+  a.truncate(0);
+  model->forward(good, a, Model::Logits::kLast, logits.data());
+  EXPECT_EQ(before, std::vector<float>(logits.begin(), logits.begin() + 67));
+}
+
+TEST_F(ModelTest, NarrowCachesStayNearTheOracle) {
+  TinyModel tiny;
+  tiny.fill(11);
+  tiny.write(directory_);
+  const auto model = Model::load(directory_, {.threads = 2, .precision = Precision::kExact});
+  const auto tokens = some_tokens(330);
+  const auto expected = tiny.forward(tokens);
+  const std::pair<KvType, double> limits[] = {{KvType::kF32, 2e-5},
+                                              {KvType::kF16, 1e-3},
+                                              {KvType::kBF16, 8e-3},
+                                              {KvType::kQ8, 4e-2},
+                                              {KvType::kQ4, 0.5}};
+  for (const auto& [type, limit] : limits) {
+    KvCache cache = model->new_cache(type), steps = model->new_cache(type);
+    std::vector<float> logits(tokens.size() * 67), last(67);
+    model->forward(tokens, cache, Model::Logits::kAll, logits.data());
+    double squares = 0, errors = 0;
+    for (std::size_t t = 0; t < tokens.size(); ++t) {
+      for (std::size_t i = 0; i < 67; ++i) {
+        squares += expected[t][i] * expected[t][i];
+        errors += std::pow(expected[t][i] - static_cast<double>(logits[t * 67 + i]), 2);
+      }
+    }
+    const double relative = std::sqrt(errors / squares);
+    EXPECT_LT(relative, limit) << kv_type_name(type);
+    EXPECT_TRUE(type == KvType::kF32 || relative > limit / 100) << kv_type_name(type);
+    // And decode gives the bits of prefill with every type.
+    for (std::size_t t = 0; t < tokens.size(); ++t) {
+      model->forward(std::span(tokens).subspan(t, 1), steps, Model::Logits::kLast, last.data());
+      ASSERT_TRUE(
+          std::equal(last.begin(), last.end(), logits.begin() + static_cast<int64_t>(t) * 67))
+          << kv_type_name(type) << " " << t;
+    }
+  }
 }
 
 ErrorCode load_code(const std::filesystem::path& directory, std::string_view tensor) {

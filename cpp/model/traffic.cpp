@@ -1,0 +1,86 @@
+#include "model/traffic.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "arch/spec_tensors.h"
+#include "base/error.h"
+#include "kernels/kernel_table.h"
+
+namespace jang {
+namespace {
+
+// One region of the pool: long enough for its start to cost nothing, short enough to be stopped.
+constexpr std::size_t kRegionBytes = std::size_t{256} << 20;
+// What a thread takes at a time. The streams of all threads stay near each other, as in a matrix.
+constexpr int64_t kPieceBytes = int64_t{1} << 20;
+
+MatrixTotals totals_of(const ModelDirectory& directory, const SpecTensor& matrix) {
+  const std::string path = matrix.name.substr(0, matrix.name.rfind(".weight"));
+  MatrixTotals totals{matrix.shape[0] * matrix.shape[1], 0};
+  std::vector<const CheckpointTensor*> parts;
+  if (const QuantizedModule* module = directory.find_module(path)) {
+    parts = {module->weight, module->scales, module->biases};
+  } else {
+    parts = {directory.checkpoint.find(matrix.name)};
+  }
+  for (const CheckpointTensor* part : parts) {
+    JANG_ASSERT(part != nullptr);
+    totals.bytes += directory.checkpoint.data(*part).size();
+  }
+  return totals;
+}
+
+std::vector<std::span<const std::byte>> whole_files(const Checkpoint& checkpoint) {
+  std::vector<std::span<const std::byte>> files(checkpoint.files().size());
+  for (const CheckpointTensor& tensor : checkpoint.tensors()) {
+    files[tensor.file] = checkpoint.mapping(tensor).bytes();
+  }
+  return files;
+}
+
+}  // namespace
+
+WeightTraffic weight_traffic(const ModelDirectory& directory, const ModelSpec& spec) {
+  const std::string embedding = spec.embedding.path + ".weight";
+  const std::string head = spec.head.tied ? embedding : spec.head.linear.path + ".weight";
+  WeightTraffic traffic;
+  for (const SpecTensor& tensor : spec_tensors(spec)) {
+    if (!tensor.matrix || (tensor.name == embedding && !spec.head.tied)) continue;
+    const MatrixTotals one = totals_of(directory, tensor);
+    MatrixTotals& group = tensor.name == head ? traffic.head : traffic.layers;
+    group.weights += one.weights;
+    group.bytes += one.bytes;
+  }
+  return traffic;
+}
+
+ReadPass read_pass(const Checkpoint& checkpoint, ThreadPool& pool,
+                   const std::function<void()>& poll) {
+  const char* message = nullptr;
+  const kernels::KernelTable* widest = kernels::choose_table(nullptr, &message);
+  JANG_ASSERT(widest != nullptr);
+  std::atomic<uint64_t> sum{0};
+  const auto start = std::chrono::steady_clock::now();
+  for (std::span<const std::byte> left : whole_files(checkpoint)) {
+    while (!left.empty()) {
+      if (poll) poll();
+      const auto region = left.first(std::min(left.size(), kRegionBytes));
+      left = left.subspan(region.size());
+      const auto* bytes = reinterpret_cast<const uint8_t*>(region.data());
+      pool.share(static_cast<int64_t>(region.size()), kPieceBytes,
+                 [&](int64_t begin, int64_t end, int /*worker*/) {
+                   sum.fetch_add(widest->sum_words(bytes + begin, end - begin),
+                                 std::memory_order_relaxed);
+                 });
+    }
+  }
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  return {taken.count(), sum.load(std::memory_order_relaxed)};
+}
+
+}  // namespace jang

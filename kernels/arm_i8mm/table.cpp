@@ -1,0 +1,36 @@
+// ASIMD with matrix products of bytes: the kernels of arm_neon with USDOT in the place of SDOT, and
+// tiles of their own.
+#define JANG_VEC_BYTES 16
+#include "kernels/generic/intrinsics.h"
+#include "kernels/level_tables.h"
+
+namespace jang::kernels {
+namespace {
+
+#include "kernels/generic/activation_position.inl"
+#include "kernels/generic/vec.inl"
+//
+#include "kernels/arm_i8mm/dot.inl"
+//
+#include "kernels/arm_neon/blocks.inl"
+#include "kernels/arm_neon/metadata.inl"
+//
+#include "kernels/arm_neon/decode.inl"
+#include "kernels/arm_neon/panels.inl"
+//
+#include "kernels/arm_i8mm/usmmla_tiles.inl"
+
+template <ActivationOrder kOrder, int kGroup>
+using Tiles = UsmmlaTiles<kOrder, kGroup>;
+
+#include "kernels/arm_neon/linear_int8.inl"
+
+constexpr KernelTable kTable = {.level = Level::kNeonI8mm,
+                                .activation_order = activation_order,
+                                .affine_matmul_int8 = affine_matmul_int8};
+
+}  // namespace
+
+const KernelTable* arm_i8mm_table() noexcept { return &kTable; }
+
+}  // namespace jang::kernels
