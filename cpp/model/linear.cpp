@@ -12,6 +12,8 @@ namespace {
 constexpr int64_t kDecodeRows = 16;
 constexpr int64_t kPrefillRows = 64;
 constexpr int64_t kFewTokens = 4;
+// Up to here weights come from memory faster than they are used: each thread reads one stream.
+constexpr int64_t kStreamedTokens = 32;
 
 }  // namespace
 
@@ -69,7 +71,7 @@ void LinearRunner::run(std::span<const LinearJob> jobs, const float* x, int64_t 
       }
     }
   };
-  if (tokens <= kFewTokens) {
+  if (tokens <= kStreamedTokens) {
     pool_.split(blocks, 1, work);
   } else {
     pool_.share(blocks, 1, work);

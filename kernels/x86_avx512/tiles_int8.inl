@@ -64,15 +64,16 @@ inline int64_t row_in_range(int64_t row, int64_t row_end) {
   return row < row_end ? row : row_end - 1;
 }
 
-// Many short pieces of rows are no stream that a prefetcher would follow: while a block is
-// unpacked, the next one is asked for, further along the rows or, at their end, at the start of the
-// next ones.
+// The order in which a block is unpacked, piece by piece of many rows, is no stream that a hardware
+// prefetcher would follow. So the next block, which lies behind this one without a gap, is asked
+// for line by line in the order of addresses while this one is unpacked; `ahead` is where that
+// stands.
 template <int kBits>
 void unpack_tile(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64_t begin,
-                 int64_t columns, RowTile& tile) {
+                 int64_t columns, const uint8_t*& ahead, RowTile& tile) {
+  constexpr int kStepBytes = 8 * kBits;
+  constexpr int kToL1 = 3;
   const int64_t row_bytes = w.columns / 8 * kBits;
-  const int64_t ahead = begin + columns < w.columns ? columns / 8 * kBits
-                                                    : kBlockLanes * row_bytes - begin / 8 * kBits;
   for (int half = 0; half < 2; ++half) {
     const uint8_t* rows[16];
     for (int r = 0; r < 16; ++r) {
@@ -82,11 +83,12 @@ void unpack_tile(const AffineMatrix& w, int64_t first_row, int64_t row_end, int6
     for (int64_t c = 0; c < columns; c += kStep) {
       const __mmask64 mask = code_bytes_mask(columns - c < kStep ? columns - c : kStep, kBits);
       __m512i words[16];
-      for (int r = 0; r < 16; ++r) {
-        const uint8_t* p = rows[r] + c / 8 * kBits;
-        if (kBits > 4 || c * kBits / 8 % 64 == 0) __builtin_prefetch(p + ahead);
-        words[r] = unpack_step<kBits>(p, mask);
-      }
+      unrolled<16>([&](auto r) __attribute__((always_inline)) {
+        if constexpr (kBits > 4 || r.value * kStepBytes % 64 == 0)
+          __builtin_prefetch(ahead + r.value * kStepBytes, 0, kToL1);
+        words[r.value] = unpack_step<kBits>(rows[r.value] + c / 8 * kBits, mask);
+      });
+      ahead += 16 * kStepBytes;
       transpose16(words);
       for (int i = 0; i < 16; ++i) _mm512_store_si512(tile.codes[c / 4 + i][half], words[i]);
     }
@@ -190,9 +192,10 @@ void multiply_block(const AffineMatrix& w, const Int8Activations& x, int64_t tok
   RowTile tile;
   // Register tiles of nearly equal size: 7 tokens are 4 + 3, not 6 + 1.
   const int64_t tiles = (tokens + kMostTokens - 1) / kMostTokens;
+  const uint8_t* ahead = w.codes + (first_row + kBlockLanes) * (w.columns / 8 * kBits);
   for (int64_t begin = 0; begin < w.columns; begin += kBlockColumns) {
     const int64_t columns = w.columns - begin < kBlockColumns ? w.columns - begin : kBlockColumns;
-    unpack_tile<kBits>(w, first_row, row_end, begin, columns, tile);
+    unpack_tile<kBits>(w, first_row, row_end, begin, columns, ahead, tile);
     unpack_tile_metadata(w, first_row, row_end, begin, columns, tile);
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t t = i * tokens / tiles;
