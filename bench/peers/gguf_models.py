@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-# The shapes and values of the package need no compiled core, so its source tree is enough.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
+# The shapes and values of the package need no compiled core, so its source tree is enough where the
+# package is not installed.
+sys.path.append(str(Path(__file__).resolve().parents[2] / "python"))
 
 from jang_tools.bench.shapes import SHAPES, Shape
 from jang_tools.bench.synthetic import plain_values
