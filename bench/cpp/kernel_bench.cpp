@@ -26,16 +26,6 @@ constexpr int kBits[] = {2, 3, 4, 5, 6, 8};
 
 int64_t rows_of(int64_t bytes, int bits) { return bytes / (kColumns / 8 * bits) / 16 * 16; }
 
-void sum_words(const uint8_t* begin, const uint8_t* end) {
-  uint64_t sum[8] = {};
-  for (; begin + 64 <= end; begin += 64) {
-    uint64_t words[8];
-    std::memcpy(words, begin, sizeof words);
-    for (int i = 0; i < 8; ++i) sum[i] += words[i];
-  }
-  for (const uint64_t s : sum) benchmark::DoNotOptimize(s);
-}
-
 void set_bytes(benchmark::State& state, std::size_t bytes) {
   state.counters["GB/s"] = benchmark::Counter(static_cast<double>(bytes) * 1e-9,
                                               benchmark::Counter::kIsIterationInvariantRate);
@@ -46,14 +36,16 @@ void set_operations(benchmark::State& state, int64_t rows, int64_t tokens) {
                                               benchmark::Counter::kIsIterationInvariantRate);
 }
 
-void read_pass(benchmark::State& state, int threads) {
+// With the widest registers of this machine, whatever level is measured beside it.
+void read_pass(benchmark::State& state, const KernelTable& widest, int threads) {
   const RandomMatrix matrix(rows_of(96 << 20, 4), kColumns, 4, 64);
   ThreadPool pool(threads);
   for (auto _ : state) {
-    pool.split(static_cast<int64_t>(matrix.bytes().size()), 4096,
-               [&](int64_t begin, int64_t end, int /*worker*/) {
-                 sum_words(matrix.bytes().data() + begin, matrix.bytes().data() + end);
-               });
+    pool.split(
+        static_cast<int64_t>(matrix.bytes().size()), 4096,
+        [&](int64_t begin, int64_t end, int /*worker*/) {
+          benchmark::DoNotOptimize(widest.sum_words(matrix.bytes().data() + begin, end - begin));
+        });
   }
   set_bytes(state, matrix.bytes().size());
 }
@@ -124,8 +116,11 @@ void add_level(const KernelTable& table, int most_threads) {
 
 void add_all() {
   const int most_threads = default_thread_count().threads;
+  const char* message = nullptr;
+  const KernelTable& widest = *kernels::choose_table(nullptr, &message);
   for (int threads = 1; threads <= most_threads; threads *= 2) {
-    benchmark::RegisterBenchmark(("read/" + std::to_string(threads)).c_str(), read_pass, threads)
+    benchmark::RegisterBenchmark(("read/" + std::to_string(threads)).c_str(), read_pass,
+                                 std::cref(widest), threads)
         ->UseRealTime();
   }
   for (int i = 0; i < kernels::kLevels; ++i) {
