@@ -8,6 +8,7 @@ namespace jang::kernels {
 namespace {
 
 #include "kernels/generic/activation_position.inl"
+#include "kernels/generic/affine_format.inl"
 #include "kernels/generic/vec.inl"
 //
 #include "kernels/arm_i8mm/dot.inl"

@@ -19,33 +19,9 @@ void multiply_int8(const AffineMatrix& w, const Int8Activations& x, int64_t toke
   }
 }
 
-template <int kBits>
-void multiply_bits(const AffineMatrix& w, const Int8Activations& x, int64_t tokens, float* y,
-                   int64_t y_stride, int64_t row_begin, int64_t row_end) {
-  switch (w.group) {
-    case 32:
-      return multiply_int8<kBits, 32>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 64:
-      return multiply_int8<kBits, 64>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 128:
-      return multiply_int8<kBits, 128>(w, x, tokens, y, y_stride, row_begin, row_end);
-  }
-}
-
 void affine_matmul_int8(const AffineMatrix& w, const Int8Activations& x, int64_t tokens, float* y,
                         int64_t y_stride, int64_t row_begin, int64_t row_end) {
-  switch (w.bits) {
-    case 2:
-      return multiply_bits<2>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 3:
-      return multiply_bits<3>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 4:
-      return multiply_bits<4>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 5:
-      return multiply_bits<5>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 6:
-      return multiply_bits<6>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 8:
-      return multiply_bits<8>(w, x, tokens, y, y_stride, row_begin, row_end);
-  }
+  with_format(w, [&](auto format) {
+    multiply_int8<format.kBits, format.kGroup>(w, x, tokens, y, y_stride, row_begin, row_end);
+  });
 }

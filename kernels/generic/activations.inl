@@ -5,29 +5,36 @@
 //   L1 or L2.
 #include "kernels/generic/activation_position.inl"
 
-struct GroupExtent {
-  float largest;  // magnitude; not finite if an element is not
-  float sum;
-};
+// Magnitudes compared as integers: NaN > infinity > every number.
+inline vi larger_magnitude(vi top, vf v) {
+  const vi size = (vi)v & splat_int(0x7fffffff);
+  return size > top ? size : top;
+}
 
-inline GroupExtent extent_of(const float* x, int group) {
-  // Magnitudes compared as integers: NaN > infinity > every number.
-  vi top{};
-  vf sum{};
-  for (int i = 0; i < group; i += kLanes) {
-    const vf v = load(x + i);
-    const vi size = (vi)v & splat_int(0x7fffffff);
-    top = size > top ? size : top;
-    sum += v;
-  }
+inline float largest_lane(vi magnitudes) {
   int32_t lanes[kLanes];
-  __builtin_memcpy(lanes, &top, sizeof top);
+  __builtin_memcpy(lanes, &magnitudes, sizeof magnitudes);
   int32_t largest = 0;
   for (int i = 0; i < kLanes; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
-  GroupExtent extent{0.0f, sum_tree(sum)};
-  __builtin_memcpy(&extent.largest, &largest, sizeof largest);
-  return extent;
+  float value;
+  __builtin_memcpy(&value, &largest, sizeof value);
+  return value;
 }
+
+// How values of a largest magnitude become codes in [-127, 127]. Too small ones become zeros; one
+// that is not finite makes the scale, and so all that comes of it, a NaN.
+struct Int8Scale {
+  bool rounds;  // else all codes are 0
+  float scale;
+  float inverse;
+
+  explicit Int8Scale(float largest)
+      : rounds(largest >= kSmallestScaledMax && largest < __builtin_inff()),
+        scale(rounds                         ? largest / 127.0f
+              : largest < kSmallestScaledMax ? 0.0f
+                                             : __builtin_nanf("")),
+        inverse(rounds ? 127.0f / largest : 0.0f) {}
+};
 
 // Half to even for magnitudes below 2^22: the sum's low bits are the integer. Gives the integers.
 inline vi store_int8(int8_t* out, vf v) {
@@ -42,20 +49,26 @@ inline vi store_int8(int8_t* out, vf v) {
 // One group into `codes` and entry g of the other arrays.
 inline void quantize_group(const float* x, int group, int8_t* codes, int64_t g, float* scales,
                            float* sums, float* residuals) {
-  const GroupExtent extent = extent_of(x, group);
-  sums[g] = extent.sum;
-  if (extent.largest >= kSmallestScaledMax && extent.largest < __builtin_inff()) {
-    const vf inverse = splat(127.0f / extent.largest);
-    vi code_sum{};
-    for (int i = 0; i < group; i += kLanes)
-      code_sum += store_int8(codes + i, load(x + i) * inverse);
-    scales[g] = extent.largest / 127.0f;
-    residuals[g] = extent.sum - scales[g] * sum_tree(to_float(code_sum));
+  vi top{};
+  vf lane_sums{};
+  for (int i = 0; i < group; i += kLanes) {
+    const vf v = load(x + i);
+    top = larger_magnitude(top, v);
+    lane_sums += v;
+  }
+  const Int8Scale rule(largest_lane(top));
+  const float sum = sum_tree(lane_sums);
+  scales[g] = rule.scale;
+  sums[g] = sum;
+  if (!rule.rounds) {
+    residuals[g] = sum;
+    for (int i = 0; i < group; ++i) codes[i] = 0;
     return;
   }
-  scales[g] = extent.largest < kSmallestScaledMax ? 0.0f : __builtin_nanf("");
-  residuals[g] = extent.sum;
-  for (int i = 0; i < group; ++i) codes[i] = 0;
+  vi code_sum{};
+  for (int i = 0; i < group; i += kLanes)
+    code_sum += store_int8(codes + i, load(x + i) * splat(rule.inverse));
+  residuals[g] = sum - rule.scale * sum_tree(to_float(code_sum));
 }
 
 // One block of a row from the order of columns into `order`.

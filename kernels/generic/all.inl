@@ -7,6 +7,7 @@
 //
 #include "kernels/generic/convert.inl"
 //
+#include "kernels/generic/affine_format.inl"
 #include "kernels/generic/affine_weights.inl"
 #include "kernels/generic/linear.inl"
 //

@@ -4,40 +4,28 @@
 //   many and the packing of nibbles; the rotation log2(n) additions. A token's rows are a few KiB
 //   in L1: the bound is arithmetic, and small beside the projections that made them.
 
+// Lanes of `x` from i on, zeros from dim on.
+inline vf load_padded(const float* x, int64_t i, int dim) {
+  return i + kLanes <= dim ? load(x + i) : load_partial(x + i, i < dim ? dim - i : 0);
+}
+
 template <FloatType kType>
 void store_floats(const float* x, int dim, uint8_t* row, int64_t padded) {
   for (int64_t i = 0; i < padded; i += kLanes) {
-    vf v = i + kLanes <= dim ? load(x + i) : load_partial(x + i, i < dim ? dim - i : 0);
+    vf v = load_padded(x, i, dim);
     if constexpr (kType == FloatType::kF16) v = max(min(v, splat(65504.0f)), splat(-65504.0f));
     store_as<kType>(row + i * kBytesOf<kType>, v);
   }
 }
 
-// Largest magnitude of a row; not finite if an element is not.
-inline float largest_magnitude(const float* x, int dim) {
-  vi top{};
-  for (int i = 0; i < dim; i += kLanes) {
-    const vf v = i + kLanes <= dim ? load(x + i) : load_partial(x + i, dim - i);
-    const vi size = (vi)abs(v);
-    top = size > top ? size : top;
-  }
-  int32_t largest = 0;
-  for (int i = 0; i < kLanes; ++i) largest = top[i] > largest ? top[i] : largest;
-  return bits_float(static_cast<uint32_t>(largest));
-}
-
 inline void store_q8(const float* x, int dim, uint8_t* row, int64_t padded, uint8_t* scale_out) {
-  const float largest = largest_magnitude(x, dim);
-  const bool usable = largest >= kSmallestScaledMax && largest < __builtin_inff();
-  const float scale = usable                         ? largest / 127.0f
-                      : largest < kSmallestScaledMax ? 0.0f
-                                                     : __builtin_nanf("");
-  const float inverse = usable ? 127.0f / largest : 0.0f;
-  __builtin_memcpy(scale_out, &scale, sizeof scale);
+  vi top{};
+  for (int64_t i = 0; i < dim; i += kLanes) top = larger_magnitude(top, load_padded(x, i, dim));
+  const Int8Scale rule(largest_lane(top));
+  __builtin_memcpy(scale_out, &rule.scale, sizeof rule.scale);
   for (int64_t i = 0; i < padded; i += kLanes) {
-    vf v = i + kLanes <= dim ? load(x + i) : load_partial(x + i, i < dim ? dim - i : 0);
-    if (!usable) v = vf{};
-    store_int8(reinterpret_cast<int8_t*>(row + i), v * inverse);
+    const vf v = rule.rounds ? load_padded(x, i, dim) : vf{};
+    store_int8(reinterpret_cast<int8_t*>(row + i), v * splat(rule.inverse));
   }
 }
 

@@ -76,35 +76,10 @@ struct AffineWeights {
   }
 };
 
-template <int kBits, typename F>
-void with_group(const AffineMatrix& w, F&& f) {
-  switch (w.group) {
-    case 32:
-      return f(AffineWeights<kBits, 32>(w));
-    case 64:
-      return f(AffineWeights<kBits, 64>(w));
-    case 128:
-      return f(AffineWeights<kBits, 128>(w));
-  }
-}
-
 // f(weights) with the width and the group size as constants.
 template <typename F>
 void with_weights(const AffineMatrix& w, F&& f) {
-  switch (w.bits) {
-    case 2:
-      return with_group<2>(w, f);
-    case 3:
-      return with_group<3>(w, f);
-    case 4:
-      return with_group<4>(w, f);
-    case 5:
-      return with_group<5>(w, f);
-    case 6:
-      return with_group<6>(w, f);
-    case 8:
-      return with_group<8>(w, f);
-  }
+  with_format(w, [&](auto format) { f(AffineWeights<format.kBits, format.kGroup>(w)); });
 }
 
 void affine_matmul(const AffineMatrix& w, const float* x, int64_t x_stride, int64_t tokens,

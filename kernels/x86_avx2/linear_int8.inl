@@ -29,32 +29,9 @@ void decode_or_multiply(const AffineMatrix& w, const Int8Activations& x, int64_t
   DecodeRows<kBits, kGroup, kTokens>(w, x).run(y, y_stride, row_begin, row_end);
 }
 
-template <int kBits, typename... Args>
-void int8_matmul_of(const AffineMatrix& w, const Args&... args) {
-  switch (w.group) {
-    case 32:
-      return decode_or_multiply<kBits, 32>(w, args...);
-    case 64:
-      return decode_or_multiply<kBits, 64>(w, args...);
-    case 128:
-      return decode_or_multiply<kBits, 128>(w, args...);
-  }
-}
-
 void int8_affine_matmul(const AffineMatrix& w, const Int8Activations& x, int64_t tokens, float* y,
                         int64_t y_stride, int64_t row_begin, int64_t row_end) {
-  switch (w.bits) {
-    case 2:
-      return int8_matmul_of<2>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 3:
-      return int8_matmul_of<3>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 4:
-      return int8_matmul_of<4>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 5:
-      return int8_matmul_of<5>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 6:
-      return int8_matmul_of<6>(w, x, tokens, y, y_stride, row_begin, row_end);
-    case 8:
-      return int8_matmul_of<8>(w, x, tokens, y, y_stride, row_begin, row_end);
-  }
+  with_format(w, [&](auto format) {
+    decode_or_multiply<format.kBits, format.kGroup>(w, x, tokens, y, y_stride, row_begin, row_end);
+  });
 }

@@ -253,20 +253,31 @@ TEST_P(Int8Test, RowsDoNotDependOnTheirRange) {
   }
 }
 
-// A token's result does not depend on which others are in the call, as long as these are many.
+// A token's result depends neither on which others are in the call nor on their number, within
+// each of the two classes that may add in different orders: few tokens and many.
 TEST_P(Int8Test, TokensDoNotDependOnEachOther) {
+  struct Class {
+    int64_t least, most;
+  };
   for (const int bits : kBits) {
-    constexpr int64_t kRows = 40, kColumns = 640, kTokens = 31;
-    const RandomAffine w(reference(), kRows, kColumns, bits, 64, FloatType::kF16, 31);
-    const std::vector<float> x = normal_floats(kTokens * kColumns, 32);
-    const std::vector<float> all = product(kernels(), w.matrix, x, kTokens);
-    for (int64_t first = 0; first + 16 <= kTokens; first += 5) {
-      const std::vector<float> some(x.begin() + first * kColumns,
-                                    x.begin() + (first + 16) * kColumns);
-      const std::vector<float> y = product(kernels(), w.matrix, some, 16);
-      ASSERT_TRUE(same_bits(y, std::span(all).subspan(static_cast<std::size_t>(first * kRows),
-                                                      static_cast<std::size_t>(16 * kRows))))
-          << "b" << bits << " from token " << first;
+    for (const int group : kGroups) {
+      constexpr int64_t kRows = 37;
+      const int64_t columns = 1024 + 3 * group;
+      const RandomAffine w(reference(), kRows, columns, bits, group, FloatType::kF16, 31);
+      const std::vector<float> x = normal_floats(static_cast<std::size_t>(18 * columns), 32);
+      for (const auto& [least, most] : {Class{1, 4}, Class{5, 18}}) {
+        const std::vector<float> all = product(kernels(), w.matrix, x, most);
+        for (int64_t tokens = least; tokens <= most; tokens += tokens < 8 ? 1 : 3) {
+          for (const int64_t first : {int64_t{0}, most - tokens}) {
+            const std::vector<float> some(x.begin() + first * columns,
+                                          x.begin() + (first + tokens) * columns);
+            ASSERT_TRUE(same_bits(product(kernels(), w.matrix, some, tokens),
+                                  std::span(all).subspan(static_cast<std::size_t>(first * kRows),
+                                                         static_cast<std::size_t>(tokens * kRows))))
+                << described(w.matrix, tokens) << " from token " << first;
+          }
+        }
+      }
     }
   }
 }
@@ -286,27 +297,37 @@ TEST_P(Int8Test, NanAndInfinityComeThrough) {
   }
 }
 
-// Wide loads of scales and biases reach into the next row, whose values may be anything.
+// Wide loads of scales and biases reach into the next row: what stands there must not count, not
+// even times zero.
 TEST_P(Int8Test, RowsDoNotMeetTheirNeighboursMetadata) {
-  constexpr int64_t kRows = 21, kBadRow = 9;
+  constexpr int64_t kRows = 19;
   for (const int bits : kBits) {
-    for (const FloatType type : kTypes) {
-      for (const int64_t columns : {32, 96, 32 * 11, 1024 + 32 * 5}) {
-        const RandomAffine w(reference(), kRows, columns, bits, 32, type, 71);
-        const auto row_bytes = static_cast<std::size_t>(columns / 32) * float_bytes(type);
-        for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()}) {
-          const std::vector<float> row(static_cast<std::size_t>(columns / 32), bad);
-          reference().from_float(row.data(), type, columns / 32,
-                                 w.scales->data() + kBadRow * row_bytes);
-          reference().from_float(row.data(), type, columns / 32,
-                                 w.biases->data() + kBadRow * row_bytes);
-          for (const int64_t tokens : {1, 3, 6}) {
+    for (const int group : kGroups) {
+      for (const FloatType type : kTypes) {
+        for (const int64_t groups : {1, 3, 7, 13, 33}) {
+          const int64_t columns = groups * group;
+          const RandomAffine clean(reference(), kRows, columns, bits, group, type, 71);
+          const RandomAffine spoilt(reference(), kRows, columns, bits, group, type, 71);
+          const auto row_bytes = static_cast<std::size_t>(groups) * float_bytes(type);
+          for (std::size_t r = 1; r < kRows; r += 2) {
+            const std::vector<float> bad(
+                static_cast<std::size_t>(groups),
+                r % 4 == 1 ? std::nanf("") : std::numeric_limits<float>::infinity());
+            for (const auto& metadata : {spoilt.scales.get(), spoilt.biases.get()}) {
+              reference().from_float(bad.data(), type, groups, metadata->data() + r * row_bytes);
+            }
+          }
+          for (const int64_t tokens : {1, 3, 9}) {
             const std::vector<float> x =
                 normal_floats(static_cast<std::size_t>(tokens * columns), 72);
-            const std::vector<float> y = product(kernels(), w.matrix, x, tokens);
+            const std::vector<float> expected = product(kernels(), clean.matrix, x, tokens);
+            const std::vector<float> y = product(kernels(), spoilt.matrix, x, tokens);
             for (std::size_t i = 0; i < y.size(); ++i) {
-              ASSERT_EQ(std::isfinite(y[i]), i % kRows != kBadRow)
-                  << described(w.matrix, tokens) << " at " << i;
+              if (i % kRows % 2 == 0) {
+                ASSERT_EQ(y[i], expected[i]) << described(clean.matrix, tokens) << " at " << i;
+              } else {
+                ASSERT_FALSE(std::isfinite(y[i])) << "the test spoils nothing";
+              }
             }
           }
         }

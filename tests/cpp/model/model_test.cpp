@@ -3,7 +3,6 @@
 #include "model/model.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -11,21 +10,13 @@
 #include <utility>
 
 #include "base/error.h"
+#include "io/test_directory.h"
 #include "model/tiny_model.h"
 
 namespace jang {
 namespace {
 
-class ModelTest : public testing::Test {
- protected:
-  void SetUp() override {
-    directory_ =
-        std::filesystem::temp_directory_path() / ("jang_model_test_" + std::to_string(getpid()));
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
-  std::filesystem::path directory_;
-};
+using ModelTest = testing_io::TestDirectory;
 
 std::vector<int32_t> some_tokens(int count) {
   std::vector<int32_t> tokens;
@@ -64,8 +55,8 @@ TEST_F(ModelTest, LogitsEqualTheOracle) {
       tiny.tied = tied;
       tiny.attention_bias = bias;
       tiny.fill(1);
-      tiny.write(directory_);
-      const auto model = Model::load(directory_, {.threads = 2});
+      tiny.write(path_);
+      const auto model = Model::load(path_, {.threads = 2});
       const auto tokens = some_tokens(40);
       expect_close(run(*model, tokens, tokens.size()), tiny.forward(tokens));
     }
@@ -77,8 +68,8 @@ TEST_F(ModelTest, SlidingWindowIsCrossedInPrefillAndDecode) {
   tiny.model_type = "mistral";
   tiny.window = 8;
   tiny.fill(2);
-  tiny.write(directory_);
-  const auto model = Model::load(directory_, {.threads = 1});
+  tiny.write(path_);
+  const auto model = Model::load(path_, {.threads = 1});
   const auto tokens = some_tokens(30);
   expect_close(run(*model, tokens, 30), tiny.forward(tokens));
   expect_close(run(*model, tokens, 1), tiny.forward(tokens));
@@ -87,9 +78,9 @@ TEST_F(ModelTest, SlidingWindowIsCrossedInPrefillAndDecode) {
 TEST_F(ModelTest, ChunksAndThreadsGiveTheSameBits) {
   TinyModel tiny;
   tiny.fill(3);
-  tiny.write(directory_);
-  const auto one = Model::load(directory_, {.threads = 1});
-  const auto three = Model::load(directory_, {.threads = 3});
+  tiny.write(path_);
+  const auto one = Model::load(path_, {.threads = 1});
+  const auto three = Model::load(path_, {.threads = 3});
   // Past one key chunk of 256 positions and one prefill chunk, so that merges happen.
   const auto tokens = some_tokens(330);
   const auto whole = run(*one, tokens, tokens.size());
@@ -103,8 +94,8 @@ TEST_F(ModelTest, ChunksAndThreadsGiveTheSameBits) {
 TEST_F(ModelTest, LastLogitsAreTheLastRow) {
   TinyModel tiny;
   tiny.fill(4);
-  tiny.write(directory_);
-  const auto model = Model::load(directory_);
+  tiny.write(path_);
+  const auto model = Model::load(path_);
   const auto tokens = some_tokens(20);
   const auto all = run(*model, tokens, tokens.size());
   KvCache cache = model->new_cache();
@@ -117,19 +108,19 @@ TEST_F(ModelTest, LastLogitsAreTheLastRow) {
 TEST_F(ModelTest, ReportsWhatItLoaded) {
   TinyModel tiny;
   tiny.fill(5);
-  tiny.write(directory_);
-  const auto model = Model::load(directory_, {.threads = 2});
+  tiny.write(path_);
+  const auto model = Model::load(path_, {.threads = 2});
   EXPECT_EQ(model->format(), "hf");
   EXPECT_EQ(model->threads(), 2);
   EXPECT_EQ(model->eos_ids(), (std::vector<int64_t>{3, 5}));
-  EXPECT_EQ(model->weight_bytes(), std::filesystem::file_size(directory_ / "model.safetensors"));
+  EXPECT_EQ(model->weight_bytes(), std::filesystem::file_size(path_ / "model.safetensors"));
 }
 
 TEST_F(ModelTest, WrongTokensAndCachesLeaveTheCacheAlone) {
   TinyModel tiny;
   tiny.fill(6);
-  tiny.write(directory_);
-  const auto model = Model::load(directory_);
+  tiny.write(path_);
+  const auto model = Model::load(path_);
   KvCache cache = model->new_cache();
   std::vector<float> logits(67 * 2);
   for (const std::vector<int32_t>& bad : {std::vector<int32_t>{1, 67}, {-1}, {}}) {
@@ -146,8 +137,8 @@ TEST_F(ModelTest, WrongTokensAndCachesLeaveTheCacheAlone) {
   TinyModel other;
   other.kv_heads = 6;
   other.fill(6);
-  other.write(directory_);
-  KvCache foreign = Model::load(directory_)->new_cache();
+  other.write(path_);
+  KvCache foreign = Model::load(path_)->new_cache();
   EXPECT_THROW(model->forward(tokens, foreign, Model::Logits::kAll, logits.data()), Error);
 }
 
@@ -158,15 +149,14 @@ TEST_F(ModelTest, BatchesEqualSequencesOneByOne) {
   tiny.window = 300;
   tiny.model_type = "mistral";
   tiny.fill(8);
-  tiny.write(directory_);
+  tiny.write(path_);
   const auto tokens = some_tokens(700);
   const std::size_t lengths[] = {1, 290, 7, 1, 64, 1};
   const std::size_t histories[] = {0, 5, 0, 340, 63, 64};
   const KvType types[] = {KvType::kF32, KvType::kF16, KvType::kQ8,
                           KvType::kQ4,  KvType::kF32, KvType::kF16};
   for (const int threads : {1, 3}) {
-    const auto model =
-        Model::load(directory_, {.threads = threads, .precision = Precision::kExact});
+    const auto model = Model::load(path_, {.threads = threads, .precision = Precision::kExact});
     std::vector<float> expected, found(6 * 67);
     std::vector<KvCache> caches;
     std::vector<BatchEntry> batch;
@@ -195,8 +185,8 @@ TEST_F(ModelTest, BatchesEqualSequencesOneByOne) {
 TEST_F(ModelTest, BatchesLargerThanAChunkAreWhole) {
   TinyModel tiny;
   tiny.fill(9);
-  tiny.write(directory_);
-  const auto model = Model::load(directory_, {.threads = 2, .precision = Precision::kExact});
+  tiny.write(path_);
+  const auto model = Model::load(path_, {.threads = 2, .precision = Precision::kExact});
   const auto tokens = some_tokens(300);
   std::vector<KvCache> caches;
   for (std::size_t i = 0; i < 300; ++i) caches.push_back(model->new_cache());
@@ -216,8 +206,8 @@ TEST_F(ModelTest, BatchesLargerThanAChunkAreWhole) {
 TEST_F(ModelTest, FailedBatchesLeaveAllCachesAlone) {
   TinyModel tiny;
   tiny.fill(10);
-  tiny.write(directory_);
-  const auto model = Model::load(directory_);
+  tiny.write(path_);
+  const auto model = Model::load(path_);
   const std::vector<int32_t> good = {1, 2, 3}, bad = {4, 67}, none;
   KvCache a = model->new_cache(), b = model->new_cache();
   std::vector<float> logits(3 * 67);
@@ -244,8 +234,8 @@ TEST_F(ModelTest, FailedBatchesLeaveAllCachesAlone) {
 TEST_F(ModelTest, NarrowCachesStayNearTheOracle) {
   TinyModel tiny;
   tiny.fill(11);
-  tiny.write(directory_);
-  const auto model = Model::load(directory_, {.threads = 2, .precision = Precision::kExact});
+  tiny.write(path_);
+  const auto model = Model::load(path_, {.threads = 2, .precision = Precision::kExact});
   const auto tokens = some_tokens(330);
   const auto expected = tiny.forward(tokens);
   const std::pair<KvType, double> limits[] = {{KvType::kF32, 2e-5},
@@ -296,25 +286,25 @@ TEST_F(ModelTest, MissingMisshapenAndExtraTensorsAreNamed) {
 
   TinyModel missing = tiny;
   missing.shapes.erase(down);
-  missing.write(directory_);
-  EXPECT_EQ(load_code(directory_, down), ErrorCode::kMissingTensor);
+  missing.write(path_);
+  EXPECT_EQ(load_code(path_, down), ErrorCode::kMissingTensor);
 
   TinyModel misshapen = tiny;
   misshapen.shapes[down] = {static_cast<uint64_t>(tiny.inner), static_cast<uint64_t>(tiny.hidden)};
-  misshapen.write(directory_);
-  EXPECT_EQ(load_code(directory_, down), ErrorCode::kTensorShape);
+  misshapen.write(path_);
+  EXPECT_EQ(load_code(path_, down), ErrorCode::kTensorShape);
 
   TinyModel extra = tiny;
   extra.shapes["model.layers.1.mlp.other.weight"] = {2, 2};
   extra.tensors["model.layers.1.mlp.other.weight"] = {1, 2, 3, 4};
-  extra.write(directory_);
-  EXPECT_EQ(load_code(directory_, "model.layers.1.mlp.other.weight"), ErrorCode::kExtraTensor);
+  extra.write(path_);
+  EXPECT_EQ(load_code(path_, "model.layers.1.mlp.other.weight"), ErrorCode::kExtraTensor);
 
   TinyModel rotary = tiny;
   rotary.shapes["model.layers.0.self_attn.rotary_emb.inv_freq"] = {16};
   rotary.tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = std::vector<float>(16);
-  rotary.write(directory_);
-  EXPECT_NO_THROW(Model::load(directory_));
+  rotary.write(path_);
+  EXPECT_NO_THROW(Model::load(path_));
 }
 
 }  // namespace

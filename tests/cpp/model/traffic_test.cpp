@@ -2,28 +2,19 @@
 #include "model/traffic.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <fstream>
 #include <iterator>
 
+#include "io/test_directory.h"
 #include "model/model.h"
 #include "model/tiny_model.h"
 
 namespace jang {
 namespace {
 
-class TrafficTest : public testing::Test {
- protected:
-  void SetUp() override {
-    directory_ =
-        std::filesystem::temp_directory_path() / ("jang_traffic_test_" + std::to_string(getpid()));
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
-  std::filesystem::path directory_;
-};
+using TrafficTest = testing_io::TestDirectory;
 
 TEST_F(TrafficTest, CountsLayersAndHeadAndNoEmbedding) {
   for (const bool tied : {false, true}) {
@@ -31,14 +22,14 @@ TEST_F(TrafficTest, CountsLayersAndHeadAndNoEmbedding) {
     tiny.tied = tied;
     tiny.attention_bias = true;  // vectors are no matrices
     tiny.fill(1);
-    tiny.write(directory_);
+    tiny.write(path_);
     uint64_t layers = 0;
     for (const auto& [name, values] : tiny.tensors) {
       if (name.starts_with("model.layers.") && tiny.shapes.at(name).size() == 2) {
         layers += values.size();
       }
     }
-    const auto model = Model::load(directory_, {.threads = 1});
+    const auto model = Model::load(path_, {.threads = 1});
     const WeightTraffic traffic = model->weight_traffic();
     EXPECT_EQ(traffic.layers.weights, layers);
     EXPECT_EQ(traffic.layers.bytes, 4 * layers);
@@ -51,8 +42,8 @@ TEST_F(TrafficTest, ReadsEveryByteOfTheFiles) {
   TinyModel tiny;
   tiny.vocabulary = 8011;  // several pieces of a megabyte, the last one no multiple of anything
   tiny.fill(2);
-  tiny.write(directory_);
-  std::ifstream file(directory_ / "model.safetensors", std::ios::binary);
+  tiny.write(path_);
+  std::ifstream file(path_ / "model.safetensors", std::ios::binary);
   std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
   ASSERT_GT(bytes.size(), std::size_t{5} << 20);
   uint64_t expected = 0;
@@ -60,7 +51,7 @@ TEST_F(TrafficTest, ReadsEveryByteOfTheFiles) {
     expected += uint64_t{static_cast<uint8_t>(bytes[i])} << (8 * (i % 8));
   }
   for (const int threads : {1, 3}) {
-    const auto model = Model::load(directory_, {.threads = threads});
+    const auto model = Model::load(path_, {.threads = threads});
     const ReadPass pass = model->read_pass();
     EXPECT_EQ(pass.sum, expected);
     EXPECT_GT(pass.seconds, 0.0);
@@ -70,8 +61,8 @@ TEST_F(TrafficTest, ReadsEveryByteOfTheFiles) {
 TEST_F(TrafficTest, APollThatThrowsStopsThePass) {
   TinyModel tiny;
   tiny.fill(3);
-  tiny.write(directory_);
-  const auto model = Model::load(directory_, {.threads = 2});
+  tiny.write(path_);
+  const auto model = Model::load(path_, {.threads = 2});
   struct Stop {};
   EXPECT_THROW(model->read_pass([] { throw Stop{}; }), Stop);
   EXPECT_GT(model->read_pass().sum, 0u);
