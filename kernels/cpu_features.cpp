@@ -50,13 +50,14 @@ bool runs_avx2_vnni() noexcept {
   return runs_avx2() && has(cpuid(7, 1).eax, kAvxVnni);
 }
 
-// x86-64-v4 with VNNI and VBMI; cores without VBMI stay on avx2.
+// x86-64-v4 with VNNI, VBMI and VBMI2; cores without VBMI stay on avx2, those that have it beside
+// VNNI have VBMI2, too.
 bool runs_avx512() noexcept {
   constexpr unsigned kAvx512State = 0xe6;
   const Registers leaf7 = cpuid(7, 0);
   return runs_avx2() && has(saved_state(), kAvx512State) &&
          has(leaf7.ebx, bit_AVX512F | bit_AVX512BW | bit_AVX512CD | bit_AVX512DQ | bit_AVX512VL) &&
-         has(leaf7.ecx, bit_AVX512VBMI | bit_AVX512VNNI);
+         has(leaf7.ecx, bit_AVX512VBMI | bit_AVX512VBMI2 | bit_AVX512VNNI);
 }
 
 #elif defined(__aarch64__) && defined(__linux__)

@@ -1,4 +1,4 @@
-// AVX-512 (F, BW, VL, DQ, VNNI, VBMI): the generic kernels on 64-byte registers, and integer
+// AVX-512 (F, BW, VL, DQ, VNNI, VBMI, VBMI2): the generic kernels on 64-byte registers, and integer
 // linear layers of its own.
 #define JANG_VEC_BYTES 64
 #include "kernels/generic/intrinsics.h"

@@ -1,20 +1,21 @@
 // Linear layers on int8 activations for many tokens: a block of rows is unpacked once and used for
 // all tokens, with rows as lanes, so that there are no horizontal sums.
 //
-// A block is kBlockLanes rows x kBlockColumns columns, in the innermost cache:
+// A block is kBlockLanes rows x kBlockColumns columns, in the innermost caches:
 //
 //     codes   [columns/4][row half: 2][16 rows][4 bytes]     32 KiB
 //     scales  [groups][32 rows] f32, biases likewise         2 to 4 KiB each
 //
-// Unpacking: 3 operations per 64 weights, and 4 per 64 to turn 16 rows x 16 words around. Then, for
-// 2 x 16 rows and up to 6 tokens in registers:
+// Unpacking turns 16 rows x 16 words around while they are packed: 4 operations per 64 bytes of
+// codes. Then every 64 weights take 2 operations (none at 8 bits), and one more where they cross a
+// word. For 2 x 16 rows and up to 6 tokens in registers:
 //
 //     4 columns:  2 loads of codes, 1 broadcast load a token, 2 dot products a token
 //     a group:    1 multiplication and 2 x (1 conversion, 3 multiply-adds) a token
 //
 // At g = 64 and 6 tokens 192 dot products stand beside 54 other operations: 78 % of the peak of the
-// dot product is the limit, and loads stay below one an operation. At 512 tokens unpacking takes 3
-// % of the time, at 8 tokens about half.
+// dot product is the limit, and the loop runs at 94 % of that. At 8 tokens unpacking takes 40 % of
+// the time, at 512 tokens 2 %.
 //
 // Sums of up to kTokenBlock tokens (32 KiB) wait in L2 for the next columns of the rows; more
 // tokens unpack the rows again.
@@ -25,6 +26,8 @@ constexpr int kBlockLanes = 32;
 constexpr int kBlockColumns = 1024;
 constexpr int kMostTokens = 6;
 constexpr int kTokenBlock = 256;
+// Steps of 4 columns whose code is written out: compilers carry sums through a loop by copies.
+constexpr int kMostUnrolled = 16;
 
 struct RowTile {
   alignas(64) uint8_t codes[kBlockColumns / 4][2][64];
@@ -64,56 +67,143 @@ inline int64_t row_in_range(int64_t row, int64_t row_end) {
   return row < row_end ? row : row_end - 1;
 }
 
-// The order in which a block is unpacked, piece by piece of many rows, is no stream that a hardware
-// prefetcher would follow. So the next block, which lies behind this one without a gap, is asked
-// for line by line in the order of addresses while this one is unpacked; `ahead` is where that
-// stands.
+// Codes of 16 rows as they are stored, but turned around: [word of a row][16 rows].
+template <int kBits>
+struct PackedWords {
+  alignas(64) uint8_t words[kBlockColumns / 32 * kBits][64];
+};
+
+// `ahead` is the next line to ask the memory for. The order in which a block is read, piece by
+// piece of many rows, is no stream that a hardware prefetcher would follow; so the next block,
+// which lies behind this one without a gap, is asked for line by line in the order of addresses.
+template <int kBits>
+void turn_words(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64_t begin,
+                int64_t words, const uint8_t*& ahead, PackedWords<kBits>& packed) {
+  constexpr int kToL1 = 3;
+  const int64_t row_bytes = w.columns / 8 * kBits;
+  const uint8_t* rows[16];
+  for (int r = 0; r < 16; ++r)
+    rows[r] = w.codes + row_in_range(first_row + r, row_end) * row_bytes + begin / 8 * kBits;
+  for (int64_t at = 0; at < words; at += 16) {
+    const int64_t left = words - at;
+    const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffff : (1 << left) - 1);
+    __m512i part[16];
+    unrolled<16>([&](auto r) __attribute__((always_inline)) {
+      __builtin_prefetch(ahead + r.value * 64, 0, kToL1);
+      part[r.value] = _mm512_maskz_loadu_epi32(mask, rows[r.value] + 4 * at);
+    });
+    ahead += 16 * 64;
+    transpose16(part);
+    for (int i = 0; i < 16; ++i) _mm512_store_si512(packed.words[at + i], part[i]);
+  }
+}
+
+// The four codes that begin at bit kOffset of every word, one a byte.
+template <int kBits, int kOffset>
+[[gnu::always_inline]] inline __m512i four_codes(__m512i words) {
+  if constexpr (kBits == 8) return words;
+  constexpr uint64_t kLow = uint64_t{kOffset} | uint64_t{kOffset + kBits} << 8 |
+                            uint64_t{kOffset + 2 * kBits} << 16 |
+                            uint64_t{kOffset + 3 * kBits} << 24;
+  constexpr uint64_t kSelect = kLow | (kLow + 0x20202020) << 32;
+  const __m512i fields =
+      _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<int64_t>(kSelect)), words);
+  return _mm512_and_si512(fields, _mm512_set1_epi8(static_cast<char>((1 << kBits) - 1)));
+}
+
 template <int kBits>
 void unpack_tile(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64_t begin,
                  int64_t columns, const uint8_t*& ahead, RowTile& tile) {
-  constexpr int kStepBytes = 8 * kBits;
-  constexpr int kToL1 = 3;
-  const int64_t row_bytes = w.columns / 8 * kBits;
+  PackedWords<kBits> packed;
   for (int half = 0; half < 2; ++half) {
-    const uint8_t* rows[16];
-    for (int r = 0; r < 16; ++r) {
-      const int64_t row = row_in_range(first_row + 16 * half + r, row_end);
-      rows[r] = w.codes + row * row_bytes + begin / 8 * kBits;
-    }
-    for (int64_t c = 0; c < columns; c += kStep) {
-      const __mmask64 mask = code_bytes_mask(columns - c < kStep ? columns - c : kStep, kBits);
-      __m512i words[16];
-      unrolled<16>([&](auto r) __attribute__((always_inline)) {
-        if constexpr (kBits > 4 || r.value * kStepBytes % 64 == 0)
-          __builtin_prefetch(ahead + r.value * kStepBytes, 0, kToL1);
-        words[r.value] = unpack_step<kBits>(rows[r.value] + c / 8 * kBits, mask);
+    turn_words<kBits>(w, first_row + 16 * half, row_end, begin, columns / 32 * kBits, ahead,
+                      packed);
+    for (int64_t c = 0; c < columns; c += 32) {
+      const uint8_t(*words)[64] = packed.words + c / 32 * kBits;
+      unrolled<8>([&](auto i) __attribute__((always_inline)) {
+        constexpr int kBit = 4 * kBits * i.value, kWord = kBit / 32, kOffset = kBit % 32;
+        const __m512i first = _mm512_load_si512(words[kWord]);
+        __m512i four;
+        if constexpr (kOffset + 4 * kBits <= 32) {
+          four = four_codes<kBits, kOffset>(first);
+        } else {
+          const __m512i second = _mm512_load_si512(words[kWord + 1]);
+          four = four_codes<kBits, 0>(_mm512_shrdi_epi32(first, second, kOffset));
+        }
+        _mm512_store_si512(tile.codes[c / 4 + i.value][half], four);
       });
-      ahead += 16 * kStepBytes;
-      transpose16(words);
-      for (int i = 0; i < 16; ++i) _mm512_store_si512(tile.codes[c / 4 + i][half], words[i]);
+    }
+  }
+}
+
+// 16 values of 16 bits as 32-bit words.
+[[gnu::always_inline]] inline __m512i load_halves16(const uint8_t* base, int64_t first,
+                                                    __mmask16 mask) {
+  return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, base + 2 * first));
+}
+
+template <FloatType kType>
+[[gnu::always_inline]] inline __m512 halves_to_float(__m512i words) {
+  if constexpr (kType == FloatType::kF16) return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
+}
+
+// Up to 16 groups of 16 rows into lanes `half` of the tile. A 16-bit scale and its bias are turned
+// around as one word.
+template <FloatType kType>
+void turn_metadata(const AffineMatrix& w, const int64_t (&first)[16], int64_t groups, int half,
+                   float (*scales)[kBlockLanes], float (*biases)[kBlockLanes]) {
+  const auto mask = static_cast<__mmask16>(groups >= 16 ? 0xffff : (1 << groups) - 1);
+  const int64_t some = groups < 16 ? groups : 16;
+  __m512i s[16], z[16];
+  for (int r = 0; r < 16; ++r) {
+    if constexpr (kType == FloatType::kF32) {
+      s[r] = _mm512_maskz_loadu_epi32(mask, w.scales + 4 * first[r]);
+      z[r] = _mm512_maskz_loadu_epi32(mask, w.biases + 4 * first[r]);
+    } else {
+      s[r] = _mm512_or_si512(load_halves16(w.scales, first[r], mask),
+                             _mm512_slli_epi32(load_halves16(w.biases, first[r], mask), 16));
+    }
+  }
+  transpose16(s);
+  if constexpr (kType == FloatType::kF32) transpose16(z);
+  for (int64_t i = 0; i < some; ++i) {
+    float *const scale = scales[i] + 16 * half, *const bias = biases[i] + 16 * half;
+    if constexpr (kType == FloatType::kF32) {
+      _mm512_store_si512(scale, s[i]);
+      _mm512_store_si512(bias, z[i]);
+    } else {
+      _mm512_store_ps(scale, halves_to_float<kType>(s[i]));
+      _mm512_store_ps(bias, halves_to_float<kType>(_mm512_srli_epi32(s[i], 16)));
+    }
+  }
+}
+
+template <FloatType kType>
+void unpack_tile_metadata(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64_t begin,
+                          int64_t columns, RowTile& tile) {
+  const int64_t groups = columns / w.group;
+  for (int half = 0; half < 2; ++half) {
+    for (int64_t g = 0; g < groups; g += 16) {
+      int64_t first[16];
+      for (int r = 0; r < 16; ++r) {
+        const int64_t row = row_in_range(first_row + 16 * half + r, row_end);
+        first[r] = (row * w.columns + begin) / w.group + g;
+      }
+      turn_metadata<kType>(w, first, groups - g, half, tile.scales + g, tile.biases + g);
     }
   }
 }
 
 inline void unpack_tile_metadata(const AffineMatrix& w, int64_t first_row, int64_t row_end,
                                  int64_t begin, int64_t columns, RowTile& tile) {
-  const int64_t groups = columns / w.group;
-  for (int half = 0; half < 2; ++half) {
-    for (int64_t g = 0; g < groups; g += 16) {
-      __m512i s[16], z[16];
-      for (int r = 0; r < 16; ++r) {
-        const int64_t row = row_in_range(first_row + 16 * half + r, row_end);
-        const int64_t at = (row * w.columns + begin) / w.group + g;
-        s[r] = _mm512_castps_si512(load_metadata16(w.scales, w.metadata, at, groups - g));
-        z[r] = _mm512_castps_si512(load_metadata16(w.biases, w.metadata, at, groups - g));
-      }
-      transpose16(s);
-      transpose16(z);
-      for (int64_t i = 0; i < 16 && g + i < groups; ++i) {
-        _mm512_store_si512(tile.scales[g + i] + 16 * half, s[i]);
-        _mm512_store_si512(tile.biases[g + i] + 16 * half, z[i]);
-      }
-    }
+  switch (w.metadata) {
+    case FloatType::kF32:
+      return unpack_tile_metadata<FloatType::kF32>(w, first_row, row_end, begin, columns, tile);
+    case FloatType::kF16:
+      return unpack_tile_metadata<FloatType::kF16>(w, first_row, row_end, begin, columns, tile);
+    case FloatType::kBF16:
+      return unpack_tile_metadata<FloatType::kBF16>(w, first_row, row_end, begin, columns, tile);
   }
 }
 
@@ -131,18 +221,28 @@ void multiply_tile_int8(const RowTile& tile, int64_t groups, float middle, const
     unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
       dots[t.value][0] = dots[t.value][1] = _mm512_setzero_si512();
     });
-    const uint8_t(*codes)[2][64] = tile.codes + g * (kGroup / 4);
-    const int8_t* xg = x.codes + g * kGroup;
-#pragma GCC unroll 2
-    for (int k = 0; k < kGroup / 4; ++k) {
-      const __m512i w0 = _mm512_load_si512(codes[k][0]);
-      const __m512i w1 = _mm512_load_si512(codes[k][1]);
-      unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
-        const __m512i four =
-            _mm512_set1_epi32(load_bits<int32_t>(xg + t.value * x.code_stride + 4 * k));
-        dots[t.value][0] = _mm512_dpbusd_epi32(dots[t.value][0], w0, four);
-        dots[t.value][1] = _mm512_dpbusd_epi32(dots[t.value][1], w1, four);
+    constexpr int kSteps = kGroup / 4 < kMostUnrolled ? kGroup / 4 : kMostUnrolled;
+    const uint8_t* codes = tile.codes[g * (kGroup / 4)][0];
+    // Two addresses and a stride reach all tokens without one register each.
+    const int64_t stride = x.code_stride;
+    const int8_t* low = x.codes + g * kGroup;
+    const int8_t* high = low + 3 * stride;
+    for (int k = 0; k < kGroup / 4; k += kSteps) {
+      unrolled<kSteps>([&](auto step) __attribute__((always_inline)) {
+        constexpr int kStep4 = step.value;
+        const __m512i w0 = _mm512_load_si512(codes + 128 * kStep4);
+        const __m512i w1 = _mm512_load_si512(codes + 128 * kStep4 + 64);
+        unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
+          constexpr int kT = t.value;
+          const int8_t* at = kT < 3 ? low + kT * stride : high + (kT - 3) * stride;
+          const __m512i four = _mm512_set1_epi32(load_bits<int32_t>(at + 4 * kStep4));
+          dots[kT][0] = _mm512_dpbusd_epi32(dots[kT][0], w0, four);
+          dots[kT][1] = _mm512_dpbusd_epi32(dots[kT][1], w1, four);
+        });
       });
+      codes += 128 * kSteps;
+      low += 4 * kSteps;
+      high += 4 * kSteps;
     }
     unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
       const int64_t at = t.value * x.group_stride + g;
