@@ -35,7 +35,7 @@ inline constexpr int kPartStride = kOrder == ActivationOrder::kCrumbs ? 32 : 16;
 template <ActivationOrder kOrder>
 inline int64_t block_offset(int64_t block) {
   if constexpr (kOrder == ActivationOrder::kCrumbs) {
-    return block / 2 * kActivationBlock + block % 2 * 16;
+    return block / 2 * 2 * kBlock + block % 2 * 16;
   }
   return block * kBlock;
 }

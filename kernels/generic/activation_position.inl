@@ -2,13 +2,13 @@
 // in a hurry and for the tests' reference.
 
 inline int64_t activation_position(ActivationOrder order, int64_t column) {
-  const int64_t block = column / kActivationBlock * kActivationBlock;
-  const int64_t i = column % kActivationBlock;
   switch (order) {
     case ActivationOrder::kNibbles:
-      return block + i / 64 * 64 + i % 2 * 32 + i % 64 / 2;
+      return column / 64 * 64 + column % 2 * 32 + column % 64 / 2;
     case ActivationOrder::kCrumbs:
-      return block + i % 4 * 32 + i / 4;
+      return column / 128 * 128 + column % 4 * 32 + column % 128 / 4;
+    case ActivationOrder::kWideCrumbs:
+      return column / 256 * 256 + column % 4 * 64 + column % 256 / 4;
     case ActivationOrder::kNatural:
       break;
   }

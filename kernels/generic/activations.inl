@@ -71,19 +71,29 @@ inline void quantize_group(const float* x, int group, int8_t* codes, int64_t g, 
   residuals[g] = sum - rule.scale * sum_tree(to_float(code_sum));
 }
 
+// Every kPhases-th code of each kPhases * kEach ones behind one another.
+template <int kPhases, int kEach>
+void gather_phases(const int8_t* natural, int8_t* codes) {
+  for (int h = 0; h < kActivationBlock; h += kPhases * kEach) {
+    for (int p = 0; p < kPhases; ++p) {
+      for (int i = 0; i < kEach; ++i) codes[h + kEach * p + i] = natural[h + kPhases * i + p];
+    }
+  }
+}
+
 // One block of a row from the order of columns into `order`.
 inline void reorder_block(ActivationOrder order, int8_t* codes) {
   int8_t natural[kActivationBlock];
   __builtin_memcpy(natural, codes, sizeof natural);
-  if (order == ActivationOrder::kNibbles) {
-    for (int h = 0; h < kActivationBlock; h += 64) {
-      for (int i = 0; i < 32; ++i) codes[h + i] = natural[h + 2 * i];
-      for (int i = 0; i < 32; ++i) codes[h + 32 + i] = natural[h + 2 * i + 1];
-    }
-  } else {
-    for (int p = 0; p < 4; ++p) {
-      for (int i = 0; i < 32; ++i) codes[32 * p + i] = natural[4 * i + p];
-    }
+  switch (order) {
+    case ActivationOrder::kNatural:
+      return;
+    case ActivationOrder::kNibbles:
+      return gather_phases<2, 32>(natural, codes);
+    case ActivationOrder::kCrumbs:
+      return gather_phases<4, 32>(natural, codes);
+    case ActivationOrder::kWideCrumbs:
+      return gather_phases<4, 64>(natural, codes);
   }
 }
 

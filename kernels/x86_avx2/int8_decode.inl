@@ -12,7 +12,10 @@
 //   for the metadata. Bound: memory at 2, 4 and 8 bits, between memory and unpacking at the others.
 
 constexpr int64_t kDecodeTokens = 4;
-constexpr int64_t kPrefetchBytes = 4096;  // hardware prefetchers stop at the end of a page
+// Hardware prefetchers stop at the end of a page, and lose sight of scales and biases, of which a
+// row has a line or two.
+constexpr int64_t kPrefetchBytes = 8192;
+constexpr int64_t kPrefetchMetadata = 4096;
 
 // Lanes added in a fixed order.
 inline float sum_of_lanes(__m256 v) {
@@ -49,6 +52,10 @@ void make_factors(const AffineMatrix& w, const Int8Activations& x, float unit, i
   __m256 sums[kTokens];
   for (int t = 0; t < kTokens; ++t) sums[t] = rest[t];
   for (int64_t i = 0; i < n; i += 8) {
+    if (i % 16 == 0) {
+      scales.prefetch(row, group + i, kPrefetchMetadata);
+      biases.prefetch(row, group + i, kPrefetchMetadata);
+    }
     const __m256 s = scales.eight(row, group + i);
     const __m256 z = biases.eight(row, group + i);
     unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {

@@ -47,6 +47,11 @@ struct Metadata {
         end(tensor + w.rows * (w.columns / w.group) * kMetadataBytes<kType>),
         groups(w.columns / w.group) {}
 
+  // Asks for what lies `ahead` bytes behind that group.
+  [[gnu::always_inline]] void prefetch(int64_t row, int64_t group, int64_t ahead) const {
+    __builtin_prefetch(data + (row * groups + group) * kMetadataBytes<kType> + ahead);
+  }
+
   // Groups [group, group + 8) of the row, group < groups; zeros for those it does not have.
   [[gnu::always_inline]] __m256 eight(int64_t row, int64_t group) const {
     const uint8_t* p = data + (row * groups + group) * kMetadataBytes<kType>;

@@ -2,22 +2,27 @@
 // which is what the hardware prefetchers follow; a register of unpacked codes serves all tokens.
 //
 //   a step, 64 weights:  1 load + 3 operations to unpack (none at 8 bits), then a token 1 dot
-//   product
-//                        of 64, 1 conversion, 1 multiply-add by the group's scale (g = 128: half of
-//                        the last two). About 2.1 cycles on cores with two vector pipes.
+//                        product of 64, 1 conversion, 1 multiply-add by the group's scale (g = 128:
+//                        half of the last two). About 2.1 cycles on cores with two vector pipes.
+//   2 bits, 256 weights: 1 load + 7 operations to unpack, then a token 4 dot products, 1
+//                        conversion, 1 permutation of scales, 1 multiply-add: 3.5 operations per 64
+//                        weights in the place of 6.
 //   16 groups:           2 loads, 2 conversions, and a token 1 multiplication of the scales and 2
 //                        multiply-adds for the biases and the residuals.
 //   a row:               one horizontal sum a token.
 //
-// Limit: memory. At 64 weights in 2.1 cycles a core asks for 40 (2 bits) to 140 (8 bits) GB/s,
-// more than it is given.
+// Limit: memory. At 64 weights in 2.1 cycles a core asks for 55 (3 bits) to 140 (8 bits) GB/s, more
+// than it is given.
 //
-// Order of sums: step i of a row is added into chain i % 4, lanes and chains are joined at the end,
+// Order of sums: unit i of a row is added into chain i % 4, lanes and chains are joined at the end,
 // for any number of tokens of this class.
 
 constexpr int kDecodeTokens = 4;
 constexpr int kChains = 4;
-constexpr int kAhead = 4096;  // bytes: hardware prefetchers stop at the end of a page
+// Bytes. Hardware prefetchers stop at the end of a page, and lose sight of scales and biases, of
+// which a row has a line or two: asking for these early is worth a fifth of the speed at 2 bits.
+constexpr int kCodesAhead = 8192;
+constexpr int kMetadataAhead = 4096;
 
 // Locals of the row loop: registers, as long as every index into them is a constant.
 template <int kTokens>
@@ -33,12 +38,84 @@ struct SpanHead {
   __m512 rest[kTokens];                           // z * X + s * mid * u, summed over 16 groups each
 };
 
+// What one integer dot product covers: a group or two, unpacked by unpack.inl.
+template <int kBits, int kGroup>
+struct Unit {
+  static constexpr int kRegisters = kGroup >= kStep ? kGroup / kStep : 1;
+  static constexpr int kWeights = kRegisters * kStep;
+  static constexpr int kBytes = kWeights / 8 * kBits;
+  using Codes = __m512i[kRegisters];
+
+  // kMasked: reads nothing behind the unit.
+  template <bool kMasked>
+  [[gnu::always_inline]] static void load(const uint8_t* p, Codes& codes) {
+    unrolled<kRegisters>([&](auto i) __attribute__((always_inline)) {
+      const uint8_t* at = p + i.value * (kStep / 8 * kBits);
+      codes[i.value] = kMasked ? unpack_step<kBits>(at, code_bytes_mask(kStep, kBits))
+                               : unpack_over_read<kBits>(at);
+    });
+  }
+  // The last step of a row is half empty where groups of 32 are odd in number.
+  [[gnu::always_inline]] static void load_part(const uint8_t* p, int64_t weights, Codes& codes) {
+    codes[0] = unpack_step<kBits>(p, code_bytes_mask(weights, kBits));
+  }
+  // The scale of its group for each lane of the dot product of unit `index`.
+  [[gnu::always_inline]] static __m512 scales(const float* scales, int64_t index) {
+    if constexpr (kGroup >= kStep) {
+      return _mm512_set1_ps(scales[index]);
+    } else {
+      const __m512 low = _mm512_set1_ps(scales[2 * index]);
+      return _mm512_mask_broadcastss_ps(low, 0xff00, _mm_load_ss(&scales[2 * index + 1]));
+    }
+  }
+};
+
+// Codes of 2 bits: a register of packed bytes holds four registers of codes, told apart by shifts,
+// and activations lie in that order (kWideCrumbs). A lane has 16 neighbouring columns.
+template <int kGroup>
+struct Unit<2, kGroup> {
+  static constexpr int kRegisters = 4;
+  static constexpr int kWeights = 4 * kStep;
+  static constexpr int kBytes = kWeights / 4;
+  static constexpr int kGroups = kWeights / kGroup;
+  using Codes = __m512i[kRegisters];
+
+  [[gnu::always_inline]] static void split(__m512i packed, Codes& codes) {
+    unrolled<kRegisters>([&](auto i) __attribute__((always_inline)) {
+      codes[i.value] =
+          _mm512_and_si512(_mm512_srli_epi32(packed, 2 * i.value), _mm512_set1_epi8(3));
+    });
+  }
+  template <bool kMasked>
+  [[gnu::always_inline]] static void load(const uint8_t* p, Codes& codes) {
+    split(_mm512_loadu_si512(p), codes);
+  }
+  [[gnu::always_inline]] static void load_part(const uint8_t* p, int64_t weights, Codes& codes) {
+    split(_mm512_maskz_loadu_epi8(_cvtu64_mask64(~uint64_t{0} >> (64 - weights / 4)), p), codes);
+  }
+  [[gnu::always_inline]] static __m512 scales(const float* scales, int64_t index) {
+    const float* first = scales + kGroups * index;
+    const __m512i group_of_lane =
+        _mm512_srli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                          kGroup == 32   ? 1
+                          : kGroup == 64 ? 2
+                                         : 3);
+    __m256 some;
+    if constexpr (kGroups == 8) {
+      some = _mm256_loadu_ps(first);
+    } else if constexpr (kGroups == 4) {
+      some = _mm256_castps128_ps256(_mm_loadu_ps(first));
+    } else {
+      some = _mm256_castps128_ps256(
+          _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(first))));
+    }
+    return _mm512_permutexvar_ps(group_of_lane, _mm512_castps256_ps512(some));
+  }
+};
+
 template <int kBits, int kGroup, int kTokens>
 struct RowDecoder {
-  static constexpr int kStepsPerGroup = kGroup >= kStep ? kGroup / kStep : 1;
-  static constexpr int kGroupsPerStep = kGroup >= kStep ? 1 : kStep / kGroup;
-  static constexpr int kUnit = kStepsPerGroup * kStep;  // weights of a group, or of two
-  static constexpr int kUnitBytes = kUnit / 8 * kBits;
+  using U = Unit<kBits, kGroup>;
   static constexpr int64_t kSpan = int64_t{kSpanGroups} * kGroup;  // columns
   using Head = SpanHead<kTokens>;
 
@@ -62,7 +139,10 @@ struct RowDecoder {
     unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
       bias_part[t.value] = middle_part[t.value] = _mm512_setzero_ps();
     });
+    const int64_t size = type == FloatType::kF32 ? 4 : 2;
     for (int64_t g = 0; g < groups; g += kGroupBlock) {
+      __builtin_prefetch(scales + (at + g) * size + kMetadataAhead);
+      __builtin_prefetch(biases + (at + g) * size + kMetadataAhead);
       const __m512 s = load_metadata16(scales, type, at + g, groups - g);
       const __m512 z = load_metadata16(biases, type, at + g, groups - g);
       const __m512 middle = _mm512_mul_ps(s, mid);
@@ -82,75 +162,61 @@ struct RowDecoder {
     __asm__("" : "+m"(head));
   }
 
-  // The scales of the groups in `unit`, one for each lane of its dot product.
-  [[gnu::always_inline]] static __m512 scales_of(const Head& head, int t, int64_t unit) {
-    if constexpr (kGroupsPerStep == 1) {
-      return _mm512_set1_ps(head.scale[t][unit]);
-    } else {
-      const __m512 low = _mm512_set1_ps(head.scale[t][2 * unit]);
-      return _mm512_mask_broadcastss_ps(low, 0xff00, _mm_load_ss(&head.scale[t][2 * unit + 1]));
-    }
-  }
-
-  // A register of unpacked codes serves all tokens; `unit` counts within the span.
+  // A register of unpacked codes serves all tokens; `index` counts units within the span.
   template <int kChain>
-  [[gnu::always_inline]] void add(const __m512i (&step)[kStepsPerGroup], int64_t column,
-                                  int64_t unit, const Head& head, RowSums<kTokens>& sum) const {
+  [[gnu::always_inline]] void add(const typename U::Codes& codes, int64_t column, int64_t index,
+                                  const Head& head, RowSums<kTokens>& sum) const {
     unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
       __m512i dots = _mm512_setzero_si512();
-      const int8_t* codes = x.codes + t.value * x.code_stride + column;
-      unrolled<kStepsPerGroup>([&](auto i) __attribute__((always_inline)) {
-        dots =
-            _mm512_dpbusd_epi32(dots, step[i.value], _mm512_loadu_si512(codes + i.value * kStep));
+      const int8_t* at = x.codes + t.value * x.code_stride + column;
+      unrolled<U::kRegisters>([&](auto i) __attribute__((always_inline)) {
+        dots = _mm512_dpbusd_epi32(dots, codes[i.value], _mm512_loadu_si512(at + i.value * kStep));
       });
       __m512& total = sum[t.value][kChain];
-      total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scales_of(head, t.value, unit), total);
+      total =
+          _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), U::scales(head.scale[t.value], index), total);
     });
   }
 
   template <int kChain, bool kMasked>
-  [[gnu::always_inline]] void whole_unit(const uint8_t* codes, int64_t column, int64_t unit,
+  [[gnu::always_inline]] void whole_unit(const uint8_t* p, int64_t column, int64_t index,
                                          const Head& head, RowSums<kTokens>& sum) const {
-    __m512i step[kStepsPerGroup];
-    unrolled<kStepsPerGroup>([&](auto i) __attribute__((always_inline)) {
-      constexpr int kBytes = 8 * kBits;
-      const uint8_t* p = codes + i.value * kBytes;
-      // One prefetch a line or less.
-      if constexpr (kBits > 4 || (kChain * kStepsPerGroup + i.value) * kBytes % 64 == 0)
-        __builtin_prefetch(p + kAhead);
-      step[i.value] = kMasked ? unpack_step<kBits>(p, code_bytes_mask(kStep, kBits))
-                              : unpack_over_read<kBits>(p);
+    // One prefetch a line, or a little more often.
+    constexpr int kEach = U::kBytes < 64 ? U::kBytes : 64;
+    unrolled<(U::kBytes + 63) / 64>([&](auto i) __attribute__((always_inline)) {
+      constexpr int kAt = kChain * U::kBytes + i.value * kEach;
+      if constexpr (kAt % 64 < kEach) __builtin_prefetch(p + i.value * kEach + kCodesAhead);
     });
-    add<kChain>(step, column, unit, head, sum);
+    typename U::Codes codes;
+    U::template load<kMasked>(p, codes);
+    add<kChain>(codes, column, index, head, sum);
   }
 
   // Adds the columns of a span from `begin` on.
   [[gnu::always_inline]] void add_span(int64_t row, int64_t begin, const Head& head,
                                        RowSums<kTokens>& sum) const {
     const int64_t row_bytes = w.columns / 8 * kBits;
-    const uint8_t* codes = w.codes + row * row_bytes + begin / 8 * kBits;
+    const uint8_t* p = w.codes + row * row_bytes + begin / 8 * kBits;
     const int64_t left = w.columns - begin;
     const int64_t columns = left < kSpan ? left : kSpan;
-    const int64_t units = columns / kUnit;
+    const int64_t units = columns / U::kWeights;
     // Where no other row follows, the last unit is loaded through a mask.
     const bool last = (w.rows - 1 - row) * row_bytes < kMostOverRead;
     const int64_t open_units = last ? units - 1 : units;
     int64_t u = 0;
     for (; u + kChains <= open_units; u += kChains) {
       unrolled<kChains>([&](auto i) __attribute__((always_inline)) {
-        whole_unit<i.value, false>(codes + i.value * kUnitBytes, begin + (u + i.value) * kUnit,
+        whole_unit<i.value, false>(p + i.value * U::kBytes, begin + (u + i.value) * U::kWeights,
                                    u + i.value, head, sum);
       });
-      codes += kChains * kUnitBytes;
+      p += kChains * U::kBytes;
     }
-    for (; u < units; ++u, codes += kUnitBytes)
-      whole_unit<0, true>(codes, begin + u * kUnit, u, head, sum);
-    // The last step of a row is half empty where groups of 32 are odd in number.
-    if constexpr (kGroupsPerStep == 2) {
-      if (columns % kUnit != 0) {
-        const __m512i step[1] = {unpack_step<kBits>(codes, code_bytes_mask(32, kBits))};
-        add<0>(step, begin + u * kUnit, u, head, sum);
-      }
+    for (; u < units; ++u, p += U::kBytes)
+      whole_unit<0, true>(p, begin + u * U::kWeights, u, head, sum);
+    if (columns % U::kWeights != 0) {
+      typename U::Codes codes{};
+      U::load_part(p, columns % U::kWeights, codes);
+      add<0>(codes, begin + u * U::kWeights, u, head, sum);
     }
   }
 

@@ -1,5 +1,10 @@
 // Which of the two integer forms runs: rows one by one for few tokens, tiles for many.
 
+// As the codes of a width come out of their registers most cheaply.
+ActivationOrder vnni_activation_order(int bits) {
+  return bits == 2 ? ActivationOrder::kWideCrumbs : ActivationOrder::kNatural;
+}
+
 void vnni_matmul_int8(const AffineMatrix& w, const Int8Activations& x, int64_t tokens, float* y,
                       int64_t y_stride, int64_t row_begin, int64_t row_end) {
   with_format(w, [&](auto format) {

@@ -18,6 +18,7 @@ namespace {
 
 constexpr KernelTable own_table() {
   KernelTable table = kernel_table(Level::kAvx512);
+  table.activation_order = vnni_activation_order;
   table.affine_matmul_int8 = vnni_matmul_int8;
   return table;
 }

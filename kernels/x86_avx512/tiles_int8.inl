@@ -111,27 +111,82 @@ template <int kBits, int kOffset>
   return _mm512_and_si512(fields, _mm512_set1_epi8(static_cast<char>((1 << kBits) - 1)));
 }
 
+// Which columns a step's four codes are of: the order of vnni_activation_order(kBits), a group's
+// steps behind one another.
+template <int kBits, int kGroup>
+struct Steps {
+  static constexpr int kCount = kGroup / 4;
+  static constexpr int kWritten = kCount < kMostUnrolled ? kCount : kMostUnrolled;
+  static constexpr int kPassed = 4 * kWritten;  // activations that the written steps advance by
+  // Of the activations of `step` behind those of the group.
+  static constexpr int offset(int step) { return 4 * step; }
+  static constexpr int64_t group_offset(int64_t group) { return group * kGroup; }
+};
+
+template <int kGroup>
+struct Steps<2, kGroup> {
+  static constexpr int kCount = kGroup / 4;
+  static constexpr int kWords = kGroup / 16;  // of a group; a word has four steps, 64 apart
+  static constexpr int kWritten = kCount < kMostUnrolled ? kCount : kMostUnrolled;
+  static constexpr int kPassed = 64 * kWritten / kWords;
+  static constexpr int offset(int step) { return step / kWords * 64 + step % kWords * 4; }
+  static constexpr int64_t group_offset(int64_t group) {
+    return group * kGroup / 256 * 256 + group * kGroup % 256 / 4;
+  }
+};
+
+// All widths but one share their code.
+template <int kBits, int kGroup>
+using TileSteps = Steps<kBits == 2 ? 2 : 8, kGroup>;
+
+// 32 columns of 16 rows.
 template <int kBits>
+[[gnu::always_inline]] inline void unpack_words(const uint8_t (*words)[64], uint8_t (*codes)[2][64],
+                                                int half) {
+  unrolled<8>([&](auto i) __attribute__((always_inline)) {
+    constexpr int kBit = 4 * kBits * i.value, kWord = kBit / 32, kOffset = kBit % 32;
+    const __m512i first = _mm512_load_si512(words[kWord]);
+    __m512i four;
+    if constexpr (kOffset + 4 * kBits <= 32) {
+      four = four_codes<kBits, kOffset>(first);
+    } else {
+      const __m512i second = _mm512_load_si512(words[kWord + 1]);
+      four = four_codes<kBits, 0>(_mm512_shrdi_epi32(first, second, kOffset));
+    }
+    _mm512_store_si512(codes[i.value][half], four);
+  });
+}
+
+// The words of a group of 2 bits, phase by phase.
+template <int kGroup>
+[[gnu::always_inline]] inline void split_words(const uint8_t (*words)[64], uint8_t (*codes)[2][64],
+                                               int half) {
+  constexpr int kWords = Steps<2, kGroup>::kWords;
+  unrolled<kWords>([&](auto j) __attribute__((always_inline)) {
+    const __m512i word = _mm512_load_si512(words[j.value]);
+    unrolled<4>([&](auto p) __attribute__((always_inline)) {
+      const __m512i four =
+          _mm512_and_si512(_mm512_srli_epi32(word, 2 * p.value), _mm512_set1_epi8(3));
+      _mm512_store_si512(codes[p.value * kWords + j.value][half], four);
+    });
+  });
+}
+
+template <int kBits, int kGroup>
 void unpack_tile(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64_t begin,
                  int64_t columns, const uint8_t*& ahead, RowTile& tile) {
+  constexpr int kColumns = kBits == 2 ? kGroup : 32;
   PackedWords<kBits> packed;
   for (int half = 0; half < 2; ++half) {
     turn_words<kBits>(w, first_row + 16 * half, row_end, begin, columns / 32 * kBits, ahead,
                       packed);
-    for (int64_t c = 0; c < columns; c += 32) {
+    for (int64_t c = 0; c < columns; c += kColumns) {
       const uint8_t(*words)[64] = packed.words + c / 32 * kBits;
-      unrolled<8>([&](auto i) __attribute__((always_inline)) {
-        constexpr int kBit = 4 * kBits * i.value, kWord = kBit / 32, kOffset = kBit % 32;
-        const __m512i first = _mm512_load_si512(words[kWord]);
-        __m512i four;
-        if constexpr (kOffset + 4 * kBits <= 32) {
-          four = four_codes<kBits, kOffset>(first);
-        } else {
-          const __m512i second = _mm512_load_si512(words[kWord + 1]);
-          four = four_codes<kBits, 0>(_mm512_shrdi_epi32(first, second, kOffset));
-        }
-        _mm512_store_si512(tile.codes[c / 4 + i.value][half], four);
-      });
+      if constexpr (kBits == 2) {
+        split_words<kGroup>(words, tile.codes + c / 4, half);
+      } else {
+        unpack_words<kBits>(words, tile.codes + c / 4, half);
+      }
     }
   }
 }
@@ -208,7 +263,7 @@ inline void unpack_tile_metadata(const AffineMatrix& w, int64_t first_row, int64
 }
 
 // Adds the tile's share to sums for kTokens tokens; `fresh` starts from zero instead.
-template <int kGroup, int kTokens>
+template <typename S, int kTokens>
 void multiply_tile_int8(const RowTile& tile, int64_t groups, float middle, const Int8Activations& x,
                         float (*sums)[kBlockLanes], bool fresh) {
   __m512 sum[kTokens][2];
@@ -221,28 +276,27 @@ void multiply_tile_int8(const RowTile& tile, int64_t groups, float middle, const
     unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
       dots[t.value][0] = dots[t.value][1] = _mm512_setzero_si512();
     });
-    constexpr int kSteps = kGroup / 4 < kMostUnrolled ? kGroup / 4 : kMostUnrolled;
-    const uint8_t* codes = tile.codes[g * (kGroup / 4)][0];
-    // Two addresses and a stride reach all tokens without one register each.
+    const uint8_t* codes = tile.codes[g * S::kCount][0];
+    // Two addresses and a stride reach all tokens without a register each.
     const int64_t stride = x.code_stride;
-    const int8_t* low = x.codes + g * kGroup;
+    const int8_t* low = x.codes + S::group_offset(g);
     const int8_t* high = low + 3 * stride;
-    for (int k = 0; k < kGroup / 4; k += kSteps) {
-      unrolled<kSteps>([&](auto step) __attribute__((always_inline)) {
-        constexpr int kStep4 = step.value;
-        const __m512i w0 = _mm512_load_si512(codes + 128 * kStep4);
-        const __m512i w1 = _mm512_load_si512(codes + 128 * kStep4 + 64);
+    for (int k = 0; k < S::kCount; k += S::kWritten) {
+      unrolled<S::kWritten>([&](auto step) __attribute__((always_inline)) {
+        constexpr int kAt = step.value;
+        const __m512i w0 = _mm512_load_si512(codes + 128 * kAt);
+        const __m512i w1 = _mm512_load_si512(codes + 128 * kAt + 64);
         unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
           constexpr int kT = t.value;
           const int8_t* at = kT < 3 ? low + kT * stride : high + (kT - 3) * stride;
-          const __m512i four = _mm512_set1_epi32(load_bits<int32_t>(at + 4 * kStep4));
+          const __m512i four = _mm512_set1_epi32(load_bits<int32_t>(at + S::offset(kAt)));
           dots[kT][0] = _mm512_dpbusd_epi32(dots[kT][0], w0, four);
           dots[kT][1] = _mm512_dpbusd_epi32(dots[kT][1], w1, four);
         });
       });
-      codes += 128 * kSteps;
-      low += 4 * kSteps;
-      high += 4 * kSteps;
+      codes += 128 * S::kWritten;
+      low += S::kPassed;
+      high += S::kPassed;
     }
     unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
       const int64_t at = t.value * x.group_stride + g;
@@ -265,12 +319,12 @@ void multiply_tile_int8(const RowTile& tile, int64_t groups, float middle, const
   });
 }
 
-template <int kGroup, int kTokens = kMostTokens, typename... Rest>
+template <typename S, int kTokens = kMostTokens, typename... Rest>
 void multiply_tokens(int64_t tokens, const Rest&... rest) {
   if constexpr (kTokens > 1) {
-    if (tokens < kTokens) return multiply_tokens<kGroup, kTokens - 1>(tokens, rest...);
+    if (tokens < kTokens) return multiply_tokens<S, kTokens - 1>(tokens, rest...);
   }
-  multiply_tile_int8<kGroup, kTokens>(rest...);
+  multiply_tile_int8<S, kTokens>(rest...);
 }
 
 // The rows of `x` from `token` on, and their columns from `column` on.
@@ -295,13 +349,13 @@ void multiply_block(const AffineMatrix& w, const Int8Activations& x, int64_t tok
   const uint8_t* ahead = w.codes + (first_row + kBlockLanes) * (w.columns / 8 * kBits);
   for (int64_t begin = 0; begin < w.columns; begin += kBlockColumns) {
     const int64_t columns = w.columns - begin < kBlockColumns ? w.columns - begin : kBlockColumns;
-    unpack_tile<kBits>(w, first_row, row_end, begin, columns, ahead, tile);
+    unpack_tile<kBits, kGroup>(w, first_row, row_end, begin, columns, ahead, tile);
     unpack_tile_metadata(w, first_row, row_end, begin, columns, tile);
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t t = i * tokens / tiles;
-      multiply_tokens<kGroup>((i + 1) * tokens / tiles - t, tile, columns / kGroup,
-                              code_middle(kBits), activations_from(x, t, begin, kGroup), sums + t,
-                              begin == 0);
+      multiply_tokens<TileSteps<kBits, kGroup>>(
+          (i + 1) * tokens / tiles - t, tile, columns / kGroup, code_middle(kBits),
+          activations_from(x, t, begin, kGroup), sums + t, begin == 0);
     }
   }
 }

@@ -2,7 +2,8 @@
 // every eight weights a 64-bit lane of their own, a multishift drops each field into its byte, a
 // mask removes the neighbours. It works because the last field ends at bit 8*bits <= 64.
 //
-// The bytes come back in the order of the columns, so activations need no order of their own.
+// The bytes come back in the order of the columns, so activations need no order of their own. Codes
+// of 2 bits are split by shifts where they are used.
 
 constexpr int kStep = 64;  // weights of one register of codes
 
@@ -48,10 +49,7 @@ template <int kBits>
 constexpr int kMostOverRead = 24;
 template <int kBits>
 [[gnu::always_inline]] inline __m512i unpack_over_read(const uint8_t* p) {
-  if constexpr (kBits == 2) {
-    return unpack_bytes<kBits>(
-        _mm512_zextsi128_si512(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
-  } else if constexpr (kBits <= 4) {
+  if constexpr (kBits <= 4) {
     return unpack_bytes<kBits>(
         _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
   } else {
