@@ -73,13 +73,54 @@ struct PackedWords {
   alignas(64) uint8_t words[kBlockColumns / 32 * kBits][64];
 };
 
-// `ahead` is the next line to ask the memory for. The order in which a block is read, piece by
-// piece of many rows, is no stream that a hardware prefetcher would follow; so the next block,
-// which lies behind this one without a gap, is asked for line by line in the order of addresses.
+// Asks the memory for the next block of rows while this one is multiplied, a few lines at a time:
+// all at once would wait for the memory, and the order in which a block is read, piece by piece of
+// many rows, is no stream that a hardware prefetcher would follow. Its rows lie behind one another,
+// and so do their scales and biases.
+class NextRows {
+ public:
+  // fetch() will be called `calls` times.
+  NextRows(const AffineMatrix& w, int64_t first_row, int64_t calls) {
+    const int64_t rows = w.rows - first_row < kBlockLanes ? w.rows - first_row : kBlockLanes;
+    if (rows <= 0) return;
+    const int64_t row_bytes = w.columns / 8 * w.bits;
+    const int64_t metadata_bytes = w.columns / w.group * (w.metadata == FloatType::kF32 ? 4 : 2);
+    part_[0] = {w.codes + first_row * row_bytes, rows * row_bytes};
+    part_[1] = {w.scales + first_row * metadata_bytes, rows * metadata_bytes};
+    part_[2] = {w.biases + first_row * metadata_bytes, rows * metadata_bytes};
+    const int64_t lines = (part_[0].bytes + 2 * part_[1].bytes) / 64 + kParts;
+    lines_ = (lines + calls - 1) / calls;
+  }
+
+  [[gnu::always_inline]] void fetch() {
+    for (int64_t i = 0; i < lines_; ++i) {
+      if (at_ >= part_[now_].bytes) {
+        if (now_ + 1 == kParts) {
+          lines_ = 0;
+          return;
+        }
+        ++now_;
+        at_ = 0;
+      }
+      __builtin_prefetch(part_[now_].begin + at_);
+      at_ += 64;
+    }
+  }
+
+ private:
+  static constexpr int kParts = 3;
+  struct Part {
+    const uint8_t* begin = nullptr;
+    int64_t bytes = 0;
+  };
+  Part part_[kParts];
+  int now_ = 0;
+  int64_t at_ = 0, lines_ = 0;
+};
+
 template <int kBits>
 void turn_words(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64_t begin,
-                int64_t words, const uint8_t*& ahead, PackedWords<kBits>& packed) {
-  constexpr int kToL1 = 3;
+                int64_t words, PackedWords<kBits>& packed) {
   const int64_t row_bytes = w.columns / 8 * kBits;
   const uint8_t* rows[16];
   for (int r = 0; r < 16; ++r)
@@ -89,10 +130,8 @@ void turn_words(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64
     const auto mask = static_cast<__mmask16>(left >= 16 ? 0xffff : (1 << left) - 1);
     __m512i part[16];
     unrolled<16>([&](auto r) __attribute__((always_inline)) {
-      __builtin_prefetch(ahead + r.value * 64, 0, kToL1);
       part[r.value] = _mm512_maskz_loadu_epi32(mask, rows[r.value] + 4 * at);
     });
-    ahead += 16 * 64;
     transpose16(part);
     for (int i = 0; i < 16; ++i) _mm512_store_si512(packed.words[at + i], part[i]);
   }
@@ -174,12 +213,11 @@ template <int kGroup>
 
 template <int kBits, int kGroup>
 void unpack_tile(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64_t begin,
-                 int64_t columns, const uint8_t*& ahead, RowTile& tile) {
+                 int64_t columns, RowTile& tile) {
   constexpr int kColumns = kBits == 2 ? kGroup : 32;
   PackedWords<kBits> packed;
   for (int half = 0; half < 2; ++half) {
-    turn_words<kBits>(w, first_row + 16 * half, row_end, begin, columns / 32 * kBits, ahead,
-                      packed);
+    turn_words<kBits>(w, first_row + 16 * half, row_end, begin, columns / 32 * kBits, packed);
     for (int64_t c = 0; c < columns; c += kColumns) {
       const uint8_t(*words)[64] = packed.words + c / 32 * kBits;
       if constexpr (kBits == 2) {
@@ -265,7 +303,7 @@ inline void unpack_tile_metadata(const AffineMatrix& w, int64_t first_row, int64
 // Adds the tile's share to sums for kTokens tokens; `fresh` starts from zero instead.
 template <typename S, int kTokens>
 void multiply_tile_int8(const RowTile& tile, int64_t groups, float middle, const Int8Activations& x,
-                        float (*sums)[kBlockLanes], bool fresh) {
+                        float (*sums)[kBlockLanes], bool fresh, NextRows& next) {
   __m512 sum[kTokens][2];
   unrolled<2 * kTokens>([&](auto i) __attribute__((always_inline)) {
     constexpr int kToken = i.value / 2, kHalf = i.value % 2;
@@ -276,6 +314,7 @@ void multiply_tile_int8(const RowTile& tile, int64_t groups, float middle, const
     unrolled<kTokens>([&](auto t) __attribute__((always_inline)) {
       dots[t.value][0] = dots[t.value][1] = _mm512_setzero_si512();
     });
+    next.fetch();
     const uint8_t* codes = tile.codes[g * S::kCount][0];
     // Two addresses and a stride reach all tokens without a register each.
     const int64_t stride = x.code_stride;
@@ -320,11 +359,11 @@ void multiply_tile_int8(const RowTile& tile, int64_t groups, float middle, const
 }
 
 template <typename S, int kTokens = kMostTokens, typename... Rest>
-void multiply_tokens(int64_t tokens, const Rest&... rest) {
+void multiply_tokens(int64_t tokens, NextRows& next, const Rest&... rest) {
   if constexpr (kTokens > 1) {
-    if (tokens < kTokens) return multiply_tokens<S, kTokens - 1>(tokens, rest...);
+    if (tokens < kTokens) return multiply_tokens<S, kTokens - 1>(tokens, next, rest...);
   }
-  multiply_tile_int8<S, kTokens>(rest...);
+  multiply_tile_int8<S, kTokens>(rest..., next);
 }
 
 // The rows of `x` from `token` on, and their columns from `column` on.
@@ -346,15 +385,15 @@ void multiply_block(const AffineMatrix& w, const Int8Activations& x, int64_t tok
   RowTile tile;
   // Register tiles of nearly equal size: 7 tokens are 4 + 3, not 6 + 1.
   const int64_t tiles = (tokens + kMostTokens - 1) / kMostTokens;
-  const uint8_t* ahead = w.codes + (first_row + kBlockLanes) * (w.columns / 8 * kBits);
+  NextRows next(w, first_row + kBlockLanes, tiles * (w.columns / kGroup));
   for (int64_t begin = 0; begin < w.columns; begin += kBlockColumns) {
     const int64_t columns = w.columns - begin < kBlockColumns ? w.columns - begin : kBlockColumns;
-    unpack_tile<kBits, kGroup>(w, first_row, row_end, begin, columns, ahead, tile);
+    unpack_tile<kBits, kGroup>(w, first_row, row_end, begin, columns, tile);
     unpack_tile_metadata(w, first_row, row_end, begin, columns, tile);
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t t = i * tokens / tiles;
       multiply_tokens<TileSteps<kBits, kGroup>>(
-          (i + 1) * tokens / tiles - t, tile, columns / kGroup, code_middle(kBits),
+          (i + 1) * tokens / tiles - t, next, tile, columns / kGroup, code_middle(kBits),
           activations_from(x, t, begin, kGroup), sums + t, begin == 0);
     }
   }
