@@ -88,7 +88,7 @@ bool runs_neon() noexcept {
 
 constexpr char kNotHere[] = "this CPU or operating system does not support the level";
 
-const char* unless(bool runs) noexcept { return runs ? nullptr : kNotHere; }
+[[maybe_unused]] const char* unless(bool runs) noexcept { return runs ? nullptr : kNotHere; }
 
 }  // namespace
 

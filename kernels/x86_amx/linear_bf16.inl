@@ -1,17 +1,17 @@
 // Linear layers with bf16 weights and f32 activations in tiles.
 //
 // An activation is the exact sum of three bf16 numbers: its upper 16 bits, those of what is left,
-// and the rest (24 bits of a float in 8 + 8 + 8). Three TDPBF16PS of a weight with them replace 16
-// fused multiply-adds a register of f32.
+// and the rest (24 bits of a float in 8 + 8 + 8). Three TDPBF16PS, 48 cycles, stand for the 512
+// multiply-adds on registers of f32, 256 cycles, of 16 rows x 16 tokens x 32 columns.
 //
-//   weights   [2 strips][32 columns][16 rows][32]                  2 x 16 rows x 256 columns, 16
-//   KiB tokens    [tile][32 columns][part: 3][16 pairs of K][tokens][2]        at most 192 KiB
+//   weights   [2 strips][32 columns][16 rows][32]                       16 KiB
+//   tokens    [tile][32 columns][part: 3][16 pairs of K][tokens][2]     at most 192 KiB
 //
 // 32 columns of 2 x 2 tiles take 2 loads of weights, 6 of tokens and 12 products of 16 cycles; four
-// sums in turn cover the latency of a product. The f32 multiply-adds of the same products would
-// take 2048 instructions, 1024 cycles on two ports, so a fifth of the time at best. A strip is
-// copied before it is used: rows in the map are often a power of two apart, where the 16 rows of a
-// tile would fight for one set of the cache, and the last columns need zeros behind them.
+// sums in turn cover the latency of a product. Limit: the rate of products, a third of that for
+// bf16 itself. A strip is copied before it is used: rows in the map are often a power of two apart,
+// where the 16 rows of a tile would fight for one set of the cache, and the last columns need zeros
+// behind them.
 //
 // One token takes the same tiles as many, because a result may not depend on their number: 1 KiB of
 // weights in about 80 cycles, which is several times what a core is given from memory. The rows
@@ -250,7 +250,7 @@ void amx_bf16(const DenseMatrix& w, const float* x, int64_t x_stride, int64_t to
 
 void amx_dense_matmul(const DenseMatrix& w, const float* x, int64_t x_stride, int64_t tokens,
                       float* y, int64_t y_stride, int64_t row_begin, int64_t row_end) {
-  if (w.type != FloatType::kBF16) {
+  if (w.type != FloatType::kBF16 || tokens == 0) {
     return x86_avx512_table()->dense_matmul(w, x, x_stride, tokens, y, y_stride, row_begin,
                                             row_end);
   }

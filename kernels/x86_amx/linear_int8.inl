@@ -231,10 +231,10 @@ void amx_int8_group(const AffineMatrix& w, const Rest&... rest) {
   }
 }
 
-// Tiles, computed in the units of one product and its scaling (ns on a core of 3.8 GHz, g =
-// 64): 1.25 for the unpacking of 64 weights and 1.1 for up to 16 tokens, 2.35 in all. The rows of
-// avx512 take 1.3 for a token and about 0.5 for each further one, 2.8 at 4 tokens, and follow
-// memory better; its tiles take 4 at 5 tokens and 7 at 16.
+// Where tiles begin to pay, in ns for 64 weights on a core of 3.8 GHz at g = 64 (computed): tiles
+// take 1.25 to unpack and 1.1 for up to 16 tokens. The row loop of avx512 takes 1.3 for one token
+// and about 0.5 for each further one, 2.8 at 4, and its order suits memory better; the vector tiles
+// take 4 at 5 tokens and 7 at 16.
 void amx_matmul_int8(const AffineMatrix& w, const Int8Activations& x, int64_t tokens, float* y,
                      int64_t y_stride, int64_t row_begin, int64_t row_end) {
   constexpr int64_t kFewTokens = 4;
