@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Checks that tile instructions are in the objects of the amx folder, and in no other one.
 
-No test runs these kernels on a machine without tiles; the tests there go through the same source
-over tiles in software. What is left to see is that the compiler put the instructions in.
+Anywhere else they would end the program on a machine without tiles. In the folder itself the tests
+carry them out by trapping them, and would pass as well if none was there.
 
     tools/check_instructions.py BUILD_DIRECTORY [--objdump objdump]
 """

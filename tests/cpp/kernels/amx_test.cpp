@@ -1,6 +1,6 @@
 // What is particular to tiles: blocks of tokens, rows and columns and their edges, exact integers,
-// and the range of bf16 parts. Runs where the CPU has tiles, and over tiles in software where it
-// has AVX-512.
+// and the range of bf16 parts. Runs where the CPU has tiles. Where it has AVX-512 only, the kernels
+// run over tiles in software, and those of the program with every tile instruction trapped.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -1,5 +1,7 @@
 // The levels under test: those that this CPU runs, or only the one that JANG_ISA names. Where
-// avx512 is among them, so are the kernels of amx over tiles in software, as "amx_software".
+// avx512 is among them, so are the kernels of amx, in two ways that need no tiles: compiled over
+// tiles in software ("amx_software"), and as the program has them, with every tile instruction
+// trapped ("amx_trapped").
 #pragma once
 
 #include <gtest/gtest.h>
@@ -13,6 +15,7 @@
 #include "kernels/kernel_table.h"
 #ifdef JANG_HAVE_AMX_SOFTWARE
 #include "amx_software/software.h"
+#include "kernels/level_tables.h"
 #endif
 
 namespace jang::kernels {
@@ -25,22 +28,30 @@ inline void PrintTo(const TestLevel& level, std::ostream* out) { *out << level.n
 
 #ifdef JANG_HAVE_AMX_SOFTWARE
 /// The level's own entries and, as in dispatch.cpp, those of avx512 for the others.
-inline const KernelTable& amx_software() {
-  static const KernelTable all = [] {
-    KernelTable merged = *table_for(Level::kAvx512);
-    constexpr std::size_t kEntries = sizeof(KernelTable) / sizeof(void*);
-    void* entries[2][kEntries];
-    std::memcpy(entries[0], &merged, sizeof merged);
-    std::memcpy(entries[1], amx_software_table(), sizeof merged);
-    // Behind the level there is nothing but function pointers.
-    for (std::size_t i = 1; i < kEntries; ++i) {
-      if (entries[1][i] != nullptr) entries[0][i] = entries[1][i];
-    }
-    std::memcpy(&merged, entries[0], sizeof merged);
-    merged.level = Level::kAmx;
-    return merged;
-  }();
-  return all;
+inline KernelTable over_avx512(const KernelTable& own) {
+  KernelTable merged = *table_for(Level::kAvx512);
+  constexpr std::size_t kEntries = sizeof(KernelTable) / sizeof(void*);
+  void* entries[2][kEntries];
+  std::memcpy(entries[0], &merged, sizeof merged);
+  std::memcpy(entries[1], &own, sizeof own);
+  // Behind the level there is nothing but function pointers.
+  for (std::size_t i = 1; i < kEntries; ++i) {
+    if (entries[1][i] != nullptr) entries[0][i] = entries[1][i];
+  }
+  std::memcpy(&merged, entries[0], sizeof merged);
+  merged.level = own.level;
+  return merged;
+}
+
+inline void add_amx_without_tiles(std::vector<TestLevel>& levels) {
+  static const KernelTable software = over_avx512(*amx_software_table());
+  levels.push_back({"amx_software", &software});
+#ifdef JANG_HAVE_AMX_TRAPS
+  if (level_supported(Level::kAmx)) return;
+  static const KernelTable trapped = over_avx512(*x86_amx_table());
+  carry_out_trapped_tiles();
+  levels.push_back({"amx_trapped", &trapped});
+#endif
 }
 #endif
 
@@ -55,7 +66,7 @@ inline std::vector<TestLevel> test_levels() {
     if (!level_supported(level) || !wanted(level)) continue;
     levels.push_back({level_name(level), table_for(level)});
 #ifdef JANG_HAVE_AMX_SOFTWARE
-    if (level == Level::kAvx512) levels.push_back({"amx_software", &amx_software()});
+    if (level == Level::kAvx512) add_amx_without_tiles(levels);
 #endif
   }
   return levels;

@@ -9,6 +9,7 @@ namespace jang::kernels {
 namespace {
 
 #include "kernels/x86_amx/tile_config.inl"
+#include "tile_model.inl"
 #include "tiles.inl"
 //
 #include "kernels/x86_amx/all.inl"
