@@ -117,8 +117,8 @@ template <int kGroup, int kSlot>
                                                   int64_t g) {
   constexpr int kSum = kSlot, kWeights = 4 + kSlot, kTokens = 6 + kSlot;
   tile_zero<kSum>();
-  const uint8_t* weights =
-      buffers.weights[0][0] + g * kGroup / kStep * (kTileRows * kStep) + g * kGroup % kStep;
+  const auto* weights = reinterpret_cast<const uint8_t*>(buffers.weights) +
+                        g * kGroup / kStep * (kTileRows * kStep) + g * kGroup % kStep;
   tokens += g * kGroup * kTileRows;
   unrolled<(kGroup + kStep - 1) / kStep>([&](auto i) __attribute__((always_inline)) {
     constexpr int kTileBytes = kTileRows * kTileRowBytes;
