@@ -1,10 +1,14 @@
-// Detection: CPUID and XCR0 on x86 (the operating system must save the registers too), the
-// auxiliary vector on Arm. A level asks for everything that its folder's compiler flags allow the
-// compiler to use, not only for what the kernels name.
+// Detection: CPUID and XCR0 on x86 (the operating system must save the registers too, and for tiles
+// give its permission), the auxiliary vector on Arm. A level asks for everything that its folder's
+// compiler flags allow the compiler to use, not only for what the kernels name.
 #include "kernels/cpu_features.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
@@ -60,6 +64,17 @@ bool runs_avx512() noexcept {
          has(leaf7.ecx, bit_AVX512VBMI | bit_AVX512VBMI2 | bit_AVX512VNNI);
 }
 
+// Tile data is state that Linux saves only for processes that asked for it.
+bool tiles_permitted() noexcept {
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
 #elif defined(__aarch64__) && defined(__linux__)
 
 // armv8.2-a, which brings the atomics, CRC and rounding doubling multiplies of 8.1, and dot
@@ -72,28 +87,46 @@ bool runs_neon() noexcept {
 
 #endif
 
+constexpr char kNotHere[] = "this CPU or operating system does not support the level";
+
+[[maybe_unused]] const char* unless(bool runs) noexcept { return runs ? nullptr : kNotHere; }
+
 }  // namespace
 
-bool cpu_runs(Level level) noexcept {
+const char* why_no_tiles(unsigned leaf7_edx, unsigned xcr0, bool (*ask)() noexcept) noexcept {
+  constexpr unsigned kBf16 = 1u << 22, kTiles = 1u << 24, kInt8 = 1u << 25;
+  constexpr unsigned kConfigAndData = 0x3u << 17;
+  if ((leaf7_edx & (kBf16 | kTiles | kInt8)) != (kBf16 | kTiles | kInt8)) return kNotHere;
+  if ((xcr0 & kConfigAndData) != kConfigAndData)
+    return "this operating system does not support the level: it does not save tile registers";
+  if (!ask())
+    return "this operating system does not support the level here: it refused the tile registers";
+  return nullptr;
+}
+
+const char* why_not(Level level) noexcept {
   switch (level) {
     case Level::kReference:
     case Level::kBaseline:
-      return true;
+      return nullptr;
 #if defined(__x86_64__)
     case Level::kAvx2:
-      return runs_avx2();
+      return unless(runs_avx2());
     case Level::kAvx2Vnni:
-      return runs_avx2_vnni();
+      return unless(runs_avx2_vnni());
     case Level::kAvx512:
-      return runs_avx512();
+      return unless(runs_avx512());
+    case Level::kAmx:
+      return runs_avx512() ? why_no_tiles(cpuid(7, 0).edx, saved_state(), tiles_permitted)
+                           : kNotHere;
 #elif defined(__aarch64__) && defined(__linux__)
     case Level::kNeon:
-      return runs_neon();
+      return unless(runs_neon());
     case Level::kNeonI8mm:
-      return runs_neon() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0;
+      return unless(runs_neon() && (getauxval(AT_HWCAP2) & HWCAP2_I8MM) != 0);
 #endif
     default:
-      return false;
+      return kNotHere;
   }
 }
 

@@ -37,7 +37,11 @@ constexpr LevelEntry kEntries[kLevels] = {
 #else
     {Level::kAvx512, "avx512", nullptr, Level::kAvx2},
 #endif
+#ifdef JANG_HAVE_X86_AMX
+    {Level::kAmx, "amx", x86_amx_table, Level::kAvx512},
+#else
     {Level::kAmx, "amx", nullptr, Level::kAvx512},
+#endif
 #ifdef JANG_HAVE_ARM_NEON
     {Level::kNeon, "neon", arm_neon_table, Level::kBaseline},
 #else
@@ -64,20 +68,20 @@ void take_missing(KernelTable& table, const KernelTable& lower, Member... member
 void fill_from(KernelTable& table, const KernelTable& lower) noexcept {
   using T = KernelTable;
   take_missing(table, lower, &T::affine_matmul, &T::dense_matmul, &T::activation_order,
-               &T::quantize_activations, &T::affine_matmul_int8, &T::affine_row, &T::dense_row,
-               &T::to_float, &T::from_float, &T::rms_norm, &T::add, &T::silu_mul, &T::rope,
-               &T::kv_store, &T::kv_load, &T::hadamard, &T::attend, &T::merge_attention,
+               &T::quantize_activations, &T::affine_matmul_int8, &T::row_block, &T::affine_row,
+               &T::dense_row, &T::to_float, &T::from_float, &T::rms_norm, &T::add, &T::silu_mul,
+               &T::rope, &T::kv_store, &T::kv_load, &T::hadamard, &T::attend, &T::merge_attention,
                &T::softmax, &T::argmax, &T::top_k, &T::add_rms_norm, &T::layer_norm, &T::gelu_mul,
                &T::norm_rope, &T::quantize_rtn, &T::quantize_mse, &T::pack, &T::unpack,
                &T::sum_words);
-  constexpr int kMembers = 30;
+  constexpr int kMembers = 31;
   static_assert(sizeof(T) == (1 + kMembers) * sizeof(void*), "name every entry above");
 }
 
 // Detection runs once too: a virtual machine may take microseconds for one CPUID.
 struct Tables {
   KernelTable table[kLevels] = {};
-  bool supported[kLevels] = {};
+  const char* refusal[kLevels] = {};  // null: supported
 
   Tables() noexcept {
     // An entry's lower level comes before it in the enum, so that one pass completes all.
@@ -85,8 +89,9 @@ struct Tables {
       KernelTable& own = table[static_cast<int>(entry.level)];
       if (entry.own_table != nullptr) own = *entry.own_table();
       own.level = entry.level;
-      supported[static_cast<int>(entry.level)] =
-          entry.own_table != nullptr && cpu_runs(entry.level);
+      refusal[static_cast<int>(entry.level)] = entry.own_table != nullptr
+                                                   ? why_not(entry.level)
+                                                   : "this build does not contain the level";
       if (entry.lower != entry.level) fill_from(own, table[static_cast<int>(entry.lower)]);
     }
   }
@@ -96,6 +101,8 @@ const Tables& tables() noexcept {
   static const Tables all;
   return all;
 }
+
+const char* refusal_of(Level level) noexcept { return tables().refusal[static_cast<int>(level)]; }
 
 const char* unusable(const char* name, const char* why) noexcept {
   // As wide as the longest sentence with a name cut at 32 characters.
@@ -121,7 +128,7 @@ const char* level_name(Level level) noexcept { return entry_of(level).name; }
 
 bool level_compiled(Level level) noexcept { return entry_of(level).own_table != nullptr; }
 
-bool level_supported(Level level) noexcept { return tables().supported[static_cast<int>(level)]; }
+bool level_supported(Level level) noexcept { return refusal_of(level) == nullptr; }
 
 const KernelTable* table_for(Level level) noexcept {
   return level_supported(level) ? &tables().table[static_cast<int>(level)] : nullptr;
@@ -136,9 +143,7 @@ const KernelTable* choose_table(const char* name, const char** message) noexcept
     for (const LevelEntry& entry : kEntries) {
       if (std::strcmp(name, entry.name) != 0) continue;
       if (const KernelTable* table = table_for(entry.level)) return table;
-      *message = unusable(name, level_compiled(entry.level)
-                                    ? "this CPU or operating system does not support the level"
-                                    : "this build does not contain the level");
+      *message = unusable(name, refusal_of(entry.level));
       return nullptr;
     }
   }

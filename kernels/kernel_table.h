@@ -157,6 +157,9 @@ struct KernelTable {
   void (*affine_matmul_int8)(const AffineMatrix& w, const Int8Activations& x, int64_t tokens,
                              float* y, int64_t y_stride, int64_t row_begin,
                              int64_t row_end) = nullptr;
+  // How many rows a call for many tokens should bring, a multiple of 64: what it does once,
+  // whatever the rows, is small then. More are as good. Only speed depends on it.
+  int64_t (*row_block)() = nullptr;
 
   // --- rows and elements
 

@@ -17,7 +17,7 @@ format() {
 symbols() {
   cmake --preset release >build/release.log 2>&1 || { cat build/release.log; return 1; }
   cmake --build --preset release --parallel "$(nproc)" --target jang_kernels
-  python tools/check_symbols.py build/release
+  python tools/check_symbols.py build/release && python tools/check_instructions.py build/release
 }
 
 mkdir -p build
@@ -27,7 +27,7 @@ check "mypy" mypy
 check "layers" python tools/check_layers.py
 check "stubs" python tools/make_stubs.py
 check "clang-format" format
-check "symbols of ISA objects" symbols
+check "symbols and instructions of ISA objects" symbols
 
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'FAILED: %s\n' "${failed[*]}"

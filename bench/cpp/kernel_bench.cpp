@@ -7,6 +7,8 @@
 //   decode_l2/LEVEL/bits/group         one token, a matrix that stays in L2; GB/s of one thread
 //   prefill/LEVEL/bits/group/tokens    TOPS of one thread
 //   exact/LEVEL/bits/tokens            the same with f32 activations
+//   dense/LEVEL/tokens                 bf16 weights and f32 activations: TOPS of one thread, and
+//                                      GB/s where one token streams a matrix larger than the caches
 //   round/LEVEL                        activations to int8, 4096 floats
 #include <benchmark/benchmark.h>
 
@@ -65,8 +67,9 @@ void prefill(benchmark::State& state, const KernelTable& table, int bits, int gr
              int64_t tokens) {
   constexpr int64_t kRows = 256;
   LinearCase linear(table, kRows, kColumns, bits, group, tokens);
+  const int64_t block = table.row_block();
   for (auto _ : state) {
-    for (int64_t row = 0; row < kRows; row += 64) linear.fast(row, row + 64);
+    for (int64_t row = 0; row < kRows; row += block) linear.fast(row, row + block);
   }
   set_operations(state, kRows, tokens);
 }
@@ -78,6 +81,17 @@ void exact(benchmark::State& state, const KernelTable& table, int bits, int64_t 
     for (int64_t row = 0; row < kRows; row += 64) linear.exact(row, row + 64);
   }
   set_operations(state, kRows, tokens);
+}
+
+void dense(benchmark::State& state, const KernelTable& table, int64_t tokens) {
+  const int64_t rows = tokens == 1 ? (int64_t{96} << 20) / (2 * kColumns) : 256;
+  DenseCase matrix(table, rows, kColumns, tokens);
+  const int64_t block = tokens == 1 ? rows : table.row_block();
+  for (auto _ : state) {
+    for (int64_t row = 0; row < rows; row += block) matrix.multiply(row, row + block);
+  }
+  set_operations(state, rows, tokens);
+  set_bytes(state, matrix.bytes().size());
 }
 
 void round_activations(benchmark::State& state, const KernelTable& table) {
@@ -110,6 +124,9 @@ void add_level(const KernelTable& table, int most_threads) {
       benchmark::RegisterBenchmark(name("exact", {bits, tokens}).c_str(), exact, std::cref(table),
                                    bits, tokens);
     }
+  }
+  for (const int64_t tokens : {1, 16, 512}) {
+    benchmark::RegisterBenchmark(name("dense", {tokens}).c_str(), dense, std::cref(table), tokens);
   }
   benchmark::RegisterBenchmark(name("round", {}).c_str(), round_activations, std::cref(table));
 }

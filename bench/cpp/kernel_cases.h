@@ -97,4 +97,34 @@ class LinearCase {
   kernels::Int8Activations rounded_{};
 };
 
+/// A matrix of bf16 weights and rows of floats.
+class DenseCase {
+ public:
+  DenseCase(const kernels::KernelTable& table, int64_t rows, int64_t columns, int64_t tokens)
+      : table_(table),
+        tokens_(tokens),
+        bytes_(static_cast<std::size_t>(2 * rows * columns)),
+        x_(static_cast<std::size_t>(tokens * columns)),
+        y_(static_cast<std::size_t>(tokens * rows)) {
+    constexpr uint16_t kHundredth = 0x3c23;  // as bf16
+    for (std::size_t i = 0; i < bytes_.size(); i += 2)
+      std::memcpy(bytes_.data() + i, &kHundredth, sizeof kHundredth);
+    for (std::size_t i = 0; i < x_.size(); ++i) x_[i] = static_cast<float>(i % 17) / 7.0f;
+    matrix_ = {bytes_.data(), rows, columns, kernels::FloatType::kBF16};
+  }
+
+  std::span<const uint8_t> bytes() const { return bytes_.span(); }
+  void multiply(int64_t row_begin, int64_t row_end) {
+    table_.dense_matmul(matrix_, x_.data(), matrix_.columns, tokens_, y_.data(), matrix_.rows,
+                        row_begin, row_end);
+  }
+
+ private:
+  const kernels::KernelTable& table_;
+  int64_t tokens_;
+  AlignedBuffer<uint8_t> bytes_;
+  AlignedBuffer<float> x_, y_;
+  kernels::DenseMatrix matrix_{};
+};
+
 }  // namespace jang::bench

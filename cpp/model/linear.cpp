@@ -11,9 +11,18 @@ namespace {
 // unpacked rows stay in L2.
 constexpr int64_t kDecodeRows = 16;
 constexpr int64_t kPrefillRows = 64;
+// A level may ask for more rows (row_block), and gets them as long as each thread still finds this
+// many blocks, so that all are busy to the end.
+constexpr int64_t kBlocksPerThread = 4;
 constexpr int64_t kFewTokens = 4;
 // Up to here weights come from memory faster than they are used: each thread reads one stream.
 constexpr int64_t kStreamedTokens = 32;
+
+int64_t prefill_rows(int64_t all_rows, int64_t wanted, int threads) {
+  int64_t block = kPrefillRows;
+  while (2 * block <= wanted && all_rows >= 2 * block * kBlocksPerThread * threads) block *= 2;
+  return block;
+}
 
 }  // namespace
 
@@ -49,7 +58,10 @@ void LinearRunner::run(std::span<const LinearJob> jobs, const float* x, int64_t 
     }
   }
   // One range over blocks of all jobs, so that small matrices do not end a region each.
-  const int64_t block = tokens <= kFewTokens ? kDecodeRows : kPrefillRows;
+  int64_t rows = 0;
+  for (const LinearJob& job : jobs) rows += job.weight->rows;
+  const int64_t block =
+      tokens <= kFewTokens ? kDecodeRows : prefill_rows(rows, kernels_.row_block(), pool_.size());
   int64_t blocks = 0;
   for (const LinearJob& job : jobs) blocks += (job.weight->rows + block - 1) / block;
 

@@ -34,6 +34,7 @@ constexpr KernelTable kernel_table(Level level) {
           .activation_order = activation_order,
           .quantize_activations = quantize_activations,
           .affine_matmul_int8 = affine_matmul_int8,
+          .row_block = row_block,
           .affine_row = affine_row,
           .dense_row = dense_row,
           .to_float = to_float,

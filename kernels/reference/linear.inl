@@ -56,3 +56,5 @@ void dense_matmul(const DenseMatrix& w, const float* x, int64_t x_stride, int64_
 
 void affine_row(const AffineMatrix& w, int64_t row, float* out) { row_of(w, row, out); }
 void dense_row(const DenseMatrix& w, int64_t row, float* out) { row_of(w, row, out); }
+
+int64_t row_block() { return 64; }

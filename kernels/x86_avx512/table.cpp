@@ -9,6 +9,7 @@ namespace {
 
 #include "kernels/generic/all.inl"
 //
+#include "kernels/x86_avx512/transpose.inl"
 #include "kernels/x86_avx512/unpack.inl"
 //
 #include "kernels/x86_avx512/decode_int8.inl"

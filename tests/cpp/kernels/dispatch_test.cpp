@@ -6,6 +6,7 @@
 #include <set>
 #include <string>
 
+#include "kernels/cpu_features.h"
 #include "kernels/kernel_table.h"
 
 namespace jang::kernels {
@@ -59,7 +60,7 @@ TEST(Dispatch, EveryLevelHasItsOwnIntegerKernels) {
   std::set<const void*> seen;
   int levels = 0;
   for (const Level level : {Level::kReference, Level::kBaseline, Level::kAvx2, Level::kAvx2Vnni,
-                            Level::kAvx512, Level::kNeon, Level::kNeonI8mm}) {
+                            Level::kAvx512, Level::kAmx, Level::kNeon, Level::kNeonI8mm}) {
     if (const KernelTable* table = table_for(level)) {
       seen.insert(reinterpret_cast<const void*>(table->affine_matmul_int8));
       ++levels;
@@ -110,6 +111,34 @@ TEST(Dispatch, UnknownNamesAreRefused) {
     EXPECT_NE(std::string(message).find("neon_i8mm"), std::string::npos)
         << "cut short: " << message;
   }
+}
+
+// The tiles of amx: each thing that may be missing, and that a process asks for them only where
+// they are.
+TEST(Dispatch, TilesNeedTheProcessorTheSystemAndItsPermission) {
+  constexpr unsigned kBf16 = 1u << 22, kTiles = 1u << 24, kInt8 = 1u << 25;
+  constexpr unsigned kNeeded = kBf16 | kTiles | kInt8;
+  constexpr unsigned kSaved = 0x600e7;
+  static int asked;
+  const auto grant = []() noexcept { return ++asked > 0; };
+  const auto refuse = []() noexcept { return ++asked < 0; };
+  const auto reason = [](const char* text) { return std::string(text != nullptr ? text : ""); };
+
+  asked = 0;
+  EXPECT_EQ(why_no_tiles(kNeeded, kSaved, grant), nullptr);
+  EXPECT_EQ(why_no_tiles(~0u, ~0u, grant), nullptr);
+  EXPECT_EQ(asked, 2);
+  EXPECT_NE(reason(why_no_tiles(kNeeded, kSaved, refuse)).find("refused"), std::string::npos);
+  EXPECT_EQ(asked, 3);
+  for (const unsigned missing : {kBf16, kTiles, kInt8}) {
+    EXPECT_NE(reason(why_no_tiles(kNeeded & ~missing, kSaved, grant)).find("this CPU"),
+              std::string::npos);
+  }
+  for (const unsigned missing : {1u << 17, 1u << 18}) {
+    EXPECT_NE(reason(why_no_tiles(kNeeded, kSaved & ~missing, grant)).find("does not save"),
+              std::string::npos);
+  }
+  EXPECT_EQ(asked, 3);
 }
 
 // The whole program runs with JANG_ISA set once per level; then this is the proof that it counts.
