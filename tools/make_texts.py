@@ -173,6 +173,11 @@ def split(text: str, size: int) -> list[str]:
     return [*pieces, current.strip("\n")] if current.strip() else pieces
 
 
+def mixed(pieces: list[str]) -> list[str]:
+    """The pieces in an order of no meaning, so that no language or file comes last."""
+    return sorted(pieces, key=lambda piece: hashlib.sha256(piece.encode()).digest())
+
+
 def interleave(kinds: list[list[str]]) -> str:
     """The pieces of all kinds, each kind evenly spread: any beginning is a mixture too."""
     placed = [
@@ -187,9 +192,9 @@ def assemble(recipe: Recipe, collection: str) -> list[list[str]]:
     languages, chat = ((OWN / name).read_text("utf-8") for name in recipe.own)
     return [
         passages(collection, recipe.books, recipe.passages),
-        [piece for path in recipe.code for piece in split(source(path), 4000)],
+        mixed([piece for path in recipe.code for piece in split(source(path), 4000)]),
         [piece for path in recipe.docs for piece in split(source(path), 3000)],
-        split(languages, 900),
+        mixed(split(languages, 1)),
         split(chat, 1500),
         split("\n\n".join(recipe.made), 1200),
     ]
