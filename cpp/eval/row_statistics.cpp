@@ -67,9 +67,11 @@ float largest(std::span<const float> values) {
 struct Moments {
   Lanes weight{}, weighted{}, first{}, second{};
 
-  inline void add(std::size_t lane, float reference, float model, double max) {
-    const double difference = static_cast<double>(reference) - static_cast<double>(model);
-    const double w = exp_nonpositive(static_cast<double>(reference) - max);
+  // Both rows less their own maximum: an offset of all logits would only cost digits.
+  inline void add(std::size_t lane, float reference, float model, double max, double model_max) {
+    const double below = static_cast<double>(reference) - max;
+    const double difference = below - (static_cast<double>(model) - model_max);
+    const double w = exp_nonpositive(below);
     weight[lane] += w;
     weighted[lane] += w * difference;
     first[lane] += difference;
@@ -99,17 +101,17 @@ Divergence divergence(std::span<const float> reference, const RowNorm& reference
                       std::span<const float> model, const RowNorm& model_norm) {
   JANG_ASSERT(reference.size() == model.size() && !reference.empty());
   const auto max = static_cast<double>(reference_norm.max);
+  const auto model_max = static_cast<double>(model_norm.max);
   Moments sums;
   std::size_t i = 0;
   for (; i + kLanes <= reference.size(); i += kLanes) {
     for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      sums.add(lane, reference[i + lane], model[i + lane], max);
+      sums.add(lane, reference[i + lane], model[i + lane], max, model_max);
     }
   }
-  for (; i < reference.size(); ++i) sums.add(0, reference[i], model[i], max);
-  // log p - log q = (a - b) - (log Za - log Zb), and the latter does not depend on the entry.
-  const double log_ratio =
-      (max - static_cast<double>(model_norm.max)) + (reference_norm.log_sum - model_norm.log_sum);
+  for (; i < reference.size(); ++i) sums.add(0, reference[i], model[i], max, model_max);
+  // log p - log q is the difference less that of the logs of the sums, the same for all entries.
+  const double log_ratio = reference_norm.log_sum - model_norm.log_sum;
   const double kl = total(sums.weighted) / total(sums.weight) - log_ratio;
   const auto n = static_cast<double>(reference.size());
   const double mean = total(sums.first) / n;

@@ -112,14 +112,16 @@ def evaluate(
     if content is not None:
         run = _TextRun(content, loaded, tokenizers, sequence, tokens, score, notices)
         info, scores = run.info, run.scores(subjects, progress)
-    contestants = [
-        Contestant(subject.name, model, tokenizers[i])
-        for i, (subject, model) in enumerate(zip(subjects, loaded, strict=True))
-    ]
     results = []
     written: list[dict[str, Any]] = []
-    for task in opened:
-        results.append(_run_task(task, contestants, allow_code_execution, written, progress))
+    if opened:
+        tokenizers.check_sizes()
+        contestants = [
+            Contestant(subject.name, model, tokenizers.of(i))
+            for i, (subject, model) in enumerate(zip(subjects, loaded, strict=True))
+        ]
+        for task in opened:
+            results.append(_run_task(task, contestants, allow_code_execution, written, progress))
     if samples is not None:
         _write_samples(Path(samples), written)
     runtime = _core.runtime_info()
@@ -204,6 +206,21 @@ class _Tokenizers:
     def hash(self, index: int) -> str:
         """SHA-256 of tokenizer.json."""
         return _hash_file(self._paths[index] / "tokenizer.json")
+
+    def of(self, index: int) -> Tokenizer:
+        """The directory's own, or the reference's where it has none."""
+        return self[index if self.hash(index) else 0]
+
+    def check_sizes(self) -> None:
+        """Raises ArgumentError for a vocabulary of another size than the reference's."""
+        own = self.of(0).vocab_size
+        for index, path in enumerate(self._paths):
+            if self.of(index).vocab_size != own:
+                raise ArgumentError(
+                    f"{path}: its tokenizer has {self.of(index).vocab_size} tokens, the"
+                    f" reference's {own}: their distributions cannot be compared",
+                    code="argument",
+                )
 
     def same_ids(self, first: int, second: int) -> bool:
         """Whether the files that decide about ids are the same; if not, the ids may still be."""
@@ -328,7 +345,7 @@ class _TextRun:
 
     def _check_tokenizers(self, prefix: list[int], needed: int | None, ids: Any) -> None:
         """The same text must be the same ids to all."""
-        own = self.tokenizers[0]
+        self.tokenizers.check_sizes()
         for index in range(1, len(self.models)):
             path = self.models[index].path
             if not self.tokenizers.hash(index):
@@ -337,12 +354,6 @@ class _TextRun:
             if self.tokenizers.same_ids(0, index):
                 continue
             other = self.tokenizers[index]
-            if other.vocab_size != own.vocab_size:
-                raise ArgumentError(
-                    f"{path}: its tokenizer has {other.vocab_size} tokens, the reference's"
-                    f" {own.vocab_size}: their distributions cannot be compared",
-                    code="argument",
-                )
             same = text_prefix(other) == prefix and np.array_equal(
                 encode_start(other, self.text.content, needed), ids
             )

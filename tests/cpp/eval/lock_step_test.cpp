@@ -168,6 +168,7 @@ TEST_F(LockStepTest, ReportsProgressAndStops) {
   ASSERT_FALSE(seen.empty());
   EXPECT_EQ(seen.back(), 80u);
 
+  callbacks.progress = nullptr;
   callbacks.cancel = [] { throw std::runtime_error("stop"); };
   EXPECT_THROW(pair.run(tokens, tokens, 0, callbacks), std::runtime_error);
   callbacks.cancel = nullptr;
