@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from click.testing import CliRunner, Result
@@ -148,29 +149,18 @@ def test_humaneval_needs_a_word_of_permission(tmp_path: Path) -> None:
 def test_plots_are_refused_without_matplotlib_and_drawn_with_it(
     tmp_path: Path, models: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn: list[Any] = []
-
-    class Anything:
-        def __getattr__(self, name: str) -> Any:
-            def record(*args: Any, **options: Any) -> Any:
-                drawn.append((name, args, options))
-                return Anything()
-
-            return record
-
-        def __getitem__(self, _: object) -> Any:
-            return Anything()
-
-    monkeypatch.setattr(bench_plot, "figure_class", lambda: lambda **_: Anything())
-    monkeypatch.setattr("jang_tools.evaluation.plot.figure_class", lambda: lambda **_: Anything())
+    figure = MagicMock()
+    for place in ("jang_tools.bench.plot", "jang_tools.evaluation.plot"):
+        monkeypatch.setattr(f"{place}.figure_class", lambda: lambda **_: figure)
     target = tmp_path / "kl.svg"
     arguments = ("--reference", DEMO, "--model", models[0], *SMALL)
     done = jang_eval(*arguments, "--plot", target)
     assert done.exit_code == 0, done.stderr
     assert f"drawn to {target}" in done.stderr
-    assert ("savefig", (target,), {}) in drawn
-    points = next(args for name, args, _ in drawn if name == "errorbar")
-    assert points[0] == [pytest.approx(5.83, abs=0.01)]
+    figure.savefig.assert_called_once_with(target)
+    sizes, means = figure.subplots.return_value.errorbar.call_args.args
+    assert sizes == [pytest.approx(5.83, abs=0.01)]
+    assert 0 < means[0] < 1
 
     def refuse() -> Any:
         raise UnsupportedError("--plot needs matplotlib, which is not installed")
