@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from jang_tools import _core
 from jang_tools.errors import ArgumentError, IoError
@@ -20,39 +16,21 @@ from jang_tools.evaluation.report import (
     TaskResult,
     TextInfo,
     compare_all,
-    score_model,
 )
 from jang_tools.evaluation.tasks import TASKS, Contestant, Task, open_task
+from jang_tools.evaluation.text_run import Progress, TextRun
 from jang_tools.evaluation.texts import (
     BUILTIN,
-    DEFAULT_SEQUENCE,
-    Text,
-    Window,
-    encode_start,
-    hash_ids,
-    make_windows,
     read_text,
-    text_prefix,
-    tokens_needed,
 )
+from jang_tools.evaluation.tokenizers import Tokenizers
 from jang_tools.hub import resolve_model
 from jang_tools.inspect import inspect
-from jang_tools.model import PRECISIONS, Model, load_model
-from jang_tools.tokenizer import Tokenizer
+from jang_tools.model import PRECISIONS, load_model
 
 __all__ = ["BUILTIN", "TASKS", "Evaluation", "ModelScores", "evaluate"]
 
 SCORES = ("all", "second-half")
-FEW_WINDOWS = 64
-TAIL_TOKENS = 250_000  # below this the 99.9th percentile rests on a handful of positions
-
-# All that a tokenizer is made from.
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("chat_template.jinja", "chat_template.json", "generation_config.json", "config.json"),
-)
-
-Progress = Callable[[str, int, int, str], None]  # stage, done, in all, unit
 
 
 def evaluate(
@@ -104,13 +82,13 @@ def evaluate(
     subjects = _subjects(paths)
     loaded = [load_model(paths[0], "exact", threads, "f32")]
     loaded += [load_model(path, precision, threads) for path in paths[1:]]
-    tokenizers = _Tokenizers(paths)
+    tokenizers = Tokenizers(paths)
 
     notices: list[str] = []
     info: TextInfo | None = None
     scores: list[ModelScores] = []
     if content is not None:
-        run = _TextRun(content, loaded, tokenizers, sequence, tokens, score, notices)
+        run = TextRun(content, loaded, tokenizers, sequence, tokens, score, notices)
         info, scores = run.info, run.scores(subjects, progress)
     results = []
     written: list[dict[str, Any]] = []
@@ -194,195 +172,6 @@ def _subjects(paths: Sequence[Path]) -> list[Subject]:
             )
         )
     return subjects
-
-
-class _Tokenizers:
-    """One tokenizer a directory, loaded once where the files are the same."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._loaded: dict[tuple[str, ...], Tokenizer] = {}
-
-    def hash(self, index: int) -> str:
-        """SHA-256 of tokenizer.json."""
-        return _hash_file(self._paths[index] / "tokenizer.json")
-
-    def of(self, index: int) -> Tokenizer:
-        """The directory's own, or the reference's where it has none."""
-        return self[index if self.hash(index) else 0]
-
-    def check_sizes(self) -> None:
-        """Raises ArgumentError for a vocabulary of another size than the reference's."""
-        own = self.of(0).vocab_size
-        for index, path in enumerate(self._paths):
-            if self.of(index).vocab_size != own:
-                raise ArgumentError(
-                    f"{path}: its tokenizer has {self.of(index).vocab_size} tokens, the"
-                    f" reference's {own}: their distributions cannot be compared",
-                    code="argument",
-                )
-
-    def same_ids(self, first: int, second: int) -> bool:
-        """Whether the files that decide about ids are the same; if not, the ids may still be."""
-        names = TOKENIZER_FILES[:3]
-        one, other = self._paths[first], self._paths[second]
-        return all(_hash_file(one / name) == _hash_file(other / name) for name in names)
-
-    def __getitem__(self, index: int) -> Tokenizer:
-        path = self._paths[index]
-        key = tuple(_hash_file(path / name) for name in TOKENIZER_FILES)
-        if key not in self._loaded:
-            self._loaded[key] = Tokenizer.load(path)
-        return self._loaded[key]
-
-
-def _hash_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-
-
-@dataclass
-class _TextRun:
-    """The windows of a text, and the models that read them; the first is the reference."""
-
-    text: Text
-    models: Sequence[Model]
-    tokenizers: _Tokenizers
-    sequence: int | None
-    tokens: int | None
-    score: str
-    notices: list[str]
-
-    def __post_init__(self) -> None:
-        tokenizer = self.tokenizers[0]
-        prefix = text_prefix(tokenizer)
-        sequence = self._sequence_length()
-        if self.tokens is not None and self.tokens < sequence:
-            raise ArgumentError(
-                f"tokens: {self.tokens} are fewer than one window of {sequence}",
-                code="argument",
-                hint="raise --tokens or lower --sequence",
-            )
-        needed = tokens_needed(sequence, len(prefix), self.tokens)
-        ids = encode_start(tokenizer, self.text.content, needed)
-        self.windows: list[Window] = make_windows(
-            ids, prefix, sequence, self.score == "second-half"
-        )
-        if not self.windows:
-            raise ArgumentError(
-                f"{self.text.name}: its {len(ids)} tokens fill no window of {sequence}",
-                code="argument",
-                hint="use a longer text or a smaller --sequence",
-            )
-        stride = sequence - len(prefix)
-        used = ids[: len(self.windows) * stride + 1]
-        self._check_tokenizers(prefix, needed, ids)
-        self.vocabulary = self._common_vocabulary(int(used.max()))
-        scored = sequence - self.windows[0].first_scored
-        self.info = TextInfo(
-            name=self.text.name,
-            sha256=self.text.sha256,
-            tokens=len(self.windows) * scored,
-            sequence=sequence,
-            windows=len(self.windows),
-            score=self.score,
-            bos=prefix,
-            tokens_sha256=hash_ids(used),
-            tokenizer_sha256=self.tokenizers.hash(0),
-        )
-        if len(self.windows) < FEW_WINDOWS:
-            self.notices.append(
-                f"{len(self.windows)} windows: standard errors need about {FEW_WINDOWS} to be good"
-            )
-        if self.info.tokens < TAIL_TOKENS:
-            self.notices.append(
-                f"{self.info.tokens} tokens: the 99.9 % value needs about {TAIL_TOKENS}"
-            )
-
-    def scores(self, subjects: Sequence[Subject], progress: Progress | None) -> list[ModelScores]:
-        """Runs all windows; ``subjects`` name the models, the reference first."""
-        run = _core.LockStep(
-            self.models[0].core,
-            [model.core for model in self.models[1:]],
-            vocabulary=self.vocabulary,
-        )
-        total = len(self.windows) * self.info.sequence * len(self.models)
-        found: dict[str, list[Any]] = {}
-        for index, window in enumerate(self.windows):
-            base = total // len(self.windows) * index
-
-            def advance(done: int, _: int, __: str, base: int = base) -> None:
-                if progress is not None:
-                    progress("evaluating", base + done, total, "tokens")
-
-            values = run.run(window.tokens, window.targets, window.first_scored, progress=advance)
-            for name, rows in values.items():
-                found.setdefault(name, []).append(rows)
-        arrays = {name: np.stack(rows, axis=-2).astype(np.float64) for name, rows in found.items()}
-        return [
-            score_model(
-                subject,
-                kl=arrays["kl"][m],
-                nll=arrays["nll"][m],
-                nll_reference=arrays["nll_reference"],
-                squared_error=arrays["squared_error"][m],
-                same_top=arrays["same_top"][m],
-            )
-            for m, subject in enumerate(subjects[1:])
-        ]
-
-    def _sequence_length(self) -> int:
-        limit = min(model.max_positions for model in self.models)
-        if self.sequence is None:
-            return min(DEFAULT_SEQUENCE, limit)
-        if self.sequence > limit:
-            shortest = min(self.models, key=lambda model: model.max_positions)
-            raise ArgumentError(
-                f"sequence: {self.sequence} exceeds the context of {limit} tokens of"
-                f" {shortest.path.name}",
-                code="argument",
-            )
-        return self.sequence
-
-    def _check_tokenizers(self, prefix: list[int], needed: int | None, ids: Any) -> None:
-        """The same text must be the same ids to all."""
-        self.tokenizers.check_sizes()
-        for index in range(1, len(self.models)):
-            path = self.models[index].path
-            if not self.tokenizers.hash(index):
-                self.notices.append(f"{path.name}: has no tokenizer.json; read as the reference's")
-                continue
-            if self.tokenizers.same_ids(0, index):
-                continue
-            other = self.tokenizers[index]
-            same = text_prefix(other) == prefix and np.array_equal(
-                encode_start(other, self.text.content, needed), ids
-            )
-            if not same:
-                raise ArgumentError(
-                    f"{path}: its tokenizer makes other tokens of the text than the reference's:"
-                    " their distributions cannot be compared",
-                    code="argument",
-                )
-
-    def _common_vocabulary(self, largest: int) -> int:
-        """0 for whole rows; where padding differs, the rows that all models have."""
-        sizes = {model.vocabulary for model in self.models}
-        if len(sizes) == 1:
-            return 0
-        common = min(sizes)
-        used = max(self.tokenizers[0].vocab_size, largest + 1)
-        if common < used:
-            smallest = min(self.models, key=lambda model: model.vocabulary)
-            raise ArgumentError(
-                f"{smallest.path}: its vocabulary of {common} does not hold the {used} tokens of"
-                " the tokenizer",
-                code="argument",
-            )
-        self.notices.append(
-            f"vocabularies are padded differently, to {' and '.join(map(str, sorted(sizes)))}:"
-            f" the first {common} entries are compared"
-        )
-        return common
 
 
 def _run_task(

@@ -133,7 +133,6 @@ class _Programs(Task):
     ) -> TaskResult:
         items = choose_items(self.problems.items, self.limit)
         right: list[Right] = []
-        programs: list[list[str]] = []
         isolated = True
         for one in contestants:
 
@@ -141,7 +140,6 @@ class _Programs(Task):
                 advance(name, done, len(items))
 
             made, outcomes = solve_all(one.model, one.tokenizer, items, execute, count)
-            programs.append(made)
             isolated = isolated and all(found.isolated for found in outcomes if found.passed)
             right.append(np.array([found.passed for found in outcomes], dtype=bool))
             for i, problem in enumerate(items):
@@ -152,12 +150,11 @@ class _Programs(Task):
                 written.append(row)
         scores = []
         for i, one in enumerate(contestants):
-            changed = [a != b for a, b in zip(programs[i], programs[0], strict=True)]
-            flips = float(np.mean(changed)) if i else None
             if execute:
+                flips = float((right[i] != right[0]).mean()) if i else None
                 scores.append(_score(one.name, right, i, flips, None))
             else:
-                scores.append(TaskScore(one.name, None, None, flips=flips))
+                scores.append(TaskScore(one.name, None, None))
         notes = []
         if not execute:
             notes.append("programs were written down and not run: accuracy is not known")
