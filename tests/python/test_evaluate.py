@@ -19,7 +19,8 @@ import jang_tools
 from jang_tools.errors import ArgumentError, CancelledError, FormatError, IoError
 from jang_tools.evaluate import evaluate
 from jang_tools.evaluation import statistics, texts
-from jang_tools.evaluation.report import Evaluation, number
+from jang_tools.evaluation.report import Evaluation
+from jang_tools.evaluation.tables import number
 from jang_tools.evaluation.texts import encode_start, make_windows, read_text, text_prefix
 from jang_tools.model import load_model
 from jang_tools.tokenizer import Tokenizer

@@ -242,16 +242,16 @@ def _task_paths(tasks: dict[str, str | None], data: Path | None) -> dict[str, st
 
 
 def _print(ui: Ui, found: Any) -> None:
-    from jang_tools.evaluation import report
+    from jang_tools.evaluation import tables
 
-    tables = [
-        (report.MODEL_HEADER, [report.model_row(model) for model in found.models], 1),
-        (report.PAIR_HEADER, [report.pair_row(pair) for pair in found.pairs], 2),
-        (report.TASK_HEADER, report.task_rows(found.tasks), 2),
+    parts = [
+        (tables.MODEL_HEADER, [tables.model_row(model) for model in found.models], 1),
+        (tables.PAIR_HEADER, [tables.pair_row(pair) for pair in found.pairs], 2),
+        (tables.TASK_HEADER, tables.task_rows(found.tasks), 2),
     ]
     for line in found.sources():
         ui.result(line)
-    for header, rows, left in tables:
+    for header, rows, left in parts:
         if rows:
             ui.result("")
             for line in format_table(header, rows, left):

@@ -2,8 +2,8 @@
 
 Started by sandbox.py as ``python -I -S candidate.py``: no site packages, no environment, a folder
 of its own. What is limited: processor time, memory, file size, open files, processes; where Linux
-allows it to ordinary users, network and other processes are out of sight as well. The last line
-says on a descriptor of its own whether the program ran to its end.
+allows it to ordinary users, network and other processes are out of sight as well. One line of JSON
+on a descriptor of its own says whether the program ran to its end.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+from typing import NoReturn
 
 _NEW_USER, _NEW_NETWORK, _NEW_PROCESSES = 0x10000000, 0x40000000, 0x20000000
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
@@ -39,15 +40,35 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def _watch(child: int, seconds: float, report: int) -> NoReturn:
+    """Ends the child when its time is up, and this process when the child has ended."""
+    expired = []
+
+    def expire(*_: object) -> None:
+        expired.append(True)
+        os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    os.waitpid(child, 0)
+    if expired:
+        _tell(report, False, f"ran longer than {seconds:g} s", False)
+    os._exit(0)
+
+
+def _tell(report: int, passed: bool, error: str, isolated: bool) -> None:
+    outcome = {"passed": passed, "error": error, "isolated": isolated}
+    os.write(report, json.dumps(outcome).encode() + b"\n")
+
+
 def main() -> None:
     job = json.load(sys.stdin)
     report = int(sys.argv[1])
     isolated = _isolate()
-    # The first child is the init of the new process namespace: when it ends, all in there do.
+    # The child is the init of the new process namespace: waiting for it waits for all in there.
     child = os.fork()
     if child:
-        _, status = os.waitpid(child, 0)
-        os._exit(os.waitstatus_to_exitcode(status) & 0x7F)
+        _watch(child, float(job["seconds"]), report)
     _die_with_parent()
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_CPU, int(job["seconds"]) + 1)
@@ -58,15 +79,14 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
-    outcome = {"isolated": isolated, "passed": False, "error": "ended before its tests did"}
+    fault = ""
     try:
         exec(compile(job["program"], "candidate", "exec"), {"__name__": "__main__"})
-        outcome.update(passed=True, error="")
     except SystemExit:
-        pass
+        fault = "ended before its tests did"
     except BaseException as error:
-        outcome["error"] = type(error).__name__
-    os.write(report, json.dumps(outcome).encode())
+        fault = type(error).__name__
+    _tell(report, not fault, fault, isolated)
     os._exit(0)
 
 
