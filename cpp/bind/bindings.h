@@ -12,6 +12,7 @@ void bind_quant(pybind11::module_& module);
 void bind_plan(pybind11::module_& module);
 void bind_convert(pybind11::module_& module);
 void bind_model(pybind11::module_& module);
+void bind_eval(pybind11::module_& module);
 void bind_runtime(pybind11::module_& module);
 
 /// For calls that run without the GIL: takes it for a moment and lets a pending Ctrl-C through.

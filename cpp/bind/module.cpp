@@ -74,5 +74,6 @@ PYBIND11_MODULE(_core, module) {
   jang::bind::bind_plan(module);
   jang::bind::bind_convert(module);
   jang::bind::bind_model(module);
+  jang::bind::bind_eval(module);
   jang::bind::bind_runtime(module);
 }

@@ -22,6 +22,7 @@ from jang_tools.errors import (
 
 if TYPE_CHECKING:
     from jang_tools.convert import convert
+    from jang_tools.evaluate import evaluate
     from jang_tools.generate import generate, stream_generate
     from jang_tools.inspect import inspect
     from jang_tools.model import load
@@ -39,6 +40,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "convert",
+    "evaluate",
     "generate",
     "inspect",
     "load",
@@ -49,6 +51,7 @@ __all__ = [
 
 _HOME = {
     "convert": "convert",
+    "evaluate": "evaluate",
     "generate": "generate",
     "inspect": "inspect",
     "load": "model",

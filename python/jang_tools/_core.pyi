@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import os
 import typing
-__all__: list[str] = ['Checkpoint', 'ConvertReport', 'Fault', 'InspectedTensor', 'Inspection', 'KvCache', 'Model', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'TensorError', 'TensorInfo', 'Verification', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'runtime_info', 'unpack', 'verify_directory']
+__all__: list[str] = ['Checkpoint', 'ConvertReport', 'Fault', 'InspectedTensor', 'Inspection', 'KvCache', 'LockStep', 'Model', 'OptionScorer', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'TensorError', 'TensorInfo', 'Verification', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'runtime_info', 'unpack', 'verify_directory']
 class TensorInfo:
     """
     A tensor as its file's header describes it.
@@ -478,6 +478,45 @@ class Sampler:
     def next(self, logits: numpy.typing.NDArray[numpy.float32], history: typing.Annotated[numpy.typing.ArrayLike, numpy.int32]) -> int:
         """
         The next token id. `logits` float32 [vocab] is changed in place; `history` int32 [n] is what the repetition penalty looks at.
+        """
+class LockStep:
+    """
+    A reference and other models on the same tokens, a piece at a time.
+    """
+    def __init__(self, reference: Model, models: collections.abc.Sequence[Model], *, vocabulary: typing.SupportsInt | typing.SupportsIndex = 0, logits_bytes: typing.SupportsInt | typing.SupportsIndex = 134217728) -> None:
+        """
+        `vocabulary`: how many entries of each row to compare, the first ones; 0: all, which must then be equally many. `logits_bytes` bounds the logits in memory. Raises ArgumentError for no models, the same twice, or vocabularies that differ.
+        """
+    def run(self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], targets: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], first_scored: typing.SupportsInt | typing.SupportsIndex = 0, *, progress: typing.Any = None) -> dict[str, typing.Any]:
+        """
+        One window from empty caches.
+
+        `tokens` int32 [n]; `targets` int32 [n], the token after each. Positions from `first_scored` on, p
+        of them, are compared. Returns a dict of arrays: `nll_reference` float64 [p]; `kl`, `nll`,
+        `squared_error` (of centred logits) float64 and `same_top` uint8, each [models, p]. Nats.
+        `progress` is called with tokens done, tokens in all (of all models together) and "".
+        Raises ArgumentError for a token outside the vocabulary, FormatError for logits that are not
+        finite.
+        """
+    @property
+    def piece_rows(self) -> int:
+        """
+        Rows of logits in memory at once, of each of two models.
+        """
+    @property
+    def vocabulary(self) -> int:
+        """
+        Entries of a row compared.
+        """
+class OptionScorer:
+    """
+    Likelihoods of continuations of a context.
+    """
+    def __init__(self, model: Model) -> None:
+        ...
+    def score(self, context: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], continuations: collections.abc.Sequence[typing.Annotated[numpy.typing.ArrayLike, numpy.int32]]) -> list[float]:
+        """
+        The summed log-probability (nats) of each continuation, int32 arrays, after `context`, int32 [n]. What the context shares with that of the call before is not computed again. Raises ArgumentError for an empty one or a token outside the vocabulary.
         """
 def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, progress: typing.Any = None) -> ConvertReport:
     """

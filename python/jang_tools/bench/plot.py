@@ -19,13 +19,13 @@ def require_plots(path: Path) -> None:
         raise ArgumentError(
             f"{path}: expected a name that ends in one of {', '.join(SUFFIXES)}", code="argument"
         )
-    _figure_class()
+    figure_class()
 
 
 def draw(measured: Measurements, title: str, path: Path) -> None:
     """Rates of all tests, and the bandwidth that decoding and batches reach, as a picture."""
     results = measured.results
-    figure = _figure_class()(figsize=(10, 1.6 + 0.32 * max(len(results), 4)), layout="constrained")
+    figure = figure_class()(figsize=(10, 1.6 + 0.32 * max(len(results), 4)), layout="constrained")
     figure.suptitle(
         f"{title}: {measured.level}, {measured.threads} threads, {measured.precision}", fontsize=11
     )
@@ -50,7 +50,8 @@ def _bars(axes: Any, results: Sequence[Result], values: Sequence[float], form: s
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _figure_class() -> Any:
+def figure_class() -> Any:
+    """matplotlib's Figure; UnsupportedError with the command that installs it if there is none."""
     try:
         return import_module("matplotlib.figure").Figure  # no window, no global state
     except ImportError as error:

@@ -25,6 +25,7 @@ COMMANDS = {
     "plan": "Show which widths a conversion would choose, from headers alone.",
     "inspect": "Show what a model directory holds.",
     "verify": "Check a model directory, its checksums and its values.",
+    "eval": "Compare models with a reference: KL divergence, agreement, perplexity, tasks.",
     "profiles": "List the profiles, with averages and sizes for a model.",
     "bench": "Measure prefill, decode and batches against a read-only pass.",
     "env": "Show kernel levels, threads and libraries.",

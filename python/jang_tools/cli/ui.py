@@ -18,7 +18,7 @@ import click
 
 from jang_tools.errors import ArgumentError
 
-Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the item just finished
+Progress = Callable[[int, int, str], None]  # done, in all, the item just finished
 
 _LOG_LEVELS = ("error", "info", "debug")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -56,8 +56,9 @@ class Ui:
         return not self.quiet and sys.stderr.isatty()
 
     @contextmanager
-    def progress(self, label: str) -> Iterator[Progress | None]:
-        """A bar over bytes with rate and time left, as a callback; None where none is drawn."""
+    def progress(self, label: str, unit: str = "B") -> Iterator[Progress | None]:
+        """A bar with rate and time left, over bytes or what ``unit`` says, as a callback; None
+        where none is drawn."""
         if not self.draws_progress:
             yield None
             return
@@ -67,8 +68,9 @@ class Ui:
 
         def advance(done: int, total: int, item: str) -> None:
             if not bars:  # now that there is work; what is printed before stays above the bar
+                name = unit if unit == "B" else f" {unit}"
                 bars.append(
-                    tqdm(desc=label, unit="B", unit_scale=True, dynamic_ncols=True, leave=False)
+                    tqdm(desc=label, unit=name, unit_scale=True, dynamic_ncols=True, leave=False)
                 )
             bars[0].total = total
             bars[0].set_postfix_str(one_line(item), refresh=False)
