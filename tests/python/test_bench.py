@@ -59,11 +59,12 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("bits", [None, *WIDTHS])
-@pytest.mark.parametrize("name", ["tiny", "tied"])
+@pytest.mark.parametrize("name", ["tiny", "tied", "tiny-moe"])
 def test_synthetic_models_are_sound_and_their_logits_ordinary(
     tmp_path: Path, bits: int | None, name: str
 ) -> None:
-    shape = TINY if name == "tiny" else replace(TINY, tied=True, model_type="mistral")
+    tied = replace(TINY, tied=True, model_type="mistral")
+    shape = tied if name == "tied" else SHAPES[name]
     written = write_checkpoint(tmp_path / "model", shape, bits, 32)
     found = jang_tools.inspect(tmp_path / "model")
     assert found.bytes == written
@@ -136,6 +137,7 @@ def test_named_shapes_have_the_published_number_of_weights() -> None:
         "llama-70b": 70.6,
         "qwen-0.5b-like": 0.49,
         "mistral-7b": 7.24,
+        "qwen3-30b-a3b": 30.5,
     }
     for name, expected in billions.items():
         weights = sum(int(np.prod(dims)) for _, dims in SHAPES[name].modules())
@@ -198,6 +200,33 @@ def test_counts_are_those_of_the_matrices(tiny: Path) -> None:
         assert one.stable
     assert [one.depth for one in measured.attention] == [9]
     assert measured.attention[0].share_of_decode < 1
+
+
+def test_only_the_chosen_experts_count(tmp_path: Path) -> None:
+    shape = SHAPES["tiny-moe"]
+    write_checkpoint(tmp_path / "m", shape, 4)
+    measured = measure(load_model(tmp_path / "m"), SMALL)
+    attention = 256 * 256 * 2 + 128 * 256 * 2
+    router, experts, head = 16 * 256, 4 * 3 * 128 * 256, 512 * 256
+    assert measured.token_weights == 2 * (attention + router + experts) + head
+    quantized = 2 * (attention + experts) + head
+    assert measured.token_bytes == quantized * 9 // 16 + 2 * 2 * router  # bf16 routers
+    assert all(one.stable for one in measured.results)
+
+
+def test_tokens_of_synthetic_models_choose_many_experts() -> None:
+    """Router rows times normed embeddings, as the first layer about sees them."""
+    shape = SHAPES["tiny-moe"].with_layers(1)
+    values = {
+        path: (words.astype(np.uint32) << 16).view(np.float32)
+        for path, words in synthetic.plain_values(shape)
+    }
+    x = values["model.embed_tokens"]
+    x = x / np.sqrt((x**2).mean(axis=1, keepdims=True))
+    chosen = np.argsort(x @ values["model.layers.0.mlp.gate"].T, axis=1)[:, -shape.chosen :]
+    share = np.bincount(chosen.ravel(), minlength=shape.experts) / chosen.size * shape.experts
+    assert share.min() > 0.5
+    assert share.max() < 2
 
 
 def test_hashes_are_those_of_the_logits_and_of_nothing_else(tiny: Path) -> None:

@@ -55,7 +55,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """One test. Weights count once for each call of the model, however often it reads them."""
+    """One test. Weights count once for each call of the model, however often it reads them; of
+    experts those count that one token passes, though a call of several tokens reads more."""
 
     kind: str  # prefill, decode, batch
     tokens: int  # of a prefill; steps of a decode
@@ -110,7 +111,9 @@ class Measurements:
     kv_type: str  # of the caches
     load_seconds: float  # opening, validating and mapping
     weight_bytes: int  # of the files, what a read-only pass reads
-    token_bytes: int  # of the matrices that one token is multiplied with
+    token_bytes: (
+        int  # of the matrices that one token is multiplied with; of experts the chosen ones
+    )
     token_weights: int
     rounds: int
     read_only_gb_s: float = 0.0  # median of all passes
