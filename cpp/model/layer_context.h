@@ -37,6 +37,7 @@ struct Workspace {
   ExpertGroups groups;
   std::vector<LinearJob> jobs;
   LinearInput expert_input, expert_inner;  // of gate and up; of down
+  uint64_t expert_bytes = 0;               // of the experts' matrices that were read, ever
 };
 
 /// The part of one sequence that a pass through the layers works on: rows [row, row + tokens) of

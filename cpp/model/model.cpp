@@ -348,6 +348,7 @@ double Model::load_seconds() const noexcept { return impl_->load_seconds; }
 WeightTraffic Model::weight_traffic() const {
   return jang::weight_traffic(impl_->directory, impl_->spec);
 }
+uint64_t Model::expert_bytes_read() const noexcept { return impl_->work.expert_bytes; }
 ReadPass Model::read_pass(const std::function<void()>& poll) {
   return jang::read_pass(impl_->directory.checkpoint, impl_->pool, poll);
 }

@@ -73,6 +73,9 @@ WeightTraffic weight_traffic(const ModelDirectory& directory, const ModelSpec& s
     MatrixTotals& group = tensor.name == head ? traffic.head : traffic.layers;
     group.weights += one.weights;
     group.bytes += one.bytes;
+    if (tensor.chosen == 0) continue;
+    traffic.experts.weights += one.weights;
+    traffic.experts.bytes += one.bytes;
   }
   return traffic;
 }

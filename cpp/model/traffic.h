@@ -22,6 +22,7 @@ struct MatrixTotals {
 /// rows of it are read.
 struct WeightTraffic {
   MatrixTotals layers, head;
+  MatrixTotals experts;  // the part of `layers` that a token chooses
 };
 
 /// `spec` is directory_spec(directory).

@@ -52,6 +52,18 @@ kernels::AffineMatrix affine_matrix(const ModelDirectory& directory, const Quant
 
 }  // namespace
 
+uint64_t stored_bytes(const LinearWeight& weight) {
+  const auto size = [](kernels::FloatType type) {
+    return type == kernels::FloatType::kF32 ? int64_t{4} : int64_t{2};
+  };
+  if (const auto* dense = std::get_if<kernels::DenseMatrix>(&weight.matrix))
+    return static_cast<uint64_t>(dense->rows * dense->columns * size(dense->type));
+  const auto& affine = std::get<kernels::AffineMatrix>(weight.matrix);
+  return static_cast<uint64_t>(affine.rows *
+                               (affine.columns / 8 * affine.bits +
+                                2 * (affine.columns / affine.group) * size(affine.metadata)));
+}
+
 WeightBinder::WeightBinder(const ModelDirectory& directory)
     : directory_(directory), used_(directory.checkpoint.tensors().size(), false) {}
 

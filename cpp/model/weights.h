@@ -24,6 +24,9 @@ struct LinearWeight {
   int64_t columns = 0;
 };
 
+/// As the matrix is stored, scales and biases included.
+uint64_t stored_bytes(const LinearWeight& weight);
+
 /// Binds by path and remembers what was used, so that a tensor nobody asked for is noticed.
 class WeightBinder {
  public:

@@ -9,13 +9,16 @@ MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
       router_(binder.linear(spec.router)),
       gate_(binder.stack(spec.gate)),
       up_(binder.stack(spec.up)),
-      down_(binder.stack(spec.down)) {}
+      down_(binder.stack(spec.down)),
+      expert_bytes_(stored_bytes(gate_.front()) + stored_bytes(up_.front()) +
+                    stored_bytes(down_.front())) {}
 
 void MoeLayer::forward(LayerContext& context, const float* x, float* out) const {
   route(context, x);
   activate(context, x);
   project_down(context);
   combine(context, out);
+  context.work.expert_bytes += expert_bytes_ * context.work.groups.groups().size();
 }
 
 void MoeLayer::route(LayerContext& context, const float* x) const {

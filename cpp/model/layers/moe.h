@@ -32,6 +32,7 @@ class MoeLayer {
   MoeSpec spec_;
   LinearWeight router_;
   std::vector<LinearWeight> gate_, up_, down_;  // by expert
+  uint64_t expert_bytes_;                       // of one expert
 };
 
 }  // namespace jang

@@ -122,6 +122,16 @@ TEST_F(MoeTest, TrafficCountsTheChosenExperts) {
   const int64_t layer = attention + 9 * 96 + 2 * 3 * 40 * 96;
   EXPECT_EQ(traffic.layers.weights, static_cast<uint64_t>(2 * layer));
   EXPECT_EQ(traffic.layers.bytes, static_cast<uint64_t>(4 * 2 * layer));
+  EXPECT_EQ(traffic.experts.bytes, static_cast<uint64_t>(4 * 2 * 2 * 3 * 40 * 96));
+
+  const auto model = Model::load(directory_);
+  EXPECT_EQ(model->expert_bytes_read(), 0u);
+  const auto one = some_tokens(1);
+  run(*model, one, 1);
+  EXPECT_EQ(model->expert_bytes_read(), traffic.experts.bytes);
+  const auto many = some_tokens(100);  // all nine experts, in one chunk each once
+  run(*model, many, 100);
+  EXPECT_EQ(model->expert_bytes_read(), traffic.experts.bytes / 2 * 11);
 }
 
 Error load_error(const std::filesystem::path& directory) {
