@@ -16,7 +16,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CPP_PER_LEVEL = "kernels|quant|model"
-PYTHON_PER_LEVEL = ("test_parity.py", "test_quantize.py", "test_model.py", "test_precision.py")
+PYTHON_PER_LEVEL = (
+    "test_parity.py",
+    "test_quantize.py",
+    "test_model.py",
+    "test_moe.py",
+    "test_precision.py",
+)
 
 
 def step(title: str, command: list[str], **environment: str) -> bool:

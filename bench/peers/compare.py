@@ -41,6 +41,7 @@ PAIRS = {
     "Q6_K": 6,
     "Q8_0": 8,
 }
+DENSE = [name for name, shape in SHAPES.items() if not shape.experts]
 STATES = ("repacked", "plain")
 # Threads of the one that waits may spin for a moment before they sleep.
 _QUIET_SECONDS = 0.05
@@ -196,7 +197,7 @@ def tool(script: str, *arguments: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=list(SHAPES), default="mistral-7b")
+    parser.add_argument("--shape", choices=DENSE, default="mistral-7b")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--types", default=",".join(PAIRS), help="types of GGUF, by comma")
     parser.add_argument("--rounds", type=int, default=5)

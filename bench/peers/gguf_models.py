@@ -33,6 +33,7 @@ FILE_TYPES = {
     "Q6_K": 18,
     "Q8_0": 7,
 }
+DENSE = [name for name, shape in SHAPES.items() if not shape.experts]
 _NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -117,7 +118,7 @@ def main() -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     source = actions.add_parser("source", help="write the bf16 file")
     source.add_argument("file", type=Path)
-    source.add_argument("--shape", choices=list(SHAPES), default="mistral-7b")
+    source.add_argument("--shape", choices=DENSE, default="mistral-7b")
     source.add_argument("--layers", type=int)
     convert = actions.add_parser("quantize", help="quantize a source")
     convert.add_argument("source", type=Path)

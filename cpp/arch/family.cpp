@@ -10,7 +10,8 @@
 namespace jang {
 namespace {
 
-constexpr std::array kFamilies = {&kLlamaFamily, &kMistralFamily};
+constexpr std::array kFamilies = {&kLlamaFamily, &kMistralFamily, &kMixtralFamily,
+                                  &kQwen3MoeFamily};
 
 // Sorted. Wrapped spellings ("gemma3", "gemma4") are the outer names of the text models beside
 // them.

@@ -73,6 +73,13 @@ std::string with_prefix(const ModelConfig& config, std::string_view source) {
     swap_prefix(name, "language_model.", "");
     return name;
   }
+  if (type == "mixtral") {
+    // The name of the block in memory, which some writers keep.
+    constexpr std::string_view kInMemory = ".mlp.";
+    const std::size_t at = name.find(kInMemory);
+    if (at != std::string::npos) name.replace(at, kInMemory.size(), ".block_sparse_moe.");
+    return name;
+  }
   swap_prefix(name, "model.language_model.", "language_model.model.");
   return name;
 }

@@ -252,6 +252,19 @@ uint64_t FinalTensor::elements() const noexcept {
   return n;
 }
 
+SourceRow locate_row(const FinalTensor& tensor, uint64_t row) {
+  uint64_t first = 0;
+  for (const RowRange& range : tensor.ranges) {
+    if (row - first < range.rows) {
+      return {range.tensor, range.row_begin + (row - first), range.rows - (row - first)};
+    }
+    first += range.rows;
+  }
+  throw Error(ErrorCode::kTensorShape, {}, tensor.name,
+              "expected a source for row " + std::to_string(row) + ", found rows up to " +
+                  std::to_string(first));
+}
+
 Inventory build_inventory(const ModelConfig& config, std::span<const SourceTensor> sources,
                           std::optional<bool> heads_equal) {
   Builder builder(config, sources);

@@ -47,6 +47,14 @@ struct FinalTensor {
   uint64_t elements() const noexcept;
 };
 
+/// Where a row of a final tensor comes from; Error{kTensorShape} for one behind the last.
+struct SourceRow {
+  uint32_t tensor = 0;  // index into the sources
+  uint64_t row = 0;
+  uint64_t available = 0;  // rows of the same range from here on, this one included
+};
+SourceRow locate_row(const FinalTensor& tensor, uint64_t row);
+
 struct Inventory {
   std::vector<FinalTensor> tensors;  // in layer order: embedding, layers 0.., final norm, head
   std::vector<std::string>

@@ -4,6 +4,7 @@
 #include <optional>
 #include <set>
 
+#include "arch/expert_spelling.h"
 #include "arch/family.h"
 #include "arch/final_names.h"
 #include "arch/inventory.h"
@@ -14,7 +15,6 @@ namespace jang {
 namespace {
 
 enum class QkNorm { kNone, kPerHead, kAcross };
-enum class Experts { kNone, kMlp, kMixtral };
 
 /// What sets a model type apart from llama: T A M N2 of the family table.
 struct Blocks {
@@ -26,7 +26,7 @@ struct Blocks {
   bool feed_forward_norms = false;  // pre_ and post_feedforward_layernorm
   bool post_norm_only = false;      // olmo2: post_attention_, post_feedforward_layernorm
   bool fused = false;               // phi3: qkv_proj, gate_up_proj
-  Experts experts = Experts::kNone;
+  bool experts = false;
   bool shared_expert = false;
   bool linear_attention = false;  // gated attention every few layers, else DeltaNet
   bool packed_inputs = false;     // qwen3_next: in_proj_qkvz, in_proj_ba
@@ -41,15 +41,11 @@ std::optional<Blocks> blocks_of(std::string_view type) {
   } else if (type == "qwen2") {
     b.qkv_bias = true;
   } else if (type == "qwen2_moe") {
-    b.qkv_bias = b.shared_expert = true;
-    b.experts = Experts::kMlp;
-  } else if (type == "qwen3" || type == "qwen3_moe") {
+    b.qkv_bias = b.shared_expert = b.experts = true;
+  } else if (type == "qwen3") {
     b.attention_bias = true;
     b.qk_norm = QkNorm::kPerHead;
-    b.head_dim = type == "qwen3" ? 128 : 0;
-    b.experts = type == "qwen3" ? Experts::kNone : Experts::kMlp;
-  } else if (type == "mixtral") {
-    b.experts = Experts::kMixtral;
+    b.head_dim = 128;
   } else if (type == "olmo2") {
     b.attention_bias = true;
     b.qk_norm = QkNorm::kAcross;
@@ -57,7 +53,7 @@ std::optional<Blocks> blocks_of(std::string_view type) {
   } else if (type == "olmoe") {
     b.attention_bias = true;
     b.qk_norm = QkNorm::kAcross;
-    b.experts = Experts::kMlp;
+    b.experts = true;
   } else if (type == "gemma" || type == "gemma2" || type == "gemma3_text") {
     b.attention_bias = true;
     b.head_dim = 256;
@@ -71,8 +67,7 @@ std::optional<Blocks> blocks_of(std::string_view type) {
     b.linear_attention = true;
     b.packed_inputs = type == "qwen3_next";
     b.head_dim = 256;
-    b.experts = type == "qwen3_5" ? Experts::kNone : Experts::kMlp;
-    b.shared_expert = type != "qwen3_5";
+    b.experts = b.shared_expert = type != "qwen3_5";
   } else {
     return std::nullopt;
   }
@@ -82,11 +77,10 @@ std::optional<Blocks> blocks_of(std::string_view type) {
 class Promise {
  public:
   Promise(const ModelConfig& config, const Blocks& blocks, std::span<const std::string> names)
-      : config_(config), blocks_(blocks) {
+      : config_(config), blocks_(blocks), spelling_(expert_spelling(config, names)) {
     for (const std::string& name : names) {
       if (name.starts_with("model.language_model.")) prefix_ = "model.language_model.";
       if (name.starts_with("language_model.model.")) prefix_ = "language_model.model.";
-      if (name.find(".experts.gate_up_proj") != std::string::npos) fused_experts_ = true;
       if (name.ends_with("lm_head.weight")) head_ = name;
     }
     dtype_ = config.dtype().value_or(DType::kBF16);
@@ -100,10 +94,6 @@ class Promise {
     head_dim_ = static_cast<uint64_t>(
         config.integer("head_dim", 1, ModelConfig::kMaxDim).value_or(fallback));
     experts_ = static_cast<uint64_t>(config.experts());
-    // Both numbers are within their own bounds; together they may still promise 10^9 tensors.
-    if (config.layers() * config.experts() > 1'000'000) {
-      config.fail("num_experts", "more than 1,000,000 experts in all layers together");
-    }
   }
 
   std::vector<SourceTensor> list() {
@@ -156,7 +146,7 @@ class Promise {
   }
 
   bool is_sparse_layer(int64_t i) const {
-    if (blocks_.experts == Experts::kNone || experts_ == 0) return false;
+    if (!blocks_.experts || experts_ == 0) return false;
     const int64_t step =
         config_.integer("decoder_sparse_step", 1, ModelConfig::kMaxLayers).value_or(1);
     if ((i + 1) % step != 0) return false;
@@ -244,22 +234,14 @@ class Promise {
   }
 
   void experts(const std::string& base) {
-    const bool mixtral = blocks_.experts == Experts::kMixtral;
-    const std::string block = base + (mixtral ? "block_sparse_moe." : "mlp.");
-    const uint64_t width = mixtral || blocks_.model_type == "olmoe" ? dim("intermediate_size")
-                                                                    : dim("moe_intermediate_size");
+    const std::string block = base + "mlp.";
+    const uint64_t width =
+        dim(blocks_.model_type == "olmoe" ? "intermediate_size" : "moe_intermediate_size");
     add(block + "gate.weight", {experts_, hidden_});
-    if (fused_experts_) {
-      add(block + "experts.gate_up_proj", {experts_, 2 * width, hidden_});
-      add(block + "experts.down_proj", {experts_, hidden_, width});
-    } else {
-      for (uint64_t e = 0; e < experts_; ++e) {
-        const std::string expert = block + "experts." + std::to_string(e) + ".";
-        add(expert + (mixtral ? "w1.weight" : "gate_proj.weight"), {width, hidden_});
-        add(expert + (mixtral ? "w3.weight" : "up_proj.weight"), {width, hidden_});
-        add(expert + (mixtral ? "w2.weight" : "down_proj.weight"), {hidden_, width});
-      }
-    }
+    const std::string stack = block + "switch_mlp.";
+    add_stack(out_, spelling_, {stack + "gate_proj.weight", dtype_, {experts_, width, hidden_}});
+    add_stack(out_, spelling_, {stack + "up_proj.weight", dtype_, {experts_, width, hidden_}});
+    add_stack(out_, spelling_, {stack + "down_proj.weight", dtype_, {experts_, hidden_, width}});
     if (!blocks_.shared_expert) return;
     gated(block + "shared_expert.", dim("shared_expert_intermediate_size"), false);
     add(block + "shared_expert_gate.weight", {1, hidden_});
@@ -268,7 +250,7 @@ class Promise {
   const ModelConfig& config_;
   const Blocks& blocks_;
   std::string prefix_ = "model.", head_;
-  bool fused_experts_ = false;
+  ExpertSpelling spelling_ = ExpertSpelling::kSingle;
   DType dtype_ = DType::kBF16;
   uint64_t hidden_ = 0, heads_ = 0, kv_heads_ = 0, head_dim_ = 0, experts_ = 0;
   std::vector<SourceTensor> out_;
@@ -279,9 +261,15 @@ std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const st
     const ModelSpec spec = family->spec(config);
     const DType dtype = config.dtype().value_or(DType::kBF16);
     std::vector<SourceTensor> out;
-    for (const SpecTensor& tensor : spec_tensors(spec)) {
-      out.push_back({tensor.name, dtype, tensor.shape});
+    const ExpertSpelling spelling = expert_spelling(config, names);
+    for (SpecTensor& tensor : spec_tensors(spec)) {
+      if (tensor.chosen != 0) {
+        add_stack(out, spelling, {tensor.name, dtype, tensor.shape});
+      } else {
+        out.push_back({tensor.name, dtype, tensor.shape});
+      }
     }
+    name_routed_blocks(out, names);
     const std::string head = spec.head.linear.path + ".weight";
     if (spec.head.tied && std::find(names.begin(), names.end(), head) != names.end()) {
       out.push_back({head,

@@ -64,8 +64,35 @@ struct GatedMlpSpec {
   bool operator==(const GatedMlpSpec&) const = default;
 };
 
+/// `count` matrices of one shape, the stack's tensor being [count, out, in].
+struct StackSpec {
+  std::string path;
+  int64_t count = 0;
+  int64_t out = 0;
+  int64_t in = 0;
+  bool operator==(const StackSpec&) const = default;
+};
+
+/// How router logits become the weights of the chosen experts.
+enum class RouterRule {
+  kSoftmaxThenTopK,  // softmax over all experts, then the largest
+  kTopKThenSoftmax,  // the largest logits, then softmax over these
+};
+
+/// Sum over the chosen experts of weight * down(act(gate x) * up x); shapes of one expert.
+struct MoeSpec {
+  LinearSpec router;  // [experts][hidden]
+  StackSpec gate, up, down;
+  int64_t experts = 0;
+  int64_t top_k = 0;
+  RouterRule rule = RouterRule::kSoftmaxThenTopK;
+  bool renormalize = false;  // weights are divided by their sum
+  Activation activation = Activation::kSilu;
+  bool operator==(const MoeSpec&) const = default;
+};
+
 using MixerSpec = std::variant<AttentionSpec>;
-using FeedForwardSpec = std::variant<GatedMlpSpec>;
+using FeedForwardSpec = std::variant<GatedMlpSpec, MoeSpec>;
 
 /// h += residual * post_norm(mixer(pre_norm(h))); h += residual * ff_post_norm(ff(ff_pre_norm(h))).
 struct LayerSpec {

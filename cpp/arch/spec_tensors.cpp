@@ -34,6 +34,15 @@ class Collector {
   void operator()(const GatedMlpSpec& spec) {
     for (const LinearSpec* part : {&spec.gate, &spec.up, &spec.down}) linear(*part);
   }
+  void operator()(const MoeSpec& spec) {
+    linear(spec.router);
+    for (const StackSpec* part : {&spec.gate, &spec.up, &spec.down}) {
+      out_.push_back({part->path + ".weight",
+                      {dim(part->count), dim(part->out), dim(part->in)},
+                      true,
+                      dim(spec.top_k)});
+    }
+  }
   std::vector<SpecTensor> take() { return std::move(out_); }
 
  private:

@@ -17,7 +17,8 @@ namespace jang {
 struct SpecTensor {
   std::string name;  // final, with ".weight" or ".bias"
   std::vector<uint64_t> shape;
-  bool matrix = false;  // a Linear or the Embedding: may be stored as a quantized triple
+  bool matrix = false;  // a Linear, the Embedding or a stack: may be stored as a quantized triple
+  uint64_t chosen = 0;  // of a stack [count, out, in]: how many of its matrices a token meets
 };
 
 /// Every tensor of the model, in layer order (embedding, layers, final norm, head); all are

@@ -106,6 +106,7 @@ py::dict weight_traffic(const Model& model) {
   py::dict parts;
   parts["layers"] = part(traffic.layers);
   parts["head"] = part(traffic.head);
+  parts["experts"] = part(traffic.experts);
   return parts;
 }
 
@@ -187,8 +188,12 @@ void bind_model(py::module_& module) {
                              [](const Model& model) { return precision_name(model.precision()); })
       .def_property_readonly("weight_traffic", &weight_traffic,
                              "Matrices that a token is multiplied with, as a dict of dicts: "
-                             "`layers` once per token, `head` once per row of logits, each with "
-                             "`weights` (multiply-adds) and stored `bytes`.")
+                             "`layers` once per token, `head` once per row of logits, `experts` "
+                             "the part of `layers` that a token chooses; each with `weights` "
+                             "(multiply-adds) and stored `bytes`.")
+      .def_property_readonly("expert_bytes_read", &Model::expert_bytes_read,
+                             "Stored bytes of the experts that all calls so far have read, each "
+                             "once a pass however many tokens chose it.")
       .def("read_pass", &read_seconds,
            "Reads every byte of the weight files once with all threads; returns the seconds taken.")
       .def_property_readonly("load_seconds", &Model::load_seconds,

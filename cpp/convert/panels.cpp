@@ -53,19 +53,6 @@ void cut_panels(uint32_t tensor, uint64_t rows, uint64_t columns, uint64_t eleme
   }
 }
 
-SourceRow locate_row(const FinalTensor& tensor, uint64_t row) {
-  uint64_t first = 0;
-  for (const RowRange& range : tensor.ranges) {
-    if (row - first < range.rows) {
-      return {range.tensor, range.row_begin + (row - first), range.rows - (row - first)};
-    }
-    first += range.rows;
-  }
-  throw Error(ErrorCode::kTensorShape, {}, tensor.name,
-              "expected a source for row " + std::to_string(row) + ", found rows up to " +
-                  std::to_string(first));
-}
-
 SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
                        AlignedBuffer<std::byte>& scratch) {
   SourcePanel result{nullptr, tensor.dtype, panel.rows, panel.columns};

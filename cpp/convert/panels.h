@@ -33,14 +33,6 @@ struct Panel {
 void cut_panels(uint32_t tensor, uint64_t rows, uint64_t columns, uint64_t element_bytes,
                 std::vector<Panel>& out);
 
-/// Where a row of a final tensor comes from.
-struct SourceRow {
-  uint32_t tensor = 0;  // index into the checkpoint's tensors
-  uint64_t row = 0;
-  uint64_t available = 0;  // rows of the same range from here on, this one included
-};
-SourceRow locate_row(const FinalTensor& tensor, uint64_t row);
-
 /// The values of a panel of `tensor`: a view into the map if they lie there in one piece, else
 /// copied together into `scratch`.
 SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,

@@ -13,19 +13,31 @@
 #include "model/kv_cache.h"
 #include "model/linear.h"
 #include "model/rotary.h"
+#include "model/routing.h"
 
 namespace jang {
 
 /// Buffers grow to the largest call and stay; a layer may use any of them between its entry and its
 /// return.
 struct Workspace {
+  Workspace(ThreadPool& pool, Precision precision)
+      : expert_input(pool, precision), expert_inner(pool, precision) {}
+
   AlignedBuffer<float> q, k, v;            // projections [rows][heads * head_dim]
   AlignedBuffer<float> attended;           // [rows][heads * head_dim]
   AlignedBuffer<float> partial;            // softmax states of chunks, [unit]
   AlignedBuffer<float> scratch;            // of each worker
   AlignedBuffer<int64_t> positions;        // of a tile's queries, for each worker
   std::vector<std::atomic<int>> unmerged;  // chunks of a tile that are not done, [tile]
-  AlignedBuffer<float> gate, up;           // [rows][intermediate]
+  AlignedBuffer<float> gate, up;           // [rows][intermediate]; of experts [pairs][width]
+  AlignedBuffer<float> router;             // [rows][experts]
+  AlignedBuffer<int64_t> chosen;           // experts, [rows][top_k]
+  AlignedBuffer<float> expert_weights;     // [rows][top_k]
+  AlignedBuffer<float> expert_out;         // [pairs][hidden]
+  ExpertGroups groups;
+  std::vector<LinearJob> jobs;
+  LinearInput expert_input, expert_inner;  // of gate and up; of down
+  uint64_t expert_bytes = 0;               // of the experts' matrices that were read, ever
 };
 
 /// The part of one sequence that a pass through the layers works on: rows [row, row + tokens) of

@@ -1,47 +1,58 @@
-// y = x W^T + b for several matrices that share one input, their rows split over the pool in one
-// region.
+// y = x W^T + b for several matrices, their rows split over the pool in one region.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <vector>
 
 #include "base/thread_pool.h"
-#include "model/activations.h"
+#include "model/linear_input.h"
 #include "model/weights.h"
 
 namespace jang {
 
-/// What quantized weights are multiplied with.
-enum class Precision : uint8_t {
-  kFast,   // activations rounded to int8 per group, integer dot products
-  kExact,  // activations in f32
-};
-
 struct LinearJob {
   const LinearWeight* weight = nullptr;
-  float* out = nullptr;  // [tokens][stride]
+  float* out = nullptr;  // [rows][stride], of the job's own rows
   int64_t stride = 0;
+  int64_t first = 0;  // the rows of the input that it multiplies: `rows` from `first` on
+  int64_t rows = 0;   // 0: all of the input's own
+  int64_t set = 0;    // jobs of one set are finished together
 };
 
 class LinearRunner {
  public:
   LinearRunner(ThreadPool& pool, Precision precision);
 
-  Precision precision() const noexcept { return precision_; }
+  Precision precision() const noexcept { return input_precision_; }
 
   /// `x`: [tokens][columns] contiguous, the columns of every job's weight. A row of the result
   /// depends only on its own weights and x: not on the split, nor on the number of threads. In
-  /// exact precision not on the other tokens either; in fast one only through their number.
+  /// exact precision not on the other rows that its job multiplies either; in fast one only
+  /// through their number.
   void run(std::span<const LinearJob> jobs, const float* x, int64_t tokens);
+  /// The same in exact precision, whatever the runner's is: for routers.
+  void run_exact(std::span<const LinearJob> jobs, const float* x, int64_t tokens);
+
+  /// Jobs on rows of a prepared input. `finish`, if any, is called inside the region with the
+  /// number of each set once its last job is done, by the thread that did it; what the set's jobs
+  /// wrote is visible there. Numbers count from 0 without gaps.
+  void run(std::span<const LinearJob> jobs, const LinearInput& input,
+           const std::function<void(int64_t)>& finish = {});
 
  private:
-  void multiply(const LinearJob& job, const float* x, int64_t tokens, int64_t row_begin,
+  void multiply(const LinearJob& job, const LinearInput& input, int64_t row_begin,
                 int64_t row_end) const;
+  void count_sets(std::span<const LinearJob> jobs);
 
   ThreadPool& pool_;
   const kernels::KernelTable& kernels_;
-  const Precision precision_;
-  RoundedActivations rounded_;
+  const Precision input_precision_;
+  LinearInput input_, exact_input_;
+  std::vector<int64_t> starts_;                   // first block of each job, then their number
+  std::vector<std::atomic<int64_t>> unfinished_;  // blocks of each set that are not done
 };
 
 }  // namespace jang

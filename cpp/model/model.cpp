@@ -10,6 +10,7 @@
 #include "arch/directory.h"
 #include "model/layers/attention.h"
 #include "model/layers/gated_mlp.h"
+#include "model/layers/moe.h"
 #include "model/linear.h"
 #include "quant/active_kernels.h"
 
@@ -19,6 +20,21 @@ namespace {
 // Tokens that go through the layers together: enough to make weights cheap, few enough for
 // activations to stay in the last-level cache.
 constexpr int64_t kPrefillChunk = 256;
+// With experts each matrix sees only a share of these, so the chunk grows until that is worth
+// unpacking a matrix for, but not until activations outweigh a layer.
+constexpr int64_t kExpertTokens = 64;
+constexpr int64_t kLargestChunk = 1024;
+
+int64_t prefill_chunk(const ModelSpec& spec) {
+  int64_t chunk = kPrefillChunk;
+  for (const LayerSpec& layer : spec.layers) {
+    const auto* moe = layer.feed_forward ? std::get_if<MoeSpec>(&*layer.feed_forward) : nullptr;
+    if (moe == nullptr) continue;
+    const int64_t wanted = kExpertTokens * moe->experts / moe->top_k;
+    chunk = std::max(chunk, std::min(wanted, kLargestChunk));
+  }
+  return chunk;
+}
 
 struct NormLayer {
   NormSpec spec;
@@ -47,7 +63,7 @@ struct NormLayer {
 };
 
 using MixerLayer = std::variant<AttentionLayer>;
-using FeedForwardLayer = std::variant<GatedMlpLayer>;
+using FeedForwardLayer = std::variant<GatedMlpLayer, MoeLayer>;
 
 MixerLayer make_mixer(const MixerSpec& spec, WeightBinder& binder) {
   return std::visit([&](const AttentionSpec& s) -> MixerLayer { return AttentionLayer(s, binder); },
@@ -55,8 +71,8 @@ MixerLayer make_mixer(const MixerSpec& spec, WeightBinder& binder) {
 }
 
 FeedForwardLayer make_feed_forward(const FeedForwardSpec& spec, WeightBinder& binder) {
-  return std::visit(
-      [&](const GatedMlpSpec& s) -> FeedForwardLayer { return GatedMlpLayer(s, binder); }, spec);
+  if (const auto* moe = std::get_if<MoeSpec>(&spec)) return MoeLayer(*moe, binder);
+  return GatedMlpLayer(std::get<GatedMlpSpec>(spec), binder);
 }
 
 struct Layer {
@@ -99,7 +115,9 @@ struct Model::Impl {
         eos(eos_token_ids(directory)),
         kernels(active_kernels()),
         pool(resolve_threads(options.threads)),
-        linear(pool, options.precision) {
+        linear(pool, options.precision),
+        chunk(prefill_chunk(spec)),
+        work(pool, options.precision) {
     WeightBinder binder(directory);
     embedding = binder.linear({spec.embedding.path, spec.vocabulary, spec.hidden, false});
     layers.reserve(spec.layers.size());
@@ -128,6 +146,7 @@ struct Model::Impl {
   const kernels::KernelTable& kernels;
   ThreadPool pool;
   LinearRunner linear;
+  const int64_t chunk;  // most rows that go through the layers together
   KvType kv_type = KvType::kF32;
   LinearWeight embedding;
   std::vector<Layer> layers;
@@ -234,7 +253,7 @@ void Model::Impl::check(std::span<const BatchEntry> batch) const {
     throw Error(ErrorCode::kArgument, "forward: a cache holds one sequence, and was given twice");
 }
 
-// The rows of all entries, one after another, go through the layers kPrefillChunk at a time.
+// The rows of all entries, one after another, go through the layers a chunk at a time.
 void Model::Impl::run(std::span<const BatchEntry> batch, Logits which, float* logits,
                       const std::function<void()>& poll) {
   check(batch);
@@ -247,7 +266,7 @@ void Model::Impl::run(std::span<const BatchEntry> batch, Logits which, float* lo
     for (const RopeSpec& rope : spec.ropes) ropes.emplace_back(rope, entry.cache->length(), count);
     rows += count;
   }
-  const int64_t widest = std::min(rows, kPrefillChunk);
+  const int64_t widest = std::min(rows, chunk);
   for (AlignedBuffer<float>* buffer : {&hidden, &normed, &branch}) {
     buffer->reserve_discarding(static_cast<std::size_t>(widest * spec.hidden));
   }
@@ -329,6 +348,7 @@ double Model::load_seconds() const noexcept { return impl_->load_seconds; }
 WeightTraffic Model::weight_traffic() const {
   return jang::weight_traffic(impl_->directory, impl_->spec);
 }
+uint64_t Model::expert_bytes_read() const noexcept { return impl_->work.expert_bytes; }
 ReadPass Model::read_pass(const std::function<void()>& poll) {
   return jang::read_pass(impl_->directory.checkpoint, impl_->pool, poll);
 }

@@ -49,6 +49,9 @@ class Model {
 
   /// What a token reads, and a pass that reads all weight files; see traffic.h.
   WeightTraffic weight_traffic() const;
+  /// Stored bytes of the experts that all calls so far have read, each expert once a pass through
+  /// its layer however many tokens chose it.
+  uint64_t expert_bytes_read() const noexcept;
   ReadPass read_pass(const std::function<void()>& poll = {});
 
   KvType default_kv_type() const noexcept;

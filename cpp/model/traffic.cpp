@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "arch/checkpoint_inventory.h"
 #include "arch/spec_tensors.h"
 #include "base/error.h"
 #include "kernels/kernel_table.h"
@@ -19,18 +21,33 @@ constexpr std::size_t kRegionBytes = std::size_t{256} << 20;
 // What a thread takes at a time. The streams of all threads stay near each other, as in a matrix.
 constexpr int64_t kPieceBytes = int64_t{1} << 20;
 
-MatrixTotals totals_of(const ModelDirectory& directory, const SpecTensor& matrix) {
-  const std::string path = matrix.name.substr(0, matrix.name.rfind(".weight"));
-  MatrixTotals totals{matrix.shape[0] * matrix.shape[1], 0};
-  std::vector<const CheckpointTensor*> parts;
-  if (const QuantizedModule* module = directory.find_module(path)) {
-    parts = {module->weight, module->scales, module->biases};
-  } else {
-    parts = {directory.checkpoint.find(matrix.name)};
+/// Bytes of an unquantized tensor; a plain checkpoint may store it in parts under other names.
+uint64_t plain_bytes(const ModelDirectory& directory, const std::string& name,
+                     std::optional<Inventory>& inventory) {
+  if (const CheckpointTensor* tensor = directory.checkpoint.find(name)) return tensor->bytes();
+  if (!inventory) inventory = inventory_of(directory.config, directory.checkpoint);
+  for (const FinalTensor& tensor : inventory->tensors) {
+    if (tensor.name == name)
+      return tensor.elements() * static_cast<uint64_t>(dtype_size(tensor.dtype));
   }
-  for (const CheckpointTensor* part : parts) {
-    JANG_ASSERT(part != nullptr);
-    totals.bytes += directory.checkpoint.data(*part).size();
+  JANG_ASSERT(false);
+  return 0;
+}
+
+MatrixTotals totals_of(const ModelDirectory& directory, const SpecTensor& matrix,
+                       std::optional<Inventory>& inventory) {
+  const std::string path = matrix.name.substr(0, matrix.name.rfind(".weight"));
+  MatrixTotals totals;
+  totals.weights = 1;
+  for (const uint64_t n : matrix.shape) totals.weights *= n;
+  if (const QuantizedModule* module = directory.find_module(path)) {
+    totals.bytes = module->weight->bytes() + module->scales->bytes() + module->biases->bytes();
+  } else {
+    totals.bytes = plain_bytes(directory, matrix.name, inventory);
+  }
+  if (matrix.chosen != 0) {
+    totals.weights = totals.weights / matrix.shape[0] * matrix.chosen;
+    totals.bytes = totals.bytes / matrix.shape[0] * matrix.chosen;
   }
   return totals;
 }
@@ -49,12 +66,16 @@ WeightTraffic weight_traffic(const ModelDirectory& directory, const ModelSpec& s
   const std::string embedding = spec.embedding.path + ".weight";
   const std::string head = spec.head.tied ? embedding : spec.head.linear.path + ".weight";
   WeightTraffic traffic;
+  std::optional<Inventory> inventory;
   for (const SpecTensor& tensor : spec_tensors(spec)) {
     if (!tensor.matrix || (tensor.name == embedding && !spec.head.tied)) continue;
-    const MatrixTotals one = totals_of(directory, tensor);
+    const MatrixTotals one = totals_of(directory, tensor, inventory);
     MatrixTotals& group = tensor.name == head ? traffic.head : traffic.layers;
     group.weights += one.weights;
     group.bytes += one.bytes;
+    if (tensor.chosen == 0) continue;
+    traffic.experts.weights += one.weights;
+    traffic.experts.bytes += one.bytes;
   }
   return traffic;
 }

@@ -6,7 +6,9 @@
 
 #include "arch/checkpoint_inventory.h"
 #include "arch/spec_tensors.h"
+#include "base/error.h"
 #include "quant/active_kernels.h"
+#include "quant/affine_format.h"
 
 namespace jang {
 namespace {
@@ -29,7 +31,38 @@ const uint8_t* payload(const ModelDirectory& directory, const CheckpointTensor& 
   return reinterpret_cast<const uint8_t*>(directory.checkpoint.data(tensor).data());
 }
 
+/// Matrix `index` of a module, whose matrices lie one behind the other.
+kernels::AffineMatrix affine_matrix(const ModelDirectory& directory, const QuantizedModule& module,
+                                    int64_t rows, int64_t columns, int64_t index) {
+  const AffineFormat format{module.width.bits, module.width.group_size, module.scales->dtype};
+  const auto width = static_cast<uint64_t>(columns);
+  const auto first = static_cast<uint64_t>(index * rows);
+  const uint64_t codes = first * format.row_bytes(width);
+  const uint64_t groups =
+      first * format.row_groups(width) * static_cast<uint64_t>(dtype_size(format.metadata));
+  return {payload(directory, *module.weight) + codes,
+          payload(directory, *module.scales) + groups,
+          payload(directory, *module.biases) + groups,
+          rows,
+          columns,
+          format.bits,
+          format.group_size,
+          float_type(directory, *module.scales)};
+}
+
 }  // namespace
+
+uint64_t stored_bytes(const LinearWeight& weight) {
+  const auto size = [](kernels::FloatType type) {
+    return type == kernels::FloatType::kF32 ? int64_t{4} : int64_t{2};
+  };
+  if (const auto* dense = std::get_if<kernels::DenseMatrix>(&weight.matrix))
+    return static_cast<uint64_t>(dense->rows * dense->columns * size(dense->type));
+  const auto& affine = std::get<kernels::AffineMatrix>(weight.matrix);
+  return static_cast<uint64_t>(affine.rows *
+                               (affine.columns / 8 * affine.bits +
+                                2 * (affine.columns / affine.group) * size(affine.metadata)));
+}
 
 WeightBinder::WeightBinder(const ModelDirectory& directory)
     : directory_(directory), used_(directory.checkpoint.tensors().size(), false) {}
@@ -38,9 +71,25 @@ void WeightBinder::use(const CheckpointTensor& tensor) {
   used_[static_cast<std::size_t>(&tensor - directory_.checkpoint.tensors().data())] = true;
 }
 
+const Inventory& WeightBinder::inventory() const {
+  if (!inventory_) inventory_ = inventory_of(directory_.config, directory_.checkpoint);
+  return *inventory_;
+}
+
+const CheckpointTensor* WeightBinder::find(const std::string& name) {
+  const CheckpointTensor* tensor = directory_.checkpoint.find(name);
+  if (tensor != nullptr || directory_.format != DirectoryFormat::kHf) return tensor;
+  for (const FinalTensor& final : inventory().tensors) {
+    if (final.name != name || final.ranges.size() != 1) continue;
+    const CheckpointTensor& source = directory_.checkpoint.tensors()[final.ranges.front().tensor];
+    if (source.elements() == final.elements()) return &source;
+  }
+  return nullptr;
+}
+
 const CheckpointTensor& WeightBinder::plain(const std::string& name,
                                             const std::vector<uint64_t>& shape) {
-  const CheckpointTensor* tensor = directory_.checkpoint.find(name);
+  const CheckpointTensor* tensor = find(name);
   if (tensor == nullptr) {
     throw Error(ErrorCode::kMissingTensor, directory_.path.filename().string(), name,
                 "the architecture needs it with shape " + shape_text(shape) + ", no file has it");
@@ -54,32 +103,32 @@ const CheckpointTensor& WeightBinder::plain(const std::string& name,
   return *tensor;
 }
 
+const QuantizedModule* WeightBinder::module(const std::string& path,
+                                            const std::vector<uint64_t>& shape) {
+  const QuantizedModule* module = directory_.find_module(path);
+  if (module == nullptr) return nullptr;
+  if (module->shape != shape) {
+    throw Error(ErrorCode::kTensorShape, directory_.checkpoint.files()[module->weight->file],
+                module->weight->name,
+                "expected a matrix " + shape_text(shape) + " by config.json, found " +
+                    shape_text(module->shape) + " at " + std::to_string(module->width.bits) +
+                    " bits");
+  }
+  use(*module->weight);
+  use(*module->scales);
+  use(*module->biases);
+  any_quantized_ = true;
+  return module;
+}
+
 LinearWeight WeightBinder::linear(const LinearSpec& spec) {
   LinearWeight weight;
   weight.rows = spec.out;
   weight.columns = spec.in;
   const std::vector<uint64_t> shape = {static_cast<uint64_t>(spec.out),
                                        static_cast<uint64_t>(spec.in)};
-  if (const QuantizedModule* module = directory_.find_module(spec.path)) {
-    if (module->shape != shape) {
-      throw Error(ErrorCode::kTensorShape, directory_.checkpoint.files()[module->weight->file],
-                  module->weight->name,
-                  "expected a matrix " + shape_text(shape) + " by config.json, found " +
-                      shape_text(module->shape) + " at " + std::to_string(module->width.bits) +
-                      " bits");
-    }
-    use(*module->weight);
-    use(*module->scales);
-    use(*module->biases);
-    any_quantized_ = true;
-    weight.matrix = kernels::AffineMatrix{payload(directory_, *module->weight),
-                                          payload(directory_, *module->scales),
-                                          payload(directory_, *module->biases),
-                                          spec.out,
-                                          spec.in,
-                                          module->width.bits,
-                                          module->width.group_size,
-                                          float_type(directory_, *module->scales)};
+  if (const QuantizedModule* quantized = module(spec.path, shape)) {
+    weight.matrix = affine_matrix(directory_, *quantized, spec.out, spec.in, 0);
   } else {
     const CheckpointTensor& tensor = plain(spec.path + ".weight", shape);
     weight.matrix = kernels::DenseMatrix{payload(directory_, tensor), spec.out, spec.in,
@@ -87,6 +136,57 @@ LinearWeight WeightBinder::linear(const LinearSpec& spec) {
   }
   if (spec.bias) weight.bias = vector(spec.path + ".bias", spec.out);
   return weight;
+}
+
+std::vector<LinearWeight> WeightBinder::stack(const StackSpec& spec) {
+  const std::vector<uint64_t> shape = {static_cast<uint64_t>(spec.count),
+                                       static_cast<uint64_t>(spec.out),
+                                       static_cast<uint64_t>(spec.in)};
+  std::vector<LinearWeight> matrices(static_cast<std::size_t>(spec.count));
+  for (LinearWeight& matrix : matrices) {
+    matrix.rows = spec.out;
+    matrix.columns = spec.in;
+  }
+  if (const QuantizedModule* quantized = module(spec.path, shape)) {
+    for (int64_t i = 0; i < spec.count; ++i) {
+      matrices[static_cast<std::size_t>(i)].matrix =
+          affine_matrix(directory_, *quantized, spec.out, spec.in, i);
+    }
+    return matrices;
+  }
+  const auto dense = [&](std::size_t i, const CheckpointTensor& tensor, uint64_t row) {
+    const auto row_bytes = static_cast<uint64_t>(spec.in * dtype_size(tensor.dtype));
+    matrices[i].matrix = kernels::DenseMatrix{payload(directory_, tensor) + row * row_bytes,
+                                              spec.out, spec.in, float_type(directory_, tensor)};
+    use(tensor);
+  };
+  const std::string name = spec.path + ".weight";
+  const auto out = static_cast<uint64_t>(spec.out);
+  if (directory_.format != DirectoryFormat::kHf || directory_.checkpoint.find(name) != nullptr) {
+    const CheckpointTensor& tensor = plain(name, shape);
+    for (std::size_t i = 0; i < matrices.size(); ++i) dense(i, tensor, i * out);
+    return matrices;
+  }
+  const FinalTensor& final = final_tensor(name, shape);
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    const SourceRow at = locate_row(final, i * out);
+    // Every layout that split_tensor knows leaves the rows of an expert together.
+    JANG_ASSERT(at.available >= out);
+    dense(i, directory_.checkpoint.tensors()[at.tensor], at.row);
+  }
+  return matrices;
+}
+
+const FinalTensor& WeightBinder::final_tensor(const std::string& name,
+                                              const std::vector<uint64_t>& shape) {
+  for (const FinalTensor& tensor : inventory().tensors) {
+    if (tensor.name != name) continue;
+    // The inventory has been held against the same spec.
+    JANG_ASSERT(tensor.shape == shape && tensor.obstacle.empty());
+    return tensor;
+  }
+  throw Error(ErrorCode::kMissingTensor, directory_.path.filename().string(), name,
+              "the architecture needs it with shape " + shape_text(shape) + ", no file has it");
 }
 
 std::vector<float> WeightBinder::norm(const NormSpec& spec) {
@@ -107,8 +207,7 @@ void WeightBinder::check_all_used() const {
   // Only raw checkpoints may hold tensors that the family drops: rotary buffers, a tied head.
   std::set<std::string, std::less<>> dropped;
   if (directory_.format == DirectoryFormat::kHf) {
-    const Inventory inventory = inventory_of(directory_.config, directory_.checkpoint);
-    dropped.insert(inventory.dropped.begin(), inventory.dropped.end());
+    dropped.insert(inventory().dropped.begin(), inventory().dropped.end());
   }
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     if (used_[i] || dropped.contains(tensors[i].name)) continue;

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
 
 #include "arch/directory.h"
+#include "arch/inventory.h"
 #include "arch/spec.h"
 #include "kernels/kernel_table.h"
 
@@ -22,6 +24,9 @@ struct LinearWeight {
   int64_t columns = 0;
 };
 
+/// As the matrix is stored, scales and biases included.
+uint64_t stored_bytes(const LinearWeight& weight);
+
 /// Binds by path and remembers what was used, so that a tensor nobody asked for is noticed.
 class WeightBinder {
  public:
@@ -29,6 +34,9 @@ class WeightBinder {
 
   /// Throws kMissingTensor or kTensorShape naming file, tensor, expected and found.
   LinearWeight linear(const LinearSpec& spec);
+  /// The matrices of a stack, which lie one behind the other or, in a plain checkpoint, each in a
+  /// tensor of its own or inside a fused one.
+  std::vector<LinearWeight> stack(const StackSpec& spec);
   std::vector<float> norm(const NormSpec& spec);
 
   /// Whether any matrix bound so far is quantized.
@@ -38,13 +46,21 @@ class WeightBinder {
   void check_all_used() const;
 
  private:
+  /// The tensor of that final name, or nullptr; a plain checkpoint may spell it otherwise.
+  const CheckpointTensor* find(const std::string& name);
   const CheckpointTensor& plain(const std::string& name, const std::vector<uint64_t>& shape);
   std::vector<float> vector(const std::string& name, int64_t size);
+  const FinalTensor& final_tensor(const std::string& name, const std::vector<uint64_t>& shape);
+  /// The module of that path, marked as used, or nullptr; Error{kTensorShape} if `shape` is not
+  /// its.
+  const QuantizedModule* module(const std::string& path, const std::vector<uint64_t>& shape);
   void use(const CheckpointTensor& tensor);
+  const Inventory& inventory() const;
 
   const ModelDirectory& directory_;
   bool any_quantized_ = false;
-  std::vector<bool> used_;  // by position in checkpoint.tensors()
+  mutable std::optional<Inventory> inventory_;  // of a plain checkpoint, once it is needed
+  std::vector<bool> used_;                      // by position in checkpoint.tensors()
 };
 
 }  // namespace jang

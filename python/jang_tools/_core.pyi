@@ -420,6 +420,11 @@ class Model:
         Of config.json and generation_config.json.
         """
     @property
+    def expert_bytes_read(self) -> int:
+        """
+        Stored bytes of the experts that all calls so far have read, each once a pass however many tokens chose it.
+        """
+    @property
     def format(self) -> str:
         """
         jang, mlx or hf.
@@ -465,7 +470,7 @@ class Model:
     @property
     def weight_traffic(self) -> dict[str, typing.Any]:
         """
-        Matrices that a token is multiplied with, as a dict of dicts: `layers` once per token, `head` once per row of logits, each with `weights` (multiply-adds) and stored `bytes`.
+        Matrices that a token is multiplied with, as a dict of dicts: `layers` once per token, `head` once per row of logits, `experts` the part of `layers` that a token chooses; each with `weights` (multiply-adds) and stored `bytes`.
         """
 class Sampler:
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Case:
     shards: int = 0  # 0: one model.safetensors
     # Dynamic rotary positions turn cached keys differently from a full pass beyond this length.
     exact_continuation: int = LENGTH
+    fused_experts: bool = False  # as transformers 5 holds them, else a tensor for each expert
 
     @property
     def model_type(self) -> str:
@@ -110,6 +111,52 @@ CASES = [
         shards=2,
     ),
 ]
+QWEN3_MOE = {
+    "model_type": "qwen3_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+}
+MIXTRAL = {
+    "model_type": "mixtral",
+    "num_experts": 4,  # spelled num_local_experts in both spellings of the file
+    "num_experts_per_tok": 2,
+    "intermediate_size": 96,
+    "sliding_window": None,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+}
+CASES += [
+    Case("qwen3-moe", QWEN3_MOE, dtype="BF16"),
+    Case("qwen3-moe-fused", QWEN3_MOE, dtype="BF16", shards=2, fused_experts=True),
+    # Dense layers 0 and 2 by the step, 1 by its number; weights are not divided by their sum.
+    Case(
+        "qwen3-moe-sparse",
+        {
+            **QWEN3_MOE,
+            "norm_topk_prob": False,
+            "decoder_sparse_step": 2,
+            "mlp_only_layers": [1],
+        },
+        dtype="F16",
+    ),
+    Case(
+        "qwen3-moe-window",
+        {
+            **QWEN3_MOE,
+            "use_sliding_window": True,
+            "sliding_window": 8,
+            "num_experts_per_tok": 8,
+            "attention_bias": True,
+        },
+    ),
+    Case("mixtral", MIXTRAL, dtype="BF16"),
+    Case("mixtral-fused", MIXTRAL, dtype="F16", fused_experts=True),
+    Case("mixtral-window", {**MIXTRAL, "sliding_window": 8, "num_key_value_heads": 5}),
+]
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -117,10 +164,17 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     """config.json of a case: "new" as transformers 5 writes it, "old" as its predecessors did."""
     values = {**BASE, **case.config}
     torch_dtype = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}[case.dtype]
-    names = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+    names = {
+        "llama": "LlamaForCausalLM",
+        "mistral": "MistralForCausalLM",
+        "mixtral": "MixtralForCausalLM",
+        "qwen3_moe": "Qwen3MoeForCausalLM",
+    }
     values["architectures"] = [names[case.model_type]]
-    if case.model_type == "mistral":
+    if case.model_type in ("mistral", "mixtral"):
         del values["attention_bias"], values["mlp_bias"]
+    if case.model_type == "mixtral" or (spelling == "new" and "num_experts" in values):
+        values["num_local_experts"] = values.pop("num_experts")
     if spelling == "new":
         values["dtype"] = torch_dtype
         return values
@@ -152,6 +206,38 @@ class Numbers:
         return (raw.astype(np.float64) * (deviation / 37837.22767)).astype(np.float32)
 
 
+def is_sparse(values: Mapping[str, Any], layer: int) -> bool:
+    """Whether the feed-forward of a layer is routed."""
+    if "num_experts" not in values:
+        return False
+    every = values.get("decoder_sparse_step", 1)
+    return (layer + 1) % every == 0 and layer not in values.get("mlp_only_layers", [])
+
+
+def experts(
+    case: Case, prefix: str, matrix: Callable[[int, int], Floats]
+) -> Iterator[tuple[str, Floats]]:
+    """Router and experts of a layer, in the spelling of the case."""
+    c = {**BASE, **case.config}
+    hidden, count = c["hidden_size"], c["num_experts"]
+    width = c.get("moe_intermediate_size", c["intermediate_size"])
+    mixtral = case.model_type == "mixtral"
+    # Fused tensors are those that transformers 5 holds in memory, under its names there.
+    block = f"{prefix}.{'block_sparse_moe' if mixtral and not case.fused_experts else 'mlp'}"
+    yield f"{block}.gate.weight", matrix(count, hidden)
+    parts = [
+        (matrix(width, hidden), matrix(width, hidden), matrix(hidden, width)) for _ in range(count)
+    ]
+    if case.fused_experts:
+        yield f"{block}.experts.gate_up_proj", np.stack([np.concatenate(p[:2]) for p in parts])
+        yield f"{block}.experts.down_proj", np.stack([p[2] for p in parts])
+        return
+    names = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+    for expert, values in enumerate(parts):
+        for name, value in zip(names, values, strict=True):
+            yield f"{block}.experts.{expert}.{name}.weight", value
+
+
 def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
     """Names and values in file order, before rounding to the stored dtype."""
     c = {**BASE, **case.config}
@@ -162,25 +248,34 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
     def matrix(out: int, columns: int) -> Floats:
         return numbers.normal((out, columns), 1.5 / columns**0.5)
 
-    def norm() -> Floats:
-        return 1 + numbers.normal((hidden,), 0.2)
+    def norm(size: int = hidden) -> Floats:
+        return 1 + numbers.normal((size,), 0.2)
 
     yield "model.embed_tokens.weight", numbers.normal((c["vocab_size"], hidden), 1.0)
     for layer in range(c["num_hidden_layers"]):
         prefix = f"model.layers.{layer}"
         yield f"{prefix}.input_layernorm.weight", norm()
-        for name, out, columns, bias in [
+        modules = [
             ("self_attn.q_proj", heads * head_dim, hidden, c["attention_bias"]),
             ("self_attn.k_proj", kv_heads * head_dim, hidden, c["attention_bias"]),
             ("self_attn.v_proj", kv_heads * head_dim, hidden, c["attention_bias"]),
             ("self_attn.o_proj", hidden, heads * head_dim, c["attention_bias"]),
-            ("mlp.gate_proj", inner, hidden, c["mlp_bias"]),
-            ("mlp.up_proj", inner, hidden, c["mlp_bias"]),
-            ("mlp.down_proj", hidden, inner, c["mlp_bias"]),
-        ]:
+        ]
+        if not is_sparse(c, layer):
+            modules += [
+                ("mlp.gate_proj", inner, hidden, c["mlp_bias"]),
+                ("mlp.up_proj", inner, hidden, c["mlp_bias"]),
+                ("mlp.down_proj", hidden, inner, c["mlp_bias"]),
+            ]
+        for name, out, columns, bias in modules:
             yield f"{prefix}.{name}.weight", matrix(out, columns)
             if bias:
                 yield f"{prefix}.{name}.bias", numbers.normal((out,), 0.3)
+        if case.model_type == "qwen3_moe":
+            yield f"{prefix}.self_attn.q_norm.weight", norm(head_dim)
+            yield f"{prefix}.self_attn.k_norm.weight", norm(head_dim)
+        if is_sparse(c, layer):
+            yield from experts(case, prefix, matrix)
         yield f"{prefix}.post_attention_layernorm.weight", norm()
     yield "model.norm.weight", norm()
     if not c["tie_word_embeddings"]:

@@ -139,6 +139,10 @@ def configs() -> None:
         put("config", name, compact({**LLAMA, "rope_scaling": rope}))
     put("config", "new_keys", compact({**LLAMA, "rope_parameters": {"rope_theta": 1e6}}))
     put("config", "mistral", compact({**LLAMA, "model_type": "mistral", "sliding_window": 16}))
+    routed = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2}
+    put("config", "mixtral", compact({**routed, "model_type": "mixtral"}))
+    qwen = {"mlp_only_layers": [0], "decoder_sparse_step": 1, "moe_intermediate_size": 64}
+    put("config", "qwen3_moe", compact({**routed, **qwen, "model_type": "qwen3_moe"}))
     put("config", "map", compact({**LLAMA, "quantization": width_map(4)}))
     mixed = {"group_size": 64, "bits": 4, "model.norm": False, "lm_head": True, "x": {"bits": 8}}
     put("config", "mixed_map", compact({**LLAMA, "quantization": mixed}))

@@ -59,11 +59,12 @@ def digest(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("bits", [None, *WIDTHS])
-@pytest.mark.parametrize("name", ["tiny", "tied"])
+@pytest.mark.parametrize("name", ["tiny", "tied", "tiny-moe"])
 def test_synthetic_models_are_sound_and_their_logits_ordinary(
     tmp_path: Path, bits: int | None, name: str
 ) -> None:
-    shape = TINY if name == "tiny" else replace(TINY, tied=True, model_type="mistral")
+    tied = replace(TINY, tied=True, model_type="mistral")
+    shape = tied if name == "tied" else SHAPES[name]
     written = write_checkpoint(tmp_path / "model", shape, bits, 32)
     found = jang_tools.inspect(tmp_path / "model")
     assert found.bytes == written
@@ -73,7 +74,8 @@ def test_synthetic_models_are_sound_and_their_logits_ordinary(
     logits = load_model(tmp_path / "model", "exact")(list(range(40)))
     assert np.isfinite(logits).all()
     assert 0.5 < logits.std() < 2.0
-    assert len(set(logits.argmax(axis=1).tolist())) > 20  # tokens differ, so the model listens
+    # Tokens differ, so the model listens; a mean of experts says less than an MLP.
+    assert len(set(logits.argmax(axis=1).tolist())) > (12 if shape.experts else 20)
 
 
 def test_the_bytes_follow_from_the_arguments_alone(tmp_path: Path) -> None:
@@ -136,6 +138,7 @@ def test_named_shapes_have_the_published_number_of_weights() -> None:
         "llama-70b": 70.6,
         "qwen-0.5b-like": 0.49,
         "mistral-7b": 7.24,
+        "qwen3-30b-a3b": 30.5,
     }
     for name, expected in billions.items():
         weights = sum(int(np.prod(dims)) for _, dims in SHAPES[name].modules())
@@ -200,6 +203,42 @@ def test_counts_are_those_of_the_matrices(tiny: Path) -> None:
     assert measured.attention[0].share_of_decode < 1
 
 
+def test_only_the_chosen_experts_count(tmp_path: Path) -> None:
+    shape = SHAPES["tiny-moe"]
+    write_checkpoint(tmp_path / "m", shape, 4)
+    measured = measure(load_model(tmp_path / "m"), SMALL)
+    attention = 256 * 256 * 2 + 128 * 256 * 2
+    router, experts, head = 16 * 256, 4 * 3 * 128 * 256, 512 * 256
+    assert measured.token_weights == 2 * (attention + router + experts) + head
+    quantized = 2 * (attention + experts) + head
+    assert measured.token_bytes == quantized * 9 // 16 + 2 * 2 * router  # bf16 routers
+    assert all(one.stable for one in measured.results)
+    for one in measured.results[1:]:
+        assert one.gb_s == pytest.approx(4 * measured.token_bytes / one.seconds / 1e9)
+    # Several tokens read the experts that any of them chose: more than one does, at most all.
+    (batch,) = measure(
+        load_model(tmp_path / "m"), Settings(prompt=0, decode=0, depths=(), batches=(8,), rounds=1)
+    ).results
+    passes = batch.gb_s * batch.seconds * 1e9 / 4
+    one_token = 2 * experts * 9 // 16
+    assert measured.token_bytes + one_token < passes <= measured.token_bytes + 3 * one_token
+
+
+def test_tokens_of_synthetic_models_choose_many_experts() -> None:
+    """Router rows times normed embeddings, as the first layer about sees them."""
+    shape = SHAPES["tiny-moe"].with_layers(1)
+    values = {
+        path: (words.astype(np.uint32) << 16).view(np.float32)
+        for path, words in synthetic.plain_values(shape)
+    }
+    x = values["model.embed_tokens"]
+    x = x / np.sqrt((x**2).mean(axis=1, keepdims=True))
+    chosen = np.argsort(x @ values["model.layers.0.mlp.gate"].T, axis=1)[:, -shape.chosen :]
+    share = np.bincount(chosen.ravel(), minlength=shape.experts) / chosen.size * shape.experts
+    assert share.min() > 0.5
+    assert share.max() < 2
+
+
 def test_hashes_are_those_of_the_logits_and_of_nothing_else(tiny: Path) -> None:
     hashes = []
     for threads in (1, 2):
@@ -243,6 +282,7 @@ def test_a_share_compares_a_round_with_the_passes_around_it(
     reads = iter([9.0, 1.0, 2.0, 4.0])  # seconds; the first one only maps the pages
     core = SimpleNamespace(
         weight_traffic=model.core.weight_traffic,
+        expert_bytes_read=0,
         threads=2,
         weight_bytes=size,
         kv_type="f16",

@@ -7,6 +7,7 @@ float32; what stock `mlx_lm.convert` writes runs here with the same agreement.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,37 @@ def test_variants_agree(name: str, tmp_path: Path) -> None:
     convert(tmp_path / "source", tmp_path / "out", profile="JANG_4L", method="rtn", group_size=32)
     prompt = tiny.tokens()[0, :8].tolist()
     assert_agreement(tmp_path / "out", prompt=prompt, count=16)
+
+
+def wider(case: tiny.Case) -> tiny.Case:
+    """Of a hidden size that groups of 64 divide."""
+    return replace(case, config={**case.config, "hidden_size": 320, "head_dim": 64})
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "mixtral"])
+@pytest.mark.parametrize("options", [{}, {"method": "mse"}, {"router_bits": 8}])
+def test_experts_and_routers_agree(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Routers of both kinds; stock quantizes those of qwen3_moe by itself, those of mixtral not."""
+    tiny.write_checkpoint(wider(tiny.BY_NAME[name]), tmp_path / "source")
+    chosen = {"profile": "JANG_3M", "method": "rtn", **options}
+    convert(tmp_path / "source", tmp_path / "out", **chosen)
+    assert_agreement(tmp_path / "out", prompt=tiny.tokens()[0, :8].tolist(), count=16)
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "mixtral"])
+def test_stock_conversions_of_experts_run_here(name: str, tmp_path: Path) -> None:
+    """From a checkpoint with a tensor for each expert; stock quantizes qwen's routers at 8 bits."""
+    from mlx_lm.utils import load_model as load_stock
+    from mlx_lm.utils import quantize_model, save_config, save_model
+
+    tiny.write_checkpoint(wider(tiny.BY_NAME[name]), tmp_path / "source", spelling="old")
+    stock, values = load_stock(tmp_path / "source", strict=True)
+    predicate = getattr(stock, "quant_predicate", None)
+    stock, values = quantize_model(stock, values, 32, 4, quant_predicate=predicate)
+    (tmp_path / "stock").mkdir()
+    save_model(tmp_path / "stock", stock)
+    save_config(values, tmp_path / "stock" / "config.json")
+    assert_agreement(tmp_path / "stock", prompt=tiny.tokens()[0, :8].tolist(), count=16)
 
 
 @pytest.mark.parametrize(

@@ -8,5 +8,7 @@ namespace jang {
 
 extern const Family kLlamaFamily;
 extern const Family kMistralFamily;
+extern const Family kMixtralFamily;
+extern const Family kQwen3MoeFamily;
 
 }  // namespace jang

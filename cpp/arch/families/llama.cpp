@@ -6,18 +6,20 @@
 namespace jang {
 namespace {
 
-ModelSpec spec(const ModelConfig& config) {
+LlamaTraits traits_of(const ModelConfig& config) {
   LlamaTraits traits;
   traits.model_type = "llama";
   traits.attention_bias = config.boolean("attention_bias").value_or(false);
   traits.mlp_bias = config.boolean("mlp_bias").value_or(false);
   traits.default_positions = 2048;
   traits.kv_heads_may_be_absent = true;
-  return llama_spec(config, traits);
+  return traits;
 }
 
+ModelSpec spec(const ModelConfig& config) { return llama_spec(config, traits_of(config)); }
+
 void complete_config(Json& config, const ModelConfig& source) {
-  complete_llama_config(config, source, spec(source));
+  complete_llama_config(config, source, traits_of(source), spec(source));
 }
 
 }  // namespace

@@ -40,8 +40,8 @@ Shape read_shape(const ModelConfig& config, const LlamaTraits& traits) {
   return shape;
 }
 
-float read_epsilon(const ModelConfig& config) {
-  const double eps = config.number("rms_norm_eps").value_or(1e-6);
+float read_epsilon(const ModelConfig& config, double fallback) {
+  const double eps = config.number("rms_norm_eps").value_or(fallback);
   if (!std::isfinite(eps) || eps < 0 || eps > 1) {
     config.fail("rms_norm_eps", "expected a number from 0 to 1");
   }
@@ -61,7 +61,7 @@ void require_silu(const ModelConfig& config) {
 ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
   require_silu(config);
   const Shape shape = read_shape(config, traits);
-  const float eps = read_epsilon(config);
+  const float eps = read_epsilon(config, traits.default_eps);
   ModelSpec spec;
   spec.model_type = traits.model_type;
   spec.hidden = shape.hidden;
@@ -69,7 +69,8 @@ ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
   spec.max_positions = config.integer("max_position_embeddings", 1, int64_t{1} << 40)
                            .value_or(traits.default_positions);
   spec.embedding.path = "model.embed_tokens";
-  spec.ropes.push_back(read_rope(config, shape.head_dim, 10000.0, traits.default_positions));
+  spec.ropes.push_back(
+      read_rope(config, shape.head_dim, traits.default_theta, traits.default_positions));
 
   const auto norm = [&](std::string path) {
     return NormSpec{std::move(path), shape.hidden, eps, NormKind::kRms};
@@ -96,6 +97,13 @@ ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
     mixer.head_dim = shape.head_dim;
     mixer.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
     mixer.window = traits.window;
+    if (traits.qk_norm) {
+      const auto head_norm = [&](const char* name) {
+        return NormSpec{base + "self_attn." + name, shape.head_dim, eps, NormKind::kRms};
+      };
+      mixer.q_norm = head_norm("q_norm");
+      mixer.k_norm = head_norm("k_norm");
+    }
 
     LayerSpec layer;
     layer.pre_norm = norm(base + "input_layernorm");
@@ -113,16 +121,52 @@ ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
   return spec;
 }
 
-void complete_llama_config(Json& config, const ModelConfig& source, const ModelSpec& spec) {
+int64_t expert_count(const ModelConfig& config, int64_t fallback) {
+  const bool stated =
+      config.find("num_experts") != nullptr || config.find("num_local_experts") != nullptr;
+  return stated ? config.experts() : fallback;
+}
+
+MoeSpec moe_block(const ModelConfig& config, int64_t layer, int64_t hidden,
+                  const MoeTraits& traits) {
+  const char* count_key =
+      config.find("num_experts") != nullptr ? "num_experts" : "num_local_experts";
+  if (traits.experts < 1) {
+    config.fail(count_key, "expected at least 1 expert in a " + config.model_type() +
+                               " model, found " + std::to_string(traits.experts));
+  }
+  if (traits.top_k > traits.experts) {
+    config.fail("num_experts_per_tok", "expected at most the " + std::to_string(traits.experts) +
+                                           " experts of " + count_key + ", found " +
+                                           std::to_string(traits.top_k));
+  }
+  const std::string base =
+      "model.layers." + std::to_string(layer) + "." + std::string(traits.block) + ".";
+  const auto stack = [&](const char* name, int64_t out, int64_t in) {
+    return StackSpec{base + "switch_mlp." + name, traits.experts, out, in};
+  };
+  MoeSpec moe;
+  moe.router = LinearSpec{base + "gate", traits.experts, hidden, false};
+  moe.gate = stack("gate_proj", traits.width, hidden);
+  moe.up = stack("up_proj", traits.width, hidden);
+  moe.down = stack("down_proj", hidden, traits.width);
+  moe.experts = traits.experts;
+  moe.top_k = traits.top_k;
+  moe.renormalize = traits.renormalize;
+  return moe;
+}
+
+void complete_llama_config(Json& config, const ModelConfig& source, const LlamaTraits& traits,
+                           const ModelSpec& spec) {
   const auto& mixer = std::get<AttentionSpec>(spec.layers.front().mixer);
-  const auto& mlp = std::get<GatedMlpSpec>(*spec.layers.front().feed_forward);
   config["head_dim"] = mixer.head_dim;
   config["num_key_value_heads"] = mixer.n_kv_heads;
   config["attention_bias"] = mixer.q.bias;
-  config["mlp_bias"] = mlp.gate.bias;
+  const auto* mlp = std::get_if<GatedMlpSpec>(&*spec.layers.front().feed_forward);
+  config["mlp_bias"] = mlp != nullptr && mlp->gate.bias;
   config["max_position_embeddings"] = spec.max_positions;
   config["hidden_act"] = "silu";
-  if (source.find("rms_norm_eps") == nullptr) config["rms_norm_eps"] = 1e-6;
+  if (source.find("rms_norm_eps") == nullptr) config["rms_norm_eps"] = traits.default_eps;
   config["tie_word_embeddings"] = spec.head.tied;
   write_rope(config, source, spec.ropes.front());
 }

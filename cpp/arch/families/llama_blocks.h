@@ -1,5 +1,6 @@
 // The block that llama and its descendants share: pre-norms, grouped-query attention with rotary
-// positions, gated SiLU feed-forward. What differs is said in LlamaTraits.
+// positions, gated SiLU feed-forward. What differs is said in LlamaTraits; a family with experts
+// puts a routed block in the place of the dense one (moe_block).
 #pragma once
 
 #include "arch/config.h"
@@ -11,15 +12,35 @@ struct LlamaTraits {
   std::string_view model_type;
   bool attention_bias = false;
   bool mlp_bias = false;
-  int64_t window = 0;  // on every layer; 0: none
+  int64_t window = 0;    // on every layer; 0: none
+  bool qk_norm = false;  // RMS norm of each head's queries and keys before rotary
+  double default_theta = 10000.0;
+  double default_eps = 1e-6;
   int64_t default_positions = 2048;
   bool kv_heads_may_be_absent = false;  // then as many as query heads
 };
 
 ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits);
 
+struct MoeTraits {
+  std::string_view block;  // "mlp": the module that holds router and experts
+  int64_t experts = 0;
+  int64_t top_k = 0;
+  int64_t width = 0;  // of an expert
+  bool renormalize = false;
+};
+
+/// num_experts in either spelling; `fallback` if the config has none.
+int64_t expert_count(const ModelConfig& config, int64_t fallback);
+
+/// The routed block of layer `layer`: router `gate`, experts in `switch_mlp`. Refuses no experts,
+/// no choice, and more choices than experts.
+MoeSpec moe_block(const ModelConfig& config, int64_t layer, int64_t hidden,
+                  const MoeTraits& traits);
+
 /// Explicit values for all that stock mlx-lm would default differently or not read in the newer
 /// spelling.
-void complete_llama_config(Json& config, const ModelConfig& source, const ModelSpec& spec);
+void complete_llama_config(Json& config, const ModelConfig& source, const LlamaTraits& traits,
+                           const ModelSpec& spec);
 
 }  // namespace jang

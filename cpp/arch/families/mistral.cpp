@@ -14,17 +14,18 @@ int64_t window(const ModelConfig& config) {
   return config.integer("sliding_window", 1, int64_t{1} << 40).value_or(0);
 }
 
-ModelSpec spec(const ModelConfig& config) {
+LlamaTraits traits_of(const ModelConfig& config) {
   LlamaTraits traits;
   traits.model_type = "mistral";
   traits.window = window(config);
   traits.default_positions = 4096 * 32;
-  return llama_spec(config, traits);
+  return traits;
 }
 
+ModelSpec spec(const ModelConfig& config) { return llama_spec(config, traits_of(config)); }
+
 void complete_config(Json& config, const ModelConfig& source) {
-  const ModelSpec model = spec(source);
-  complete_llama_config(config, source, model);
+  complete_llama_config(config, source, traits_of(source), spec(source));
   const int64_t size = window(source);
   config["sliding_window"] = nullptr;
   if (size != 0) config["sliding_window"] = size;

@@ -55,7 +55,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """One test. Weights count once for each call of the model, however often it reads them."""
+    """One test. Weights count once for each call of the model, however often it reads them; experts
+    count as they are chosen, once a pass however many tokens chose them."""
 
     kind: str  # prefill, decode, batch
     tokens: int  # of a prefill; steps of a decode
@@ -110,7 +111,9 @@ class Measurements:
     kv_type: str  # of the caches
     load_seconds: float  # opening, validating and mapping
     weight_bytes: int  # of the files, what a read-only pass reads
-    token_bytes: int  # of the matrices that one token is multiplied with
+    token_bytes: (
+        int  # of the matrices that one token is multiplied with; of experts the chosen ones
+    )
     token_weights: int
     rounds: int
     read_only_gb_s: float = 0.0  # median of all passes
@@ -161,6 +164,7 @@ def measure(model: Model, settings: Settings, note: Note = lambda _: None) -> Me
     """Runs the tests of ``settings``; ``note`` hears the titles of each group before it starts."""
     traffic = model.core.weight_traffic
     layers, head = traffic["layers"], traffic["head"]
+    always = layers["bytes"] + head["bytes"] - traffic["experts"]["bytes"]
     measured = Measurements(
         level=active_level(),
         threads=model.core.threads,
@@ -180,7 +184,8 @@ def measure(model: Model, settings: Settings, note: Note = lambda _: None) -> Me
         for test, run in zip(group, runs, strict=True):
             positions = layers["weights"] * test.positions
             operations = 2 * (positions + head["weights"] * test.rows * test.calls)
-            measured.results.append(_result(test, run, operations, measured))
+            needed = always * test.calls + run.expert_bytes
+            measured.results.append(_result(test, run, operations, needed, measured))
             passes += run.before
         passes.append(runs[-1].after[-1])
         measured.attention += _attention(group, runs)
@@ -194,6 +199,7 @@ class _Runs:
     """The rounds of one test: seconds of the run, and of the passes before and after it."""
 
     output_hash: str
+    expert_bytes: int  # that one run reads
     times: list[float] = field(default_factory=list)
     before: list[float] = field(default_factory=list)
     after: list[float] = field(default_factory=list)
@@ -205,27 +211,28 @@ def _rounds(model: Model, group: list[Test], rounds: int) -> list[_Runs]:
     runs, last = [], []
     for test in group:
         digest = hashlib.sha256()
+        before = model.core.expert_bytes_read
         for logits in test.run():
             final = logits.astype("<f4", copy=False).tobytes()
             digest.update(final)
-        runs.append(_Runs(digest.hexdigest()[:16]))
+        read = model.core.expert_bytes_read - before
+        runs.append(_Runs(digest.hexdigest()[:16], read))
         last.append(final)
-    read = model.core.read_pass()
+    seconds = model.core.read_pass()
     for _ in range(rounds):
         for test, run, expected in zip(group, runs, last, strict=True):
-            run.before.append(read)
+            run.before.append(seconds)
             start = time.perf_counter()
             for logits in test.run():
                 found = logits
             run.times.append(time.perf_counter() - start)
             run.stable = run.stable and found.astype("<f4", copy=False).tobytes() == expected
-            read = model.core.read_pass()
-            run.after.append(read)
+            seconds = model.core.read_pass()
+            run.after.append(seconds)
     return runs
 
 
-def _result(test: Test, run: _Runs, operations: int, measured: Measurements) -> Result:
-    needed = measured.token_bytes * test.calls
+def _result(test: Test, run: _Runs, operations: int, needed: int, measured: Measurements) -> Result:
     seconds = statistics.median(run.times)
     ceilings = [
         measured.weight_bytes * (1 / before + 1 / after) / 2

@@ -1,7 +1,8 @@
 """Shapes of well-known models, for synthetic ones of the same speed; no weights, no arithmetic.
 
-A shape is a Llama-style stack: attention with grouped heads, gated MLP, RMSNorm. Only what decides
-the speed is here; vocabulary and head are those of the model that the shape is named after.
+A shape is a Llama-style stack: attention with grouped heads, RMSNorm, and a gated MLP or routed
+experts. Only what decides the speed is here; vocabulary and head are those of the model that the
+shape is named after.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ class Shape:
     model_type: str = "llama"
     rope_theta: float = 500_000.0
     max_positions: int = 32_768
+    experts: int = 0  # of every layer, in place of the MLP
+    chosen: int = 0  # experts that a token passes
+    expert_inner: int = 0
 
     def with_layers(self, layers: int | None) -> Shape:
         """The same shape with another number of layers; None changes nothing."""
@@ -39,7 +43,11 @@ class Shape:
 
     def config(self) -> dict[str, Any]:
         """``config.json`` of an unquantized checkpoint of this shape."""
-        architecture = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+        architecture = {
+            "llama": "LlamaForCausalLM",
+            "mistral": "MistralForCausalLM",
+            "qwen3_moe": "Qwen3MoeForCausalLM",
+        }
         values: dict[str, Any] = {
             "architectures": [architecture[self.model_type]],
             "model_type": self.model_type,
@@ -60,6 +68,15 @@ class Shape:
         }
         if self.model_type == "mistral":
             values["sliding_window"] = None
+        if self.experts:
+            values |= {
+                "num_experts": self.experts,
+                "num_experts_per_tok": self.chosen,
+                "moe_intermediate_size": self.expert_inner,
+                "norm_topk_prob": True,
+                "decoder_sparse_step": 1,
+                "mlp_only_layers": [],
+            }
         return values
 
     def modules(self) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -73,13 +90,28 @@ class Shape:
             yield f"{prefix}.self_attn.k_proj", (kv_width, hidden)
             yield f"{prefix}.self_attn.v_proj", (kv_width, hidden)
             yield f"{prefix}.self_attn.o_proj", (hidden, width)
+            if self.model_type == "qwen3_moe":
+                yield f"{prefix}.self_attn.q_norm", (self.head_dim,)
+                yield f"{prefix}.self_attn.k_norm", (self.head_dim,)
             yield f"{prefix}.post_attention_layernorm", (hidden,)
+            if self.experts:
+                stack = f"{prefix}.mlp.switch_mlp"
+                yield f"{prefix}.mlp.gate", (self.experts, hidden)
+                yield f"{stack}.gate_proj", (self.experts, self.expert_inner, hidden)
+                yield f"{stack}.up_proj", (self.experts, self.expert_inner, hidden)
+                yield f"{stack}.down_proj", (self.experts, hidden, self.expert_inner)
+                continue
             yield f"{prefix}.mlp.gate_proj", (self.inner, hidden)
             yield f"{prefix}.mlp.up_proj", (self.inner, hidden)
             yield f"{prefix}.mlp.down_proj", (hidden, self.inner)
         yield "model.norm", (hidden,)
         if not self.tied:
             yield "lm_head", (self.vocabulary, hidden)
+
+    @staticmethod
+    def is_quantized(path: str, dims: tuple[int, ...]) -> bool:
+        """Matrices and stacks of them, but for routers, which models keep as they are."""
+        return len(dims) > 1 and not path.endswith(".mlp.gate")
 
     @property
     def kv_width(self) -> int:
@@ -96,7 +128,38 @@ SHAPES = {
             "qwen-0.5b-like", 896, 4864, 24, 14, 2, 64, 151_936, tied=True, rope_theta=1_000_000.0
         ),
         Shape("mistral-7b", 4096, 14336, 32, 32, 8, 128, 32_000, model_type="mistral"),
+        Shape(
+            "qwen3-30b-a3b",
+            2048,
+            6144,
+            48,
+            32,
+            4,
+            128,
+            151_936,
+            model_type="qwen3_moe",
+            rope_theta=1_000_000.0,
+            experts=128,
+            chosen=8,
+            expert_inner=768,
+        ),
         Shape("tiny", 256, 512, 2, 4, 2, 64, 512, rope_theta=10_000.0, max_positions=8192),
+        Shape(
+            "tiny-moe",
+            256,
+            512,
+            2,
+            4,
+            2,
+            64,
+            512,
+            model_type="qwen3_moe",
+            rope_theta=10_000.0,
+            max_positions=8192,
+            experts=16,
+            chosen=4,
+            expert_inner=128,
+        ),
     )
 }
 

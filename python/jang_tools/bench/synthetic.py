@@ -9,6 +9,7 @@ so that logits are finite and ordinary.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -100,9 +101,9 @@ def check_widths(shape: Shape, bits: int | None, group_size: int) -> None:
     if shape.layers < 1:
         raise ArgumentError(f"layers: expected at least 1, found {shape.layers}")
     for _, dims in shape.modules():
-        if bits is not None and len(dims) == 2 and dims[1] % group_size != 0:
+        if bits is not None and len(dims) > 1 and dims[-1] % group_size != 0:
             raise ArgumentError(
-                f"group_size: {group_size} does not divide the {dims[1]} columns of {shape.name}"
+                f"group_size: {group_size} does not divide the {dims[-1]} columns of {shape.name}"
             )
 
 
@@ -123,7 +124,7 @@ def write_checkpoint(
     """Writes ``folder``, which must not exist; returns the bytes of its weight files.
 
     ``bits`` None: plain bf16; else a stock MLX directory with bf16 scales and biases and every
-    matrix at that width. Raises IoError if the disk has no room for it.
+    matrix but routers at that width. Raises IoError if the disk has no room for it.
     """
     check_widths(shape, bits, group_size)
     tensors = list(_tensors(shape, bits, group_size))
@@ -170,17 +171,18 @@ def _tensors(shape: Shape, bits: int | None, group_size: int) -> Iterator[_Tenso
         if len(dims) == 1:
             yield _Tensor(f"{path}.weight", "BF16", dims, 2 * dims[0], "norm", start)
             continue
-        rows, columns = dims
-        if bits is None:
+        *outer, columns = dims
+        rows = math.prod(outer)
+        if bits is None or not shape.is_quantized(path, dims):
             content = f"dense:{columns}"
             yield _Tensor(f"{path}.weight", "BF16", dims, 2 * rows * columns, content, start)
             continue
         words, groups = columns * bits // 32, columns // group_size
-        yield _Tensor(f"{path}.weight", "U32", (rows, words), 4 * rows * words, "codes", start)
+        yield _Tensor(f"{path}.weight", "U32", (*outer, words), 4 * rows * words, "codes", start)
         for kind in ("scale", "bias"):  # the same start: a group's pair belongs together
             content = f"{kind}:{bits}:{columns}"
             name = f"{path}.{'scales' if kind == 'scale' else 'biases'}"
-            yield _Tensor(name, "BF16", (rows, groups), 2 * rows * groups, content, start)
+            yield _Tensor(name, "BF16", (*outer, groups), 2 * rows * groups, content, start)
 
 
 def _shards(tensors: list[_Tensor]) -> Iterator[list[_Tensor]]:

@@ -217,6 +217,85 @@ TEST(Config, MistralKeys) {
   EXPECT_EQ(attention(require_family(null_heads).spec(null_heads)).n_kv_heads, 2);
 }
 
+const MoeSpec* routed(const ModelSpec& model, std::size_t layer) {
+  return std::get_if<MoeSpec>(&*model.layers[layer].feed_forward);
+}
+
+TEST(Config, RoutedFamilies) {
+  const ModelSpec mixtral = spec("", "mixtral");
+  const MoeSpec* block = routed(mixtral, 0);
+  ASSERT_NE(block, nullptr);
+  EXPECT_EQ(block->experts, 8);
+  EXPECT_EQ(block->top_k, 2);
+  EXPECT_TRUE(block->renormalize);
+  EXPECT_EQ(block->rule, RouterRule::kSoftmaxThenTopK);
+  EXPECT_EQ(block->router.path, "model.layers.0.block_sparse_moe.gate");
+  EXPECT_EQ(block->down.path, "model.layers.0.block_sparse_moe.switch_mlp.down_proj");
+  EXPECT_EQ(block->down.out, mixtral.hidden);
+  EXPECT_DOUBLE_EQ(mixtral.ropes[0].theta, 1e6);
+  EXPECT_FLOAT_EQ(mixtral.final_norm.eps, 1e-5f);
+  EXPECT_EQ(attention(mixtral).window, 0);
+  EXPECT_EQ(attention(spec(R"("sliding_window": 9)", "mixtral")).window, 9);
+
+  const ModelSpec qwen = spec(R"("num_local_experts": 6, "num_experts_per_tok": 3,
+      "moe_intermediate_size": 40, "norm_topk_prob": true)",
+                              "qwen3_moe");
+  block = routed(qwen, 0);
+  ASSERT_NE(block, nullptr);
+  EXPECT_EQ(block->experts, 6);
+  EXPECT_EQ(block->top_k, 3);
+  EXPECT_EQ(block->gate.out, 40);
+  EXPECT_TRUE(block->renormalize);
+  EXPECT_EQ(block->router.path, "model.layers.0.mlp.gate");
+  EXPECT_TRUE(attention(qwen).q_norm.has_value());
+  EXPECT_EQ(attention(qwen).window, 0);
+  EXPECT_EQ(
+      attention(spec(R"("use_sliding_window": true, "sliding_window": 9)", "qwen3_moe")).window, 9);
+  EXPECT_EQ(routed(spec("", "qwen3_moe"), 0)->experts, 128);
+  EXPECT_EQ(routed(spec(R"("num_experts": null)", "qwen3_moe"), 0)->top_k, 8);
+  EXPECT_FALSE(routed(spec("", "qwen3_moe"), 0)->renormalize);
+  EXPECT_EQ(routed(spec(R"("mlp_only_layers": [0])", "qwen3_moe"), 0), nullptr);
+  EXPECT_EQ(routed(spec(R"("decoder_sparse_step": 2)", "qwen3_moe"), 0), nullptr);
+}
+
+TEST(Config, RoutedFamiliesRefuse) {
+  for (const char* type : {"qwen3_moe", "mixtral"}) {
+    for (const char* bad :
+         {R"("num_experts": 0)", R"("num_local_experts": 0)", R"("num_experts_per_tok": 0)",
+          R"("num_experts": 4, "num_experts_per_tok": 5)", R"("num_experts": 70000)",
+          R"("num_experts": "8")"}) {
+      EXPECT_EQ(code_of(llama(bad, type)), ErrorCode::kConfigValue) << type << " " << bad;
+    }
+  }
+  for (const char* bad :
+       {R"("mlp_only_layers": 3)", R"("mlp_only_layers": [-1])", R"("mlp_only_layers": ["0"])",
+        R"("decoder_sparse_step": 0)", R"("norm_topk_prob": 1)", R"("moe_intermediate_size": 0)"}) {
+    EXPECT_EQ(code_of(llama(bad, "qwen3_moe")), ErrorCode::kConfigValue) << bad;
+  }
+}
+
+TEST(Config, CompletedRoutedFamilies) {
+  for (const char* type : {"qwen3_moe", "mixtral"}) {
+    const ModelConfig source =
+        parse(llama(R"("num_local_experts": 6, "num_experts_per_tok": 3)", type));
+    Json config = source.root();
+    require_family(source).complete_config(config, source);
+    const bool qwen = std::string_view(type) == "qwen3_moe";
+    const char* count = qwen ? "num_experts" : "num_local_experts";
+    ASSERT_NE(config.find(count), nullptr);
+    int64_t value = 0;
+    EXPECT_TRUE(config.find(count)->get_integer(6, 6, value));
+    if (qwen) {
+      for (const char* key : {"decoder_sparse_step", "mlp_only_layers", "norm_topk_prob",
+                              "moe_intermediate_size", "intermediate_size", "head_dim"}) {
+        EXPECT_NE(config.find(key), nullptr) << key;
+      }
+    }
+    const ModelConfig again = parse(dump_json(config));
+    EXPECT_EQ(require_family(again).spec(again), require_family(source).spec(source));
+  }
+}
+
 TEST(Config, CompletedForStockReaders) {
   const ModelConfig source = parse(
       llama(R"("rope_parameters": {"rope_theta": 9000.0, "rope_type": "dynamic", "factor": 3.0})",
@@ -241,7 +320,7 @@ TEST(Families, Refusals) {
     EXPECT_EQ(error.code(), ErrorCode::kUnsupportedModel);
     const std::string text = error.what();
     EXPECT_NE(text.find("qwen3"), std::string::npos);
-    EXPECT_NE(text.find("llama, mistral"), std::string::npos);
+    EXPECT_NE(text.find("llama, mistral, mixtral, qwen3_moe"), std::string::npos);
   }
   EXPECT_EQ(code_of(R"({"model_type": "llava", "text_config": {"model_type": "llama"}})"),
             ErrorCode::kUnsupportedModel);

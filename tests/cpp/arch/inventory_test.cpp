@@ -62,7 +62,7 @@ TEST(Inventory, StacksExpertsInOrder) {
   }
   sources.add("model.layers.0.mlp.gate.weight", {11, 64});
   const Inventory inventory =
-      build_inventory(config("qwen3_moe", ", \"num_experts\": 11"), sources.list);
+      build_inventory(config("qwen2_moe", ", \"num_experts\": 11"), sources.list);
   const FinalTensor& gate = find(inventory, "model.layers.0.mlp.switch_mlp.gate_proj.weight");
   EXPECT_EQ(gate.shape, (Shape{11, 32, 64}));
   EXPECT_EQ(gate.role.role, Role::kExpert);
@@ -88,7 +88,7 @@ TEST(Inventory, MixtralNames) {
     }
   }
   const Inventory inventory =
-      build_inventory(config("mixtral", ", \"num_local_experts\": 2"), sources.list);
+      build_inventory(config("phimoe", ", \"num_local_experts\": 2"), sources.list);
   const std::string base = "model.layers.1.block_sparse_moe.switch_mlp.";
   EXPECT_EQ(find(inventory, base + "gate_proj.weight").source,
             "model.layers.1.block_sparse_moe.experts.*.w1.weight");
@@ -101,17 +101,17 @@ TEST(Inventory, IncompleteStacks) {
   const auto expert = [](int e) {
     return "model.layers.0.mlp.experts." + std::to_string(e) + ".up_proj.weight";
   };
-  const ModelConfig three = config("qwen3_moe", ", \"num_experts\": 3");
+  const ModelConfig three = config("qwen2_moe", ", \"num_experts\": 3");
   EXPECT_EQ(code_of(three, Sources().ends().add(expert(0), {32, 64}).add(expert(2), {32, 64})),
             ErrorCode::kMissingTensor);
-  EXPECT_EQ(code_of(config("qwen3_moe", ", \"num_experts\": 1"),
+  EXPECT_EQ(code_of(config("qwen2_moe", ", \"num_experts\": 1"),
                     Sources().ends().add(expert(0), {32, 64}).add(expert(1), {32, 64})),
             ErrorCode::kExtraTensor);
-  EXPECT_EQ(code_of(config("qwen3_moe", ", \"num_experts\": 2"),
+  EXPECT_EQ(code_of(config("qwen2_moe", ", \"num_experts\": 2"),
                     Sources().ends().add(expert(0), {32, 64}).add(expert(1), {16, 64})),
             ErrorCode::kTensorShape);
   EXPECT_EQ(
-      code_of(config("qwen3_moe", ", \"num_experts\": 2"),
+      code_of(config("qwen2_moe", ", \"num_experts\": 2"),
               Sources().ends().add(expert(0), {32, 64}).add(expert(1), {32, 64}, DType::kF32)),
       ErrorCode::kTensorShape);
 }
@@ -373,7 +373,8 @@ TEST(SpecTensors, LlamaExactly) {
 TEST(Promised, EveryDescribedTypePlansWithoutUnknownNames) {
   const std::string moe = R"(, "num_attention_heads": 2, "num_key_value_heads": 1,
       "intermediate_size": 96, "moe_intermediate_size": 32, "vocab_size": 100,
-      "shared_expert_intermediate_size": 32, "num_experts": 4, "tie_word_embeddings": false)";
+      "shared_expert_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2,
+      "tie_word_embeddings": false)";
   for (const char* type : {"llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "qwen2_moe",
                            "mixtral", "olmo2", "olmoe", "gemma", "gemma2", "gemma3_text", "phi3",
                            "granite", "smollm3", "qwen3_next", "qwen3_5", "qwen3_5_moe"}) {
@@ -388,10 +389,62 @@ TEST(Promised, EveryDescribedTypePlansWithoutUnknownNames) {
     EXPECT_GT(inventory.parameters, 20'000u) << type;
   }
   EXPECT_THROW(sources_from_config(config("unheard_of", moe), {}), Error);
-  EXPECT_THROW(sources_from_config(config("mixtral", moe + R"(, "num_local_experts": 60000,
-      "num_hidden_layers": 4000)"),
-                                   {}),
-               Error);
+  const ModelConfig huge = ModelConfig::parse(R"({"model_type": "mixtral", "hidden_size": 64,
+      "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 96,
+      "vocab_size": 100, "num_local_experts": 60000, "num_hidden_layers": 4000})",
+                                              "config.json");
+  try {
+    sources_from_config(huge, {});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kConfigValue);
+  }
+}
+
+// What an index lists decides how the promise spells a routed block; the final tensors are the
+// same.
+TEST(Promised, RoutedBlocksInEverySpelling) {
+  const std::string more = R"(, "num_attention_heads": 2, "num_key_value_heads": 1,
+      "intermediate_size": 96, "moe_intermediate_size": 32, "vocab_size": 100,
+      "num_experts_per_tok": 2, "num_experts": 3)";
+  for (const std::string type : {"qwen3_moe", "mixtral"}) {
+    const ModelConfig model = config(type, more);
+    const Inventory single = build_inventory(model, sources_from_config(model, {}));
+    const std::string block = type == "mixtral" ? "block_sparse_moe" : "mlp";
+    const auto width = type == "mixtral" ? 96u : 32u;
+    EXPECT_EQ(find(single, "model.layers.1." + block + ".switch_mlp.up_proj.weight").shape,
+              (Shape{3, width, 64}));
+    for (const std::string parent : {"mlp", "block_sparse_moe"}) {
+      if (type != "mixtral" && parent != "mlp") continue;
+      std::vector<std::string> names;
+      Sources fused;
+      for (const FinalTensor& tensor : single.tensors) {
+        const std::size_t at = tensor.name.find(block + ".");
+        const bool routed = tensor.role.role == Role::kExpert;
+        std::string name = tensor.name;
+        if (at != std::string::npos) name.replace(at, block.size(), parent);
+        if (!routed) {
+          fused.add(name, tensor.shape);
+          continue;
+        }
+        const std::string experts = name.substr(0, name.find("switch_mlp.")) + "experts.";
+        if (name.ends_with("gate_proj.weight"))
+          fused.add(experts + "gate_up_proj", {3, 2 * width, 64});
+        if (name.ends_with("down_proj.weight")) fused.add(experts + "down_proj", {3, 64, width});
+      }
+      for (const SourceTensor& tensor : fused.list) names.push_back(tensor.name);
+      const Inventory same = build_inventory(model, sources_from_config(model, names));
+      ASSERT_EQ(same.tensors.size(), single.tensors.size()) << type << " " << parent;
+      for (std::size_t i = 0; i < same.tensors.size(); ++i) {
+        EXPECT_EQ(same.tensors[i].name, single.tensors[i].name);
+        EXPECT_EQ(same.tensors[i].shape, single.tensors[i].shape);
+      }
+      EXPECT_EQ(same.parameters, single.parameters);
+    }
+    std::vector<std::string> stacked;
+    for (const FinalTensor& tensor : single.tensors) stacked.push_back(tensor.name);
+    EXPECT_EQ(sources_from_config(model, stacked).size(), stacked.size());
+  }
 }
 
 TEST(Promised, TheIndexMustAgree) {

@@ -1,7 +1,8 @@
-// A small llama written to a temporary directory, and its forward pass in plain double: the oracle
-// of the runtime.
+// A small llama or mixtral written to a temporary directory, and its forward pass in plain double:
+// the oracle of the runtime.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
@@ -20,6 +21,7 @@ struct TinyModel {
   double theta = 10000, eps = 1e-5;
   bool tied = false, attention_bias = false;
   int64_t window = 0;
+  int64_t experts = 0, top_k = 2;  // > 0: every feed-forward is routed, mixtral's names
   std::string model_type = "llama";
   std::map<std::string, std::vector<float>> tensors;
   std::map<std::string, std::vector<uint64_t>> shapes;
@@ -50,12 +52,24 @@ struct TinyModel {
       matrix(p + "self_attn.k_proj", kv_heads * dim, hidden, attention_bias);
       matrix(p + "self_attn.v_proj", kv_heads * dim, hidden, attention_bias);
       matrix(p + "self_attn.o_proj", hidden, heads * dim, attention_bias);
+      if (experts > 0) matrix(p + "block_sparse_moe.gate", experts, hidden, false);
+      for (int64_t e = 0; e < experts; ++e) {
+        matrix(expert(l, e) + "w1", inner, hidden, false);
+        matrix(expert(l, e) + "w3", inner, hidden, false);
+        matrix(expert(l, e) + "w2", hidden, inner, false);
+      }
+      if (experts > 0) continue;
       matrix(p + "mlp.gate_proj", inner, hidden, false);
       matrix(p + "mlp.up_proj", inner, hidden, false);
       matrix(p + "mlp.down_proj", hidden, inner, false);
     }
     add("model.norm.weight", {static_cast<uint64_t>(hidden)}, 0.2f, 1);
     if (!tied) matrix("lm_head", vocabulary, hidden, false);
+  }
+
+  static std::string expert(int64_t layer, int64_t number) {
+    return "model.layers." + std::to_string(layer) + ".block_sparse_moe.experts." +
+           std::to_string(number) + ".";
   }
 
   std::string config() const {
@@ -73,6 +87,10 @@ struct TinyModel {
     add("max_position_embeddings", 1024);
     add("rope_theta", theta);
     add("rms_norm_eps", eps);
+    if (experts > 0) {
+      add("num_local_experts", experts);
+      add("num_experts_per_tok", top_k);
+    }
     text += ", \"sliding_window\": " + (window > 0 ? std::to_string(window) : "null");
     text += std::string(", \"tie_word_embeddings\": ") + (tied ? "true" : "false");
     text += std::string(", \"attention_bias\": ") + (attention_bias ? "true" : "false");
@@ -181,16 +199,50 @@ struct TinyModel {
       }
       add(h, linear(p + "self_attn.o_proj", mixed));
       const Rows y = norm(p + "post_attention_layernorm.weight", h);
-      Rows gate = linear(p + "mlp.gate_proj", y);
-      const Rows up = linear(p + "mlp.up_proj", y);
-      for (std::size_t t = 0; t < gate.size(); ++t) {
-        for (std::size_t i = 0; i < gate[t].size(); ++i) {
-          gate[t][i] = gate[t][i] / (1 + std::exp(-gate[t][i])) * up[t][i];
-        }
+      if (experts > 0) {
+        add(h, routed(l, y));
+      } else {
+        add(h, gated(p + "mlp.gate_proj", p + "mlp.up_proj", p + "mlp.down_proj", y));
       }
-      add(h, linear(p + "mlp.down_proj", gate));
     }
     return linear(tied ? "model.embed_tokens" : "lm_head", norm("model.norm.weight", h));
+  }
+
+  Rows gated(const std::string& gate_path, const std::string& up_path, const std::string& down_path,
+             const Rows& x) const {
+    Rows gate = linear(gate_path, x);
+    const Rows up = linear(up_path, x);
+    for (std::size_t t = 0; t < gate.size(); ++t) {
+      for (std::size_t i = 0; i < gate[t].size(); ++i) {
+        gate[t][i] = gate[t][i] / (1 + std::exp(-gate[t][i])) * up[t][i];
+      }
+    }
+    return linear(down_path, gate);
+  }
+
+  /// Token by token: the top_k largest of the softmax, divided by their sum.
+  Rows routed(int64_t layer, const Rows& x) const {
+    Rows out;
+    const std::string router = "model.layers." + std::to_string(layer) + ".block_sparse_moe.gate";
+    for (const auto& row : x) {
+      const std::vector<double> logits = linear(router, {row})[0];
+      std::vector<int64_t> order(static_cast<std::size_t>(experts));
+      for (int64_t e = 0; e < experts; ++e) order[static_cast<std::size_t>(e)] = e;
+      std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+        return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)];
+      });
+      order.resize(static_cast<std::size_t>(top_k));
+      double total = 0;
+      for (const int64_t e : order) total += std::exp(logits[static_cast<std::size_t>(e)]);
+      out.emplace_back(row.size(), 0.0);
+      for (const int64_t e : order) {
+        const double weight = std::exp(logits[static_cast<std::size_t>(e)]) / total;
+        const std::string path = expert(layer, e);
+        const Rows y = gated(path + "w1", path + "w3", path + "w2", {row});
+        for (std::size_t i = 0; i < row.size(); ++i) out.back()[i] += weight * y[0][i];
+      }
+    }
+    return out;
   }
 
   static void add(Rows& a, const Rows& b) {

@@ -1,0 +1,60 @@
+#include "arch/expert_spelling.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+namespace jang {
+
+ExpertSpelling expert_spelling(const ModelConfig& config, std::span<const std::string> names) {
+  // Both numbers are within their own bounds; together they may still promise 10^9 tensors.
+  if (config.layers() * config.experts() > 1'000'000) {
+    config.fail("num_experts", "more than 1,000,000 experts in all layers together");
+  }
+  for (const std::string& name : names) {
+    if (name.ends_with(".experts.gate_up_proj")) return ExpertSpelling::kFused;
+    if (name.ends_with(".switch_mlp.gate_proj.weight")) return ExpertSpelling::kStacked;
+  }
+  return config.model_type() == "mixtral" ? ExpertSpelling::kMixtral : ExpertSpelling::kSingle;
+}
+
+void add_stack(std::vector<SourceTensor>& out, ExpertSpelling spelling, SourceTensor stack) {
+  constexpr std::string_view kSwitch = ".switch_mlp.";
+  const std::size_t at = stack.name.find(kSwitch);
+  const std::string experts = stack.name.substr(0, at) + ".experts.";
+  const std::string part = stack.name.substr(at + kSwitch.size());  // "gate_proj.weight"
+  if (spelling == ExpertSpelling::kStacked) {
+    out.push_back(std::move(stack));
+  } else if (spelling == ExpertSpelling::kFused) {
+    if (part.starts_with("up_proj")) return;  // behind the gate rows of the same tensor
+    const bool gate = part.starts_with("gate_proj");
+    if (gate) stack.shape[1] *= 2;
+    out.push_back({experts + (gate ? "gate_up_proj" : "down_proj"), stack.dtype, stack.shape});
+  } else {
+    std::string name = part;
+    if (spelling == ExpertSpelling::kMixtral) {
+      name = part.starts_with("gate") ? "w1.weight"
+             : part.starts_with("up") ? "w3.weight"
+                                      : "w2.weight";
+    }
+    for (uint64_t e = 0; e < stack.shape[0]; ++e) {
+      out.push_back({experts + std::to_string(e) + "." + name,
+                     stack.dtype,
+                     {stack.shape[1], stack.shape[2]}});
+    }
+  }
+}
+
+void name_routed_blocks(std::vector<SourceTensor>& out, std::span<const std::string> names) {
+  const bool in_memory = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    return name.ends_with(".mlp.gate.weight");
+  });
+  if (!in_memory) return;
+  constexpr std::string_view kBlock = ".block_sparse_moe.";
+  for (SourceTensor& tensor : out) {
+    const std::size_t at = tensor.name.find(kBlock);
+    if (at != std::string::npos) tensor.name.replace(at, kBlock.size(), ".mlp.");
+  }
+}
+
+}  // namespace jang

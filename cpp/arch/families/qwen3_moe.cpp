@@ -1,0 +1,94 @@
+// qwen3_moe: llama's block with normed queries and keys; the feed-forward of every
+// decoder_sparse_step-th layer is routed unless mlp_only_layers names the layer.
+#include <set>
+
+#include "arch/families/families.h"
+#include "arch/families/llama_blocks.h"
+
+namespace jang {
+namespace {
+
+constexpr int64_t kExpertsIfAbsent = 128;
+constexpr int64_t kTopKIfAbsent = 8;
+constexpr int64_t kWidthIfAbsent = 768;
+constexpr int64_t kWindowIfAbsent = 4096;  // where a window is asked for without a size
+
+LlamaTraits traits_of(const ModelConfig& config) {
+  LlamaTraits traits;
+  traits.model_type = "qwen3_moe";
+  traits.attention_bias = config.boolean("attention_bias").value_or(false);
+  traits.qk_norm = true;
+  if (config.boolean("use_sliding_window").value_or(false)) {
+    traits.window = config.integer("sliding_window", 1, int64_t{1} << 40).value_or(kWindowIfAbsent);
+  }
+  traits.default_positions = 32768;
+  return traits;
+}
+
+MoeTraits experts_of(const ModelConfig& config) {
+  MoeTraits traits;
+  traits.block = "mlp";
+  traits.experts = expert_count(config, kExpertsIfAbsent);
+  traits.top_k =
+      config.integer("num_experts_per_tok", 1, ModelConfig::kMaxExperts).value_or(kTopKIfAbsent);
+  traits.width =
+      config.integer("moe_intermediate_size", 1, ModelConfig::kMaxDim).value_or(kWidthIfAbsent);
+  traits.renormalize = config.boolean("norm_topk_prob").value_or(false);
+  return traits;
+}
+
+int64_t sparse_step(const ModelConfig& config) {
+  return config.integer("decoder_sparse_step", 1, ModelConfig::kMaxLayers).value_or(1);
+}
+
+std::set<int64_t> dense_layers(const ModelConfig& config) {
+  std::set<int64_t> layers;
+  const Json* list = config.find("mlp_only_layers");
+  if (list == nullptr) return layers;
+  if (!list->is_array()) config.fail("mlp_only_layers", "expected a list of layers or null");
+  for (const Json& entry : list->as_array()) {
+    int64_t layer = 0;
+    if (!entry.get_integer(0, ModelConfig::kMaxLayers, layer)) {
+      config.fail("mlp_only_layers",
+                  "expected layer numbers from 0 to " + std::to_string(ModelConfig::kMaxLayers));
+    }
+    layers.insert(layer);
+  }
+  return layers;
+}
+
+ModelSpec spec(const ModelConfig& config) {
+  ModelSpec model = llama_spec(config, traits_of(config));
+  const MoeTraits experts = experts_of(config);
+  const std::set<int64_t> dense = dense_layers(config);
+  const int64_t step = sparse_step(config);
+  for (int64_t i = 0; i < static_cast<int64_t>(model.layers.size()); ++i) {
+    if ((i + 1) % step != 0 || dense.contains(i)) continue;
+    model.layers[static_cast<std::size_t>(i)].feed_forward =
+        moe_block(config, i, model.hidden, experts);
+  }
+  return model;
+}
+
+void complete_config(Json& config, const ModelConfig& source) {
+  const LlamaTraits traits = traits_of(source);
+  const MoeTraits experts = experts_of(source);
+  complete_llama_config(config, source, traits, spec(source));
+  config["num_experts"] = experts.experts;
+  config["num_experts_per_tok"] = experts.top_k;
+  config["moe_intermediate_size"] = experts.width;
+  config["norm_topk_prob"] = experts.renormalize;
+  config["decoder_sparse_step"] = sparse_step(source);
+  Json::Array dense;
+  for (const int64_t layer : dense_layers(source)) dense.emplace_back(layer);
+  config["mlp_only_layers"] = dense;
+  config["use_sliding_window"] = traits.window != 0;
+  config["sliding_window"] = nullptr;
+  if (traits.window != 0) config["sliding_window"] = traits.window;
+}
+
+}  // namespace
+
+const Family kQwen3MoeFamily{"qwen3_moe", spec, complete_config};
+
+}  // namespace jang

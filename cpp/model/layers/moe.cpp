@@ -1,0 +1,115 @@
+#include "model/layers/moe.h"
+
+#include <functional>
+
+namespace jang {
+
+MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
+    : spec_(spec),
+      router_(binder.linear(spec.router)),
+      gate_(binder.stack(spec.gate)),
+      up_(binder.stack(spec.up)),
+      down_(binder.stack(spec.down)),
+      expert_bytes_(stored_bytes(gate_.front()) + stored_bytes(up_.front()) +
+                    stored_bytes(down_.front())) {}
+
+void MoeLayer::forward(LayerContext& context, const float* x, float* out) const {
+  route(context, x);
+  activate(context, x);
+  project_down(context);
+  combine(context, out);
+  context.work.expert_bytes += expert_bytes_ * context.work.groups.groups().size();
+}
+
+void MoeLayer::route(LayerContext& context, const float* x) const {
+  Workspace& work = context.work;
+  const auto tokens = static_cast<std::size_t>(context.tokens);
+  const auto experts = static_cast<std::size_t>(spec_.experts);
+  const auto top_k = static_cast<std::size_t>(spec_.top_k);
+  work.router.reserve_discarding(tokens * experts);
+  work.chosen.reserve_discarding(tokens * top_k);
+  work.expert_weights.reserve_discarding(tokens * top_k);
+  const LinearJob job{&router_, work.router.data(), spec_.experts};
+  context.linear.run_exact({&job, 1}, x, context.tokens);
+  context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t t = begin; t < end; ++t) {
+      choose_experts(spec_, context.kernels, work.router.data() + t * spec_.experts,
+                     work.chosen.data() + t * spec_.top_k,
+                     work.expert_weights.data() + t * spec_.top_k);
+    }
+  });
+  work.groups.sort(work.chosen.span().first(tokens * top_k), spec_.top_k, spec_.experts);
+}
+
+// work.gate = act(gate x) * up x, rows in the order of the sorted pairs.
+void MoeLayer::activate(LayerContext& context, const float* x) const {
+  Workspace& work = context.work;
+  const int64_t width = spec_.gate.out;
+  const int64_t pairs = context.tokens * spec_.top_k;
+  work.gate.reserve_discarding(static_cast<std::size_t>(pairs * width));
+  work.up.reserve_discarding(static_cast<std::size_t>(pairs * width));
+  float* gate = work.gate.data();
+  float* up = work.up.data();
+
+  work.expert_input.set(x, context.tokens, spec_.gate.in, work.groups.picked());
+  work.expert_input.prepare(gate_.front());
+  work.expert_input.prepare(up_.front());
+  work.expert_inner.set(gate, pairs, width);
+  work.expert_inner.reserve(down_.front());
+  const auto groups = work.groups.groups();
+  work.jobs.clear();
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const ExpertRows& group = groups[i];
+    const auto expert = static_cast<std::size_t>(group.expert);
+    const auto set = static_cast<int64_t>(i);
+    const int64_t at = group.first * width;
+    work.jobs.push_back({&gate_[expert], gate + at, width, group.source, group.rows, set});
+    work.jobs.push_back({&up_[expert], up + at, width, group.source, group.rows, set});
+  }
+  const auto finish = [&](int64_t set) {
+    const ExpertRows& group = groups[static_cast<std::size_t>(set)];
+    // Row by row: where a row is cut into registers then does not depend on the rows before it.
+    for (int64_t row = group.first; row < group.first + group.rows; ++row) {
+      context.kernels.silu_mul(gate + row * width, up + row * width, width, gate + row * width);
+    }
+    work.expert_inner.complete(group.first, group.rows);
+  };
+  context.linear.run(work.jobs, work.expert_input, std::ref(finish));
+}
+
+void MoeLayer::project_down(LayerContext& context) const {
+  Workspace& work = context.work;
+  const int64_t hidden = spec_.down.out;
+  work.expert_out.reserve_discarding(
+      static_cast<std::size_t>(context.tokens * spec_.top_k * hidden));
+  work.jobs.clear();
+  for (const ExpertRows& group : work.groups.groups()) {
+    work.jobs.push_back({&down_[static_cast<std::size_t>(group.expert)],
+                         work.expert_out.data() + group.first * hidden, hidden, group.first,
+                         group.rows});
+  }
+  context.linear.run(work.jobs, work.expert_inner);
+}
+
+void MoeLayer::combine(LayerContext& context, float* out) const {
+  const Workspace& work = context.work;
+  const int64_t hidden = spec_.down.out;
+  context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* sum = out + t * hidden;
+      for (int64_t slot = 0; slot < spec_.top_k; ++slot) {
+        const int64_t pair = t * spec_.top_k + slot;
+        const float weight = work.expert_weights[static_cast<std::size_t>(pair)];
+        const float* y =
+            work.expert_out.data() + work.groups.places()[static_cast<std::size_t>(pair)] * hidden;
+        if (slot == 0) {
+          for (int64_t i = 0; i < hidden; ++i) sum[i] = weight * y[i];
+        } else {
+          for (int64_t i = 0; i < hidden; ++i) sum[i] += weight * y[i];
+        }
+      }
+    }
+  });
+}
+
+}  // namespace jang

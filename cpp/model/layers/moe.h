@@ -1,0 +1,38 @@
+// A routed feed-forward: each token passes the top_k experts that its router prefers.
+//
+//   router (f32 in either precision) -> choice -> gate and up of all chosen experts in one region,
+//   the activation of an expert by whoever finishes its last block -> down of all in another ->
+//   the slots of a token added in order of falling weight.
+//
+// An expert's matrices are slices of the stack, read where they lie and once for all tokens that
+// chose it; only activation rows are gathered.
+#pragma once
+
+#include "arch/spec.h"
+#include "model/layer_context.h"
+#include "model/weights.h"
+
+namespace jang {
+
+class MoeLayer {
+ public:
+  MoeLayer(const MoeSpec& spec, WeightBinder& binder);
+
+  /// `x`: normed input [tokens][hidden]; `out` [tokens][hidden] is overwritten. In exact precision
+  /// a token's result does not depend on the others; in fast one only through how many chose the
+  /// same expert.
+  void forward(LayerContext& context, const float* x, float* out) const;
+
+ private:
+  void route(LayerContext& context, const float* x) const;
+  void activate(LayerContext& context, const float* x) const;
+  void project_down(LayerContext& context) const;
+  void combine(LayerContext& context, float* out) const;
+
+  MoeSpec spec_;
+  LinearWeight router_;
+  std::vector<LinearWeight> gate_, up_, down_;  // by expert
+  uint64_t expert_bytes_;                       // of one expert
+};
+
+}  // namespace jang
