@@ -25,6 +25,9 @@
 //
 #include "kernels/generic/kv_store.inl"
 #include "kernels/generic/linear_int8.inl"
+//
+#include "kernels/generic/product.inl"
+#include "kernels/generic/round_with_feedback.inl"
 
 constexpr KernelTable kernel_table(Level level) {
   return {.level = level,
@@ -57,5 +60,8 @@ constexpr KernelTable kernel_table(Level level) {
           .quantize_mse = quantize_mse,
           .pack = pack,
           .unpack = unpack,
+          .product_f32 = product_f32,
+          .product_f64 = product_f64,
+          .round_with_feedback = round_with_feedback,
           .sum_words = sum_words};
 }

@@ -19,6 +19,7 @@ namespace {
 //
 #include "kernels/reference/attention.inl"
 #include "kernels/reference/read.inl"
+#include "kernels/reference/solving.inl"
 
 constexpr KernelTable kTable = {.level = Level::kReference,
                                 .affine_matmul = affine_matmul,
@@ -50,6 +51,9 @@ constexpr KernelTable kTable = {.level = Level::kReference,
                                 .quantize_mse = quantize_mse,
                                 .pack = pack,
                                 .unpack = unpack,
+                                .product_f32 = product_f32,
+                                .product_f64 = product_f64,
+                                .round_with_feedback = round_with_feedback,
                                 .sum_words = sum_words};
 
 }  // namespace
