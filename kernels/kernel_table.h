@@ -303,11 +303,16 @@ struct KernelTable {
   // others.
   void (*round_with_feedback)(const FeedbackTask& task) = nullptr;
 
-  // --- measuring: the same bits at every level
+  // --- measuring
 
-  // Sum modulo 2^64 of the little-endian 64-bit words of n bytes at any address, the last one
-  // filled up with zeros. Reads as fast as a core can: the ceiling for all that streams weights.
+  // The same bits at every level: sum modulo 2^64 of the little-endian 64-bit words of n bytes at
+  // any address, the last one filled up with zeros. Reads as fast as a core can: the ceiling for
+  // all that streams weights.
   uint64_t (*sum_words)(const uint8_t* bytes, int64_t n) = nullptr;
+  // Multiply-adds on float registers alone, as fast as a core can: the ceiling for all that
+  // multiplies in f32. Runs `rounds` (>= 1) of them, writes what came out, and returns how many
+  // multiply-adds that were, a multiple of rounds. Values differ by level.
+  int64_t (*multiply_adds)(int64_t rounds, float* out) = nullptr;
 };
 
 /// "avx512"; the spelling of JANG_ISA.

@@ -63,5 +63,6 @@ constexpr KernelTable kernel_table(Level level) {
           .product_f32 = product_f32,
           .product_f64 = product_f64,
           .round_with_feedback = round_with_feedback,
-          .sum_words = sum_words};
+          .sum_words = sum_words,
+          .multiply_adds = multiply_adds};
 }
