@@ -10,34 +10,12 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cmath>
 
-#include "base/float16.h"
-#include "quant/kernel_types.h"
+#include "quant/stored_values.h"
 
 namespace jang {
 namespace {
-
-// A float as the metadata type holds it, and the neighbour of such a value whose magnitude is one
-// step larger (by = 1) or smaller (by = -1).
-float as_stored(float value, DType type) {
-  if (type == DType::kF16) return half_to_float(float_to_half(value));
-  if (type == DType::kBF16) return bf16_to_float(float_to_bf16(value));
-  return value;
-}
-float stored_neighbour(float value, int by, DType type) {
-  if (type == DType::kF16)
-    return half_to_float(static_cast<uint16_t>(float_to_half(value) + static_cast<uint16_t>(by)));
-  const uint32_t step = type == DType::kBF16 ? 0x10000u : 1u;
-  return std::bit_cast<float>(std::bit_cast<uint32_t>(value) + static_cast<uint32_t>(by) * step);
-}
-
-bool usable_scale(float s, DType type) {
-  const float least = type == DType::kF16 ? 0x1p-14f : 0x1p-126f;
-  return std::isfinite(s) && std::fabs(s) >= least;
-}
-bool usable_bias(float b) { return std::isfinite(b) && (b == 0.0f || std::fabs(b) >= 0x1p-126f); }
 
 // The sums of one row and group that J is made of.
 struct Quadratic {
