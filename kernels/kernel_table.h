@@ -142,11 +142,10 @@ struct ProductTask {
   T alpha;
   T* scratch;  // product_scratch<T>() elements, 64-byte aligned
 };
-/// Terms that are summed in registers before they are added to C: 256 floats, 128 doubles.
+/// Terms that are summed in registers before they are added to C; a slice of B stays in L1.
+inline constexpr int64_t kProductDepth = 128;
 template <typename T>
-inline constexpr int64_t kProductDepth = 1024 / static_cast<int64_t>(sizeof(T));
-template <typename T>
-inline constexpr int64_t kProductScratch = 2 * kProductDepth<T>* kProductTile;
+inline constexpr int64_t kProductScratch = 2 * kProductDepth* kProductTile;
 
 /// Some columns of a matrix that are rounded one after another, each handing its error on to those
 /// behind it. Rows of the matrix are contiguous: arrays are [columns][stride], and rows is a

@@ -1,10 +1,10 @@
 // C += alpha * A^T B on tiles of at most 192 x 192 outputs: what Hessians, their Cholesky factor
 // and the error feedback of a solver are made of.
 //
-// Layout: both operands are copied into scratch in slices of one register tile, [k][8] and [k][3
-// registers] at 64 bytes, so that the inner loop reads two streams in address order whatever the
-// strides. A slice of B stays in L1, all of A in L2. Operations: rows * columns * depth
-// multiply-adds, with 11 loads for 24 of them (7 for 12 on AVX2); the limit approached is the
+// Layout: both operands are copied into scratch in slices of one register tile, [k][12] and [k][2
+// registers] at 64 bytes in float, so that the inner loop reads two streams in address order
+// whatever the strides. A slice of B stays in L1, all of A in L2. Operations: rows * columns *
+// depth multiply-adds, with 14 loads for 24 of them (8 for 12 on AVX2); the limit approached is the
 // multiply-add rate.
 
 template <typename T>
@@ -22,11 +22,14 @@ template <typename T>
 struct ProductTile {
   using Register = typename RegisterOf<T>::type;
   static constexpr int kWidth = JANG_VEC_BYTES / static_cast<int>(sizeof(T));
-  // 8 x 3 sums fit 32 registers, 4 x 3 fit 16 with fused multiply-add, 4 x 2 without.
-#if JANG_VEC_BYTES == 64 || defined(__aarch64__)
+  // Sums fit the registers beside one slice of B and a broadcast. At 64 bytes wide rows are
+  // measured better in float, wide columns in double.
+#if JANG_VEC_BYTES == 64
+  static constexpr int kRows = sizeof(T) == 4 ? 12 : 8, kRegisters = sizeof(T) == 4 ? 2 : 3;
+#elif defined(__aarch64__)
   static constexpr int kRows = 8, kRegisters = 3;
 #elif JANG_VEC_BYTES == 32
-  static constexpr int kRows = 4, kRegisters = 3;
+  static constexpr int kRows = 6, kRegisters = 2;
 #else
   static constexpr int kRows = 4, kRegisters = 2;
 #endif
@@ -45,11 +48,17 @@ inline Register load_register(const T* p) {
 template <int kWidth, typename T>
 inline void pack_rows(const T* from, int64_t stride, const T* weights, int64_t count, int64_t depth,
                       T* out) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  constexpr int64_t kAhead = 16;
   const int64_t full = count / kWidth * kWidth;
   for (int64_t k = 0; k < depth; ++k) {
     const T* row = from + k * stride;
     const T weight = weights != nullptr ? weights[k] : T{1};
     T* to = out + k * kWidth;
+    // Rows are pages apart, where hardware prefetchers do not follow.
+    if (k + kAhead < depth) {
+      for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(row + kAhead * stride + i);
+    }
     for (int64_t i = 0; i < full; i += kWidth) {
       for (int64_t j = 0; j < kWidth; ++j) to[i * depth + j] = weight * row[i + j];
     }
@@ -82,6 +91,11 @@ inline void product_tile(const T* a, const T* b, int64_t depth, T alpha, T* c, i
   using Tile = ProductTile<T>;
   using Register = typename Tile::Register;
   Register sum[Tile::kRows][Tile::kRegisters] = {};
+  for (int64_t i = 0; i < Tile::kRows && i < rows; ++i) {
+    for (int64_t j = 0; j < Tile::kColumns && j < columns;
+         j += 64 / static_cast<int64_t>(sizeof(T)))
+      __builtin_prefetch(c + i * c_stride + j, 1);
+  }
   for (int64_t k = 0; k < depth; ++k) {
     Register right[Tile::kRegisters];
     unrolled<Tile::kRegisters>([&](auto j) __attribute__((always_inline)) {
@@ -126,10 +140,10 @@ template <typename T>
 void product(const ProductTask<T>& task) {
   using Tile = ProductTile<T>;
   T* const packed_a = task.scratch;
-  T* const packed_b = task.scratch + kProductDepth<T> * kProductTile;
-  for (int64_t first = 0; first < task.depth; first += kProductDepth<T>) {
+  T* const packed_b = task.scratch + kProductDepth * kProductTile;
+  for (int64_t first = 0; first < task.depth; first += kProductDepth) {
     const int64_t left = task.depth - first;
-    const int64_t depth = left < kProductDepth<T> ? left : kProductDepth<T>;
+    const int64_t depth = left < kProductDepth ? left : kProductDepth;
     const T* const weights = task.weights != nullptr ? task.weights + first : nullptr;
     const T* const a = task.a + first * task.a_depth_stride;
     if (task.a_row_stride == 1) {
