@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "base/error.h"
 #include "quant/active_kernels.h"
 #include "quant/coordinate_descent.h"
 #include "quant/feedback_solver.h"

@@ -1,3 +1,4 @@
+// Finds what is not finite without a branch per value, and says where it was.
 #include "quant/value_checks.h"
 
 #include <algorithm>
