@@ -122,6 +122,55 @@ struct QuantTask {
   uint8_t* codes;  // [groups][group] out: one code a byte
 };
 
+/// Outputs of one product call, rows and columns each, at most: every level's register tile divides
+/// it.
+inline constexpr int64_t kProductTile = 192;
+
+/// C(i, j) += alpha * sum over k of weight(k) * A(k, i) * B(k, j), for i in [0, rows), j in [0,
+/// columns), k in [0, depth).
+template <typename T>
+struct ProductTask {
+  const T* a;  // A(k, i) at a[k * a_depth_stride + i * a_row_stride]
+  int64_t a_depth_stride;
+  int64_t a_row_stride;
+  const T* b;  // B(k, j) at b[k * b_stride + j]
+  int64_t b_stride;
+  const T* weights;  // [depth], or null: 1
+  T* c;              // C(i, j) at c[i * c_stride + j]
+  int64_t c_stride;
+  int64_t rows, columns;  // at most kProductTile
+  int64_t depth;
+  T alpha;
+  T* scratch;  // product_scratch<T>() elements, 64-byte aligned
+};
+/// Terms that are summed in registers before they are added to C; a slice of B stays in L1.
+inline constexpr int64_t kProductDepth = 128;
+template <typename T>
+inline constexpr int64_t kProductScratch = 2 * kProductDepth* kProductTile;
+
+/// Some columns of a matrix that are rounded one after another, each handing its error on to those
+/// behind it. Rows of the matrix are contiguous: arrays are [columns][stride], and rows is a
+/// multiple of kFeedbackRows, at most stride.
+inline constexpr int64_t kFeedbackRows = 16;
+struct FeedbackTask {
+  const float* targets;   // what each value is to be, before errors of this call's columns
+  const float* base;      // errors are measured from here
+  const float* feedback;  // f(i, k) at feedback[i * feedback_stride + k], i < k < columns
+  int64_t feedback_stride;
+  const float* scales;  // [groups][stride]
+  const float* biases;
+  const int32_t* groups;  // [columns]: row of scales and biases
+  const float* costs;     // [columns]
+  float* errors;          // out
+  uint8_t* codes;         // out
+  float* losses;          // [stride], added to
+  float* clipped;         // [groups][stride], added to; or null
+  int64_t stride;
+  int64_t rows;
+  int64_t columns;
+  int bits;
+};
+
 /// A null entry of a level's own table means "as the next lower level"; tables that table_for()
 /// returns have none.
 struct KernelTable {
@@ -243,11 +292,30 @@ struct KernelTable {
   void (*pack)(const uint8_t* codes, int64_t n, int bits, uint8_t* out) = nullptr;
   void (*unpack)(const uint8_t* packed, int64_t n, int bits, uint8_t* codes) = nullptr;
 
-  // --- measuring: the same bits at every level
+  // --- solving
 
-  // Sum modulo 2^64 of the little-endian 64-bit words of n bytes at any address, the last one
-  // filled up with zeros. Reads as fast as a core can: the ceiling for all that streams weights.
+  // Sums run over k in ascending order within runs of kProductDepth terms, and the runs are added
+  // in ascending order: an element's bits do not depend on rows, columns, or where it stands in a
+  // tile. The reference sums in double.
+  void (*product_f32)(const ProductTask<float>& task) = nullptr;
+  void (*product_f64)(const ProductTask<double>& task) = nullptr;
+  // For k = 0, 1, ..: t = targets[k] - sum over i < k of f(i, k) * errors[i], ascending; code = the
+  // nearest of t on the grid s*q + b of the column's group, half to even, clamped; value = s*code
+  // + b (two roundings); errors[k] = value - base[k]; losses += costs[k] * (value - t)^2; clipped
+  // += 1 where t is more than half a step outside the grid. A row's bits do not depend on the
+  // others.
+  void (*round_with_feedback)(const FeedbackTask& task) = nullptr;
+
+  // --- measuring
+
+  // The same bits at every level: sum modulo 2^64 of the little-endian 64-bit words of n bytes at
+  // any address, the last one filled up with zeros. Reads as fast as a core can: the ceiling for
+  // all that streams weights.
   uint64_t (*sum_words)(const uint8_t* bytes, int64_t n) = nullptr;
+  // Multiply-adds on float registers alone, as fast as a core can: the ceiling for all that
+  // multiplies in f32. Runs `rounds` (>= 1) of them, writes what came out, and returns how many
+  // multiply-adds that were, a multiple of rounds. Values differ by level.
+  int64_t (*multiply_adds)(int64_t rounds, float* out) = nullptr;
 };
 
 /// "avx512"; the spelling of JANG_ISA.

@@ -6,14 +6,13 @@
 #include "quant/quantize.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
-#include <string>
 
 #include "base/aligned_buffer.h"
 #include "base/error.h"
 #include "quant/active_kernels.h"
 #include "quant/kernel_types.h"
+#include "quant/value_checks.h"
 
 namespace jang {
 namespace {
@@ -31,37 +30,11 @@ struct Run {
   uint64_t count;
 };
 
-uint64_t first_non_finite(std::span<const float> values) {
-  // Exponents all ones; the first loop has no exit and vectorises.
-  uint32_t found = 0;
-  for (const float v : values) {
-    found |= ((std::bit_cast<uint32_t>(v) & 0x7f800000u) + 0x00800000u) >> 31;
-  }
-  if (found == 0) return values.size();
-  const auto at =
-      std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
-  return static_cast<uint64_t>(at - values.begin());
+uint64_t row_of(const Run& run, uint64_t columns, uint64_t index) {
+  return run.row + (run.column + index) / columns;
 }
-
-std::string position(const Run& run, uint64_t columns, uint64_t index) {
-  const uint64_t column = run.column + index;
-  return "row " + std::to_string(run.row + column / columns) + ", column " +
-         std::to_string(column % columns);
-}
-
-[[noreturn]] void throw_non_finite(const Run& run, uint64_t columns, uint64_t index, float value) {
-  const char* what = std::isnan(value) ? "NaN" : value > 0 ? "infinity" : "-infinity";
-  throw Error(ErrorCode::kNonFinite,
-              position(run, columns, index) + ": " + what + " where a finite weight is expected");
-}
-
-[[noreturn]] void throw_range(const Run& run, uint64_t columns, uint64_t index,
-                              const AffineFormat& format, const char* what) {
-  const std::string name(dtype_name(format.metadata));
-  throw Error(ErrorCode::kRange, {}, {},
-              "the group at " + position(run, columns, index) + ": its " + what +
-                  " is beyond the range of " + name,
-              format.metadata == DType::kF16 ? "store scales and biases as bf16 (dtype bf16)" : "");
+uint64_t column_of(const Run& run, uint64_t columns, uint64_t index) {
+  return (run.column + index) % columns;
 }
 
 // Scratch of one thread and the work on one run.
@@ -88,7 +61,9 @@ class RunQuantizer {
     kernels_.to_float(kernel_bytes(source_.data + first * source_size), kernel_type(source_.dtype),
                       static_cast<int64_t>(run.count), values_.data());
     const uint64_t bad = first_non_finite({values_.data(), run.count});
-    if (bad != run.count) throw_non_finite(run, source_.columns, bad, values_[bad]);
+    const uint64_t columns = source_.columns;
+    if (bad != run.count)
+      throw_non_finite(row_of(run, columns, bad), column_of(run, columns, bad), values_[bad]);
 
     // A run that is part of a row sees only its own columns' weights, one that is whole rows all.
     const uint64_t weight_groups = std::min(run.count, source_.columns) / group;
@@ -104,10 +79,14 @@ class RunQuantizer {
                .codes = codes_.data()});
     const uint64_t bad_scale = first_non_finite({scales_.data(), groups});
     if (bad_scale != groups) {
-      throw_range(run, source_.columns, bad_scale * group, format_, "scale");
+      throw_range(row_of(run, columns, bad_scale * group),
+                  column_of(run, columns, bad_scale * group), format_, "scale");
     }
     const uint64_t bad_bias = first_non_finite({biases_.data(), groups});
-    if (bad_bias != groups) throw_range(run, source_.columns, bad_bias * group, format_, "bias");
+    if (bad_bias != groups) {
+      throw_range(row_of(run, columns, bad_bias * group), column_of(run, columns, bad_bias * group),
+                  format_, "bias");
+    }
 
     const auto metadata_size = static_cast<uint64_t>(dtype_size(format_.metadata));
     const uint64_t metadata_at = first / group * metadata_size;

@@ -26,6 +26,9 @@
 //
 #include "kernels/generic/kv_store.inl"
 #include "kernels/generic/linear_int8.inl"
+//
+#include "kernels/generic/product.inl"
+#include "kernels/generic/round_with_feedback.inl"
 
 constexpr KernelTable kernel_table(Level level) {
   return {.level = level,
@@ -59,5 +62,9 @@ constexpr KernelTable kernel_table(Level level) {
           .quantize_mse = quantize_mse,
           .pack = pack,
           .unpack = unpack,
-          .sum_words = sum_words};
+          .product_f32 = product_f32,
+          .product_f64 = product_f64,
+          .round_with_feedback = round_with_feedback,
+          .sum_words = sum_words,
+          .multiply_adds = multiply_adds};
 }

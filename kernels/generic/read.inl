@@ -31,3 +31,25 @@ uint64_t sum_words(const uint8_t* bytes, int64_t n) {
   }
   return sum;
 }
+
+// Twelve chains: two instructions a cycle, each up to six cycles long. The factor comes from
+// memory, so that nothing is known beforehand.
+int64_t multiply_adds(int64_t rounds, float* out) {
+  constexpr int kChains = 12;
+  volatile float half = 0.5f;
+  const vf factor = splat(half);
+  const vf one = factor + factor;
+  vf chain[kChains];
+  unrolled<kChains>([&](auto c) __attribute__((always_inline)) {
+    chain[c.value] = splat(static_cast<float>(c.value));
+  });
+  for (int64_t i = 0; i < rounds; ++i) {
+    unrolled<kChains>([&](auto c) __attribute__((always_inline)) {
+      chain[c.value] = fma(chain[c.value], factor, one);
+    });
+  }
+  vf sum = {};
+  unrolled<kChains>([&](auto c) __attribute__((always_inline)) { sum += chain[c.value]; });
+  *out = sum_lanes(sum);
+  return rounds * kChains * kLanes;
+}

@@ -15,6 +15,8 @@ typedef float vf __attribute__((vector_size(JANG_VEC_BYTES)));
 typedef int32_t vi __attribute__((vector_size(JANG_VEC_BYTES)));
 typedef uint32_t vu __attribute__((vector_size(JANG_VEC_BYTES)));
 
+typedef double vd __attribute__((vector_size(JANG_VEC_BYTES)));
+
 [[maybe_unused]] inline vf load(const float* p) {
   vf v;
   __builtin_memcpy(&v, p, sizeof v);
@@ -86,6 +88,18 @@ template <int kCount, int kBegin = 0, typename F>
   return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #elif defined(__aarch64__)
   return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
+[[maybe_unused]] inline vd fma(vd a, vd b, vd c) {
+#if defined(__AVX512F__) && JANG_VEC_BYTES == 64
+  return (vd)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__FMA__) && JANG_VEC_BYTES == 32
+  return (vd)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+  return (vd)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
 #else
   return a * b + c;
 #endif

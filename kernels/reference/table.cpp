@@ -19,6 +19,7 @@ namespace {
 //
 #include "kernels/reference/attention.inl"
 #include "kernels/reference/read.inl"
+#include "kernels/reference/solving.inl"
 
 constexpr KernelTable kTable = {.level = Level::kReference,
                                 .affine_matmul = affine_matmul,
@@ -51,7 +52,11 @@ constexpr KernelTable kTable = {.level = Level::kReference,
                                 .quantize_mse = quantize_mse,
                                 .pack = pack,
                                 .unpack = unpack,
-                                .sum_words = sum_words};
+                                .product_f32 = product_f32,
+                                .product_f64 = product_f64,
+                                .round_with_feedback = round_with_feedback,
+                                .sum_words = sum_words,
+                                .multiply_adds = multiply_adds};
 
 }  // namespace
 

@@ -37,6 +37,15 @@ TEST_P(ReadTest, EveryByteCounts) {
   }
 }
 
+// The chains converge to 2; what is counted grows with the rounds.
+TEST_P(ReadTest, MultiplyAddsAreCounted) {
+  float out = 0.0f;
+  const int64_t once = kernels().multiply_adds(1, &out);
+  EXPECT_GE(once, 1);
+  EXPECT_EQ(kernels().multiply_adds(1000, &out), 1000 * once);
+  EXPECT_NEAR(out, 2.0f * static_cast<float>(once), 1e-3f * static_cast<float>(once));
+}
+
 INSTANTIATE_TEST_SUITE_P(Levels, ReadTest, testing::ValuesIn(test_levels()), level_of);
 
 }  // namespace

@@ -3,27 +3,18 @@
 #include "model/layers/moe.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cmath>
 
 #include "base/error.h"
+#include "io/test_directory.h"
 #include "model/model.h"
 #include "model/tiny_model.h"
 
 namespace jang {
 namespace {
 
-class MoeTest : public testing::Test {
- protected:
-  void SetUp() override {
-    directory_ =
-        std::filesystem::temp_directory_path() / ("jang_moe_test_" + std::to_string(getpid()));
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
-  std::filesystem::path directory_;
-};
+using MoeTest = testing_io::TestDirectory;
 
 TinyModel tiny_moe(int64_t experts, int64_t top_k) {
   TinyModel tiny;
@@ -56,8 +47,8 @@ TEST_F(MoeTest, LogitsEqualTheOracle) {
   for (const auto& [experts, top_k] : kSizes) {
     TinyModel tiny = tiny_moe(experts, top_k);
     tiny.fill(21);
-    tiny.write(directory_);
-    const auto model = Model::load(directory_, {.threads = 2});
+    tiny.write(path_);
+    const auto model = Model::load(path_, {.threads = 2});
     const auto tokens = some_tokens(40);
     const auto expected = tiny.forward(tokens);
     for (const std::size_t chunk : {40u, 3u}) {
@@ -78,12 +69,12 @@ TEST_F(MoeTest, LogitsEqualTheOracle) {
 TEST_F(MoeTest, ChunksAndThreadsGiveTheSameBits) {
   TinyModel tiny = tiny_moe(11, 3);
   tiny.fill(22);
-  tiny.write(directory_);
-  const auto one = Model::load(directory_, {.threads = 1});
+  tiny.write(path_);
+  const auto one = Model::load(path_, {.threads = 1});
   const auto tokens = some_tokens(330);
   const auto whole = run(*one, tokens, tokens.size());
   for (const int threads : {2, 5}) {
-    const auto more = Model::load(directory_, {.threads = threads});
+    const auto more = Model::load(path_, {.threads = threads});
     for (const std::size_t chunk : {330u, 64u, 7u, 1u})
       EXPECT_EQ(run(*more, tokens, chunk), whole) << threads << " threads, chunks of " << chunk;
   }
@@ -92,10 +83,10 @@ TEST_F(MoeTest, ChunksAndThreadsGiveTheSameBits) {
 TEST_F(MoeTest, BatchesEqualSequencesOneByOne) {
   TinyModel tiny = tiny_moe(9, 2);
   tiny.fill(23);
-  tiny.write(directory_);
+  tiny.write(path_);
   const auto tokens = some_tokens(200);
   const std::size_t lengths[] = {1, 90, 7, 1, 64, 1};
-  const auto model = Model::load(directory_, {.threads = 3, .precision = Precision::kExact});
+  const auto model = Model::load(path_, {.threads = 3, .precision = Precision::kExact});
   std::vector<float> expected, found(6 * 67);
   std::vector<KvCache> caches;
   std::vector<BatchEntry> batch;
@@ -116,15 +107,15 @@ TEST_F(MoeTest, BatchesEqualSequencesOneByOne) {
 TEST_F(MoeTest, TrafficCountsTheChosenExperts) {
   TinyModel tiny = tiny_moe(9, 2);
   tiny.fill(24);
-  tiny.write(directory_);
-  const WeightTraffic traffic = Model::load(directory_)->weight_traffic();
+  tiny.write(path_);
+  const WeightTraffic traffic = Model::load(path_)->weight_traffic();
   const int64_t attention = 2 * (6 + 2) * 32 * 96;
   const int64_t layer = attention + 9 * 96 + 2 * 3 * 40 * 96;
   EXPECT_EQ(traffic.layers.weights, static_cast<uint64_t>(2 * layer));
   EXPECT_EQ(traffic.layers.bytes, static_cast<uint64_t>(4 * 2 * layer));
   EXPECT_EQ(traffic.experts.bytes, static_cast<uint64_t>(4 * 2 * 2 * 3 * 40 * 96));
 
-  const auto model = Model::load(directory_);
+  const auto model = Model::load(path_);
   EXPECT_EQ(model->expert_bytes_read(), 0u);
   const auto one = some_tokens(1);
   run(*model, one, 1);
@@ -151,16 +142,16 @@ TEST_F(MoeTest, WhatDoesNotFitIsNamed) {
 
   TinyModel missing = tiny;
   missing.shapes.erase(third);
-  missing.write(directory_);
-  Error error = load_error(directory_);
+  missing.write(path_);
+  Error error = load_error(path_);
   EXPECT_EQ(error.code(), ErrorCode::kMissingTensor);
   EXPECT_EQ(error.tensor(), third);
   EXPECT_EQ(error.file(), "model.safetensors");
 
   TinyModel misshapen = tiny;
   misshapen.shapes[third] = {96, 40};
-  misshapen.write(directory_);
-  error = load_error(directory_);
+  misshapen.write(path_);
+  error = load_error(path_);
   EXPECT_EQ(error.code(), ErrorCode::kTensorShape);
   EXPECT_EQ(error.tensor(), third);
 
@@ -168,8 +159,8 @@ TEST_F(MoeTest, WhatDoesNotFitIsNamed) {
   for (const int64_t promised : {3, 5}) {
     TinyModel other = tiny;
     other.experts = promised;
-    other.write(directory_);
-    error = load_error(directory_);
+    other.write(path_);
+    error = load_error(path_);
     EXPECT_EQ(error.code(), ErrorCode::kTensorShape) << promised;
     EXPECT_EQ(error.tensor(), "model.layers.0.block_sparse_moe.gate.weight");
     EXPECT_EQ(error.file(), "model.safetensors");
@@ -177,15 +168,15 @@ TEST_F(MoeTest, WhatDoesNotFitIsNamed) {
   for (const auto& [experts, top_k] : {std::pair<int64_t, int64_t>{4, 5}, {0, 1}}) {
     TinyModel other = tiny;
     other.top_k = top_k;
-    other.write(directory_);
+    other.write(path_);
     if (experts == 0) {
       std::string config = tiny.config();
       const std::string key = "\"num_local_experts\": ";
       config.replace(config.find(key) + key.size(), 1, "0");
-      std::filesystem::remove(directory_ / "config.json");
-      write_file(directory_ / "config.json", config);
+      std::filesystem::remove(path_ / "config.json");
+      write_file(path_ / "config.json", config);
     }
-    error = load_error(directory_);
+    error = load_error(path_);
     EXPECT_EQ(error.code(), ErrorCode::kConfigValue) << experts;
     EXPECT_EQ(error.file(), "config.json");
   }
