@@ -106,7 +106,8 @@ def commit() -> str:
         done = subprocess.run(["git", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    # This file is what the tables go into.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/README.md")
     return git("rev-parse", "--short=12", "HEAD") + (" with changes" if changed else "")
 
 
