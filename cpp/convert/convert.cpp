@@ -106,7 +106,7 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   const WorkList work = cut_plan(plan);
   ShardOutput output(partial, plan, work.counts);
   const PanelWriter writer(source, plan, options.method, options.plan.dtype, output);
-  std::vector<PanelScratch> scratch(static_cast<std::size_t>(pool.size()));
+  std::vector<WriteScratch> scratch(static_cast<std::size_t>(pool.size()));
   std::vector<PanelSums> sums(work.panels.size());
   const std::size_t ahead = kPrefetchPanels * static_cast<std::size_t>(pool.size());
   JobProgress progress{callbacks, work.bytes};

@@ -25,7 +25,7 @@ std::string range_hint(DType dtype) {
 
 /// The first group that cannot be quantized, found by trying each alone.
 PanelPlace failing_group(const SourcePanel& values, const AffineFormat& format, Method method,
-                         PanelScratch& scratch) {
+                         WriteScratch& scratch) {
   const auto group = static_cast<uint64_t>(format.group_size);
   const uint64_t bytes = group * static_cast<uint64_t>(dtype_size(values.dtype));
   const AffinePanel out{scratch.codes.data(), scratch.scales.data(), scratch.biases.data()};
@@ -61,7 +61,7 @@ void require_finite(const SourcePanel& values, const Checkpoint& checkpoint,
 }
 
 SourcePanel PanelWriter::cast_to(const SourcePanel& values, DType to, const Panel& panel,
-                                 PanelScratch& scratch) const {
+                                 WriteScratch& scratch) const {
   if (values.dtype == to) return values;
   const FinalTensor& tensor = plan_.tensors[panel.tensor].tensor;
   const uint64_t bytes = values.rows * values.columns * static_cast<uint64_t>(dtype_size(to));
@@ -74,7 +74,7 @@ SourcePanel PanelWriter::cast_to(const SourcePanel& values, DType to, const Pane
   return {scratch.cast.data(), to, values.rows, values.columns};
 }
 
-PanelSums PanelWriter::write(const Panel& panel, PanelScratch& scratch) const {
+PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
   const PlannedTensor& planned = plan_.tensors[panel.tensor];
   const Checkpoint& checkpoint = *source_.checkpoint;
   SourcePanel values = read_panel(checkpoint, planned.tensor, panel, scratch.gathered);
@@ -94,7 +94,7 @@ PanelSums PanelWriter::write(const Panel& panel, PanelScratch& scratch) const {
 }
 
 PanelSums PanelWriter::write_quantized(const SourcePanel& values, const Panel& panel,
-                                       PanelScratch& scratch) const {
+                                       WriteScratch& scratch) const {
   const PlannedTensor& planned = plan_.tensors[panel.tensor];
   const AffineFormat& format = *planned.format;
   const auto size = static_cast<uint64_t>(dtype_size(format.metadata));

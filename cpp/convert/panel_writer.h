@@ -22,7 +22,7 @@ struct PanelSums {
 };
 
 /// A worker's own memory: a few panels, whatever the model.
-struct PanelScratch {
+struct WriteScratch {
   AlignedBuffer<std::byte> gathered, cast, codes, scales, biases;
 };
 
@@ -34,13 +34,13 @@ class PanelWriter {
       : source_(source), plan_(plan), method_(method), cast_(cast), output_(output) {}
 
   /// Throws Error{kNonFinite | kRange} naming file, tensor, row and column of the source.
-  PanelSums write(const Panel& panel, PanelScratch& scratch) const;
+  PanelSums write(const Panel& panel, WriteScratch& scratch) const;
 
  private:
   SourcePanel cast_to(const SourcePanel& values, DType to, const Panel& panel,
-                      PanelScratch& scratch) const;
+                      WriteScratch& scratch) const;
   PanelSums write_quantized(const SourcePanel& values, const Panel& panel,
-                            PanelScratch& scratch) const;
+                            WriteScratch& scratch) const;
   void put(const Panel& panel, std::size_t piece, uint64_t offset, std::span<const std::byte> bytes,
            PanelSums& sums) const;
 
