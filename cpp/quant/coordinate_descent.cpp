@@ -21,21 +21,8 @@ int64_t descend(const kernels::KernelTable& table, const HessianFactor& hessian,
   for (int64_t first = 0; first < n; first += kSolverBlock) {
     const int64_t count = std::min(kSolverBlock, n - first);
     const float* const h = hessian.values.data() + first;
-    float* const gradient = scratch.values.data();
-    std::fill_n(gradient, count * stride, 0.0f);
-    table.product_f32({.a = h,
-                       .a_depth_stride = n,
-                       .a_row_stride = 1,
-                       .b = panel.errors.data(),
-                       .b_stride = stride,
-                       .weights = nullptr,
-                       .c = gradient,
-                       .c_stride = stride,
-                       .rows = count,
-                       .columns = stride,
-                       .depth = n,
-                       .alpha = 1.0f,
-                       .scratch = scratch.product.data()});
+    const float* const gradient = product_columns(table, hessian.values.data(), n, first, count,
+                                                  panel.errors.data(), stride, scratch);
     const auto block_at = static_cast<std::size_t>(first * stride);
     for (int64_t k = 0; k < count; ++k) {
       const int64_t group = panel.group_of(first + k);

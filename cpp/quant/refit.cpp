@@ -71,7 +71,6 @@ void refit(const kernels::KernelTable& table, const HessianFactor& hessian, RowP
   const int64_t stride = panel.stride;
   const int64_t width = panel.format.group_size;
   const DType type = panel.format.metadata;
-  float* const gradient = scratch.values.data();
   float* const codes = scratch.targets.data();
   float* const transformed = scratch.base.data();
   float* const qm = scratch.row_values.data();
@@ -81,29 +80,24 @@ void refit(const kernels::KernelTable& table, const HessianFactor& hessian, RowP
   for (int64_t group = 0; group < panel.groups; ++group) {
     const int64_t first = group * width;
     const float* const block = hessian.values.data() + first * n + first;
-    kernels::ProductTask<float> product = {.a = hessian.values.data() + first,
-                                           .a_depth_stride = n,
-                                           .a_row_stride = 1,
-                                           .b = panel.errors.data(),
-                                           .b_stride = stride,
-                                           .weights = nullptr,
-                                           .c = gradient,
-                                           .c_stride = stride,
-                                           .rows = width,
-                                           .columns = stride,
-                                           .depth = n,
-                                           .alpha = 1.0f,
-                                           .scratch = scratch.product.data()};
-    std::fill_n(gradient, width * stride, 0.0f);
-    table.product_f32(product);
+    const float* const gradient = product_columns(table, hessian.values.data(), n, first, width,
+                                                  panel.errors.data(), stride, scratch);
     for (int64_t i = 0; i < width * stride; ++i)
       codes[i] = static_cast<float>(panel.codes.data()[first * stride + i]);
     std::fill_n(transformed, width * stride, 0.0f);
-    product.a = block;
-    product.b = codes;
-    product.c = transformed;
-    product.depth = width;
-    table.product_f32(product);
+    table.product_f32({.a = block,
+                       .a_depth_stride = n,
+                       .a_row_stride = 1,
+                       .b = codes,
+                       .b_stride = stride,
+                       .weights = nullptr,
+                       .c = transformed,
+                       .c_stride = stride,
+                       .rows = width,
+                       .columns = stride,
+                       .depth = width,
+                       .alpha = 1.0f,
+                       .scratch = scratch.product.data()});
 
     std::fill_n(qm, 4 * kPanelRows, 0.0f);
     double h = 0.0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "quant/products.h"
 
 namespace jang {
@@ -81,35 +82,53 @@ template void transpose_in(const uint8_t*, int64_t, int64_t, int64_t, uint8_t*);
 template void transpose_out(const float*, int64_t, int64_t, int64_t, float*);
 template void transpose_out(const uint8_t*, int64_t, int64_t, int64_t, uint8_t*);
 
+const float* product_columns(const kernels::KernelTable& table, const float* matrix,
+                             int64_t columns, int64_t first, int64_t count, const float* x,
+                             int64_t stride, PanelScratch& scratch) {
+  JANG_ASSERT(count <= kSolverBlock);
+  float* const product = scratch.values.data();
+  std::fill_n(product, count * stride, 0.0f);
+  table.product_f32({.a = matrix + first,
+                     .a_depth_stride = columns,
+                     .a_row_stride = 1,
+                     .b = x,
+                     .b_stride = stride,
+                     .weights = nullptr,
+                     .c = product,
+                     .c_stride = stride,
+                     .rows = count,
+                     .columns = stride,
+                     .depth = columns,
+                     .alpha = 1.0f,
+                     .scratch = scratch.product.data()});
+  return product;
+}
+
+void bilinear_form(const kernels::KernelTable& table, const float* matrix, int64_t columns,
+                   const float* x, const float* y, int64_t stride, int64_t rows,
+                   PanelScratch& scratch, double* sums) {
+  std::fill_n(sums, rows, 0.0);
+  for (int64_t first = 0; first < columns; first += kSolverBlock) {
+    const int64_t count = std::min(kSolverBlock, columns - first);
+    const float* const product =
+        product_columns(table, matrix, columns, first, count, y, stride, scratch);
+    for (int64_t k = 0; k < count; ++k) {
+      const float* const value = x + (first + k) * stride;
+      for (int64_t r = 0; r < rows; ++r)
+        sums[r] += static_cast<double>(value[r]) * static_cast<double>(product[k * stride + r]);
+    }
+  }
+}
+
 void quadratic_form(const kernels::KernelTable& table, const float* hessian, int64_t columns,
                     const float* x, int64_t stride, int64_t rows, PanelScratch& scratch,
                     double* losses, double* squares) {
-  std::fill_n(losses, rows, 0.0);
+  bilinear_form(table, hessian, columns, x, x, stride, rows, scratch, losses);
   std::fill_n(squares, rows, 0.0);
-  for (int64_t first = 0; first < columns; first += kSolverBlock) {
-    const int64_t count = std::min(kSolverBlock, columns - first);
-    float* const gradient = scratch.values.data();
-    std::fill_n(gradient, count * stride, 0.0f);
-    table.product_f32({.a = hessian + first,
-                       .a_depth_stride = columns,
-                       .a_row_stride = 1,
-                       .b = x,
-                       .b_stride = stride,
-                       .weights = nullptr,
-                       .c = gradient,
-                       .c_stride = stride,
-                       .rows = count,
-                       .columns = stride,
-                       .depth = columns,
-                       .alpha = 1.0f,
-                       .scratch = scratch.product.data()});
-    for (int64_t k = 0; k < count; ++k) {
-      const float* const value = x + (first + k) * stride;
-      for (int64_t r = 0; r < rows; ++r) {
-        const auto v = static_cast<double>(value[r]);
-        losses[r] += v * static_cast<double>(gradient[k * stride + r]);
-        squares[r] += v * v;
-      }
+  for (int64_t k = 0; k < columns; ++k) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const auto v = static_cast<double>(x[k * stride + r]);
+      squares[r] += v * v;
     }
   }
 }

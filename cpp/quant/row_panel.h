@@ -54,6 +54,17 @@ void transpose_in(const T* from, int64_t rows, int64_t columns, int64_t stride, 
 template <typename T>
 void transpose_out(const T* from, int64_t stride, int64_t rows, int64_t columns, T* to);
 
+/// Entries [first, first + count) of M^T x for each row, [count][stride] in scratch.values: M is
+/// [columns][columns], x = [columns][stride], count at most kSolverBlock.
+const float* product_columns(const kernels::KernelTable& table, const float* matrix,
+                             int64_t columns, int64_t first, int64_t count, const float* x,
+                             int64_t stride, PanelScratch& scratch);
+
+/// sums[r] = sum_k x_k (M^T y)_k per row: tr(x^T M^T y) a row at a time.
+void bilinear_form(const kernels::KernelTable& table, const float* matrix, int64_t columns,
+                   const float* x, const float* y, int64_t stride, int64_t rows,
+                   PanelScratch& scratch, double* sums);
+
 /// losses[r] = sum_k x_k (H x)_k and squares[r] = sum_k x_k^2 of each row, x = [columns][stride].
 void quadratic_form(const kernels::KernelTable& table, const float* hessian, int64_t columns,
                     const float* x, int64_t stride, int64_t rows, PanelScratch& scratch,

@@ -141,33 +141,4 @@ void target_correction(const kernels::KernelTable& table, const HessianFactor& f
                 correction + factor.order[static_cast<std::size_t>(k)] * stride);
 }
 
-void bilinear_form(const kernels::KernelTable& table, const float* matrix, int64_t columns,
-                   const float* x, const float* y, int64_t stride, int64_t rows,
-                   PanelScratch& scratch, double* sums) {
-  std::fill_n(sums, rows, 0.0);
-  float* const product = scratch.values.data();
-  for (int64_t first = 0; first < columns; first += kSolverBlock) {
-    const int64_t count = std::min(kSolverBlock, columns - first);
-    std::fill_n(product, count * stride, 0.0f);
-    table.product_f32({.a = matrix + first,
-                       .a_depth_stride = columns,
-                       .a_row_stride = 1,
-                       .b = y,
-                       .b_stride = stride,
-                       .weights = nullptr,
-                       .c = product,
-                       .c_stride = stride,
-                       .rows = count,
-                       .columns = stride,
-                       .depth = columns,
-                       .alpha = 1.0f,
-                       .scratch = scratch.product.data()});
-    for (int64_t k = 0; k < count; ++k) {
-      const float* const value = x + (first + k) * stride;
-      for (int64_t r = 0; r < rows; ++r)
-        sums[r] += static_cast<double>(value[r]) * static_cast<double>(product[k * stride + r]);
-    }
-  }
-}
-
 }  // namespace jang

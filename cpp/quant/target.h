@@ -21,9 +21,4 @@ void target_correction(const kernels::KernelTable& table, const HessianFactor& f
                        const float* difference, const float* weights, int64_t stride,
                        PanelScratch& scratch, AlignedBuffer<float>& work, float* correction);
 
-/// sums[r] = sum_k x_k (M^T y)_k per row: tr(x^T M^T y) a row at a time.
-void bilinear_form(const kernels::KernelTable& table, const float* matrix, int64_t columns,
-                   const float* x, const float* y, int64_t stride, int64_t rows,
-                   PanelScratch& scratch, double* sums);
-
 }  // namespace jang
