@@ -121,6 +121,15 @@ ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
   return spec;
 }
 
+std::optional<int64_t> window_size(const ModelConfig& config) {
+  return config.integer("sliding_window", 1, int64_t{1} << 40);
+}
+
+void write_window(Json& config, int64_t window) {
+  config["sliding_window"] = nullptr;
+  if (window != 0) config["sliding_window"] = window;
+}
+
 int64_t expert_count(const ModelConfig& config, int64_t fallback) {
   const bool stated =
       config.find("num_experts") != nullptr || config.find("num_local_experts") != nullptr;

@@ -3,6 +3,8 @@
 // puts a routed block in the place of the dense one (moe_block).
 #pragma once
 
+#include <optional>
+
 #include "arch/config.h"
 #include "arch/spec.h"
 
@@ -21,6 +23,11 @@ struct LlamaTraits {
 };
 
 ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits);
+
+/// sliding_window of the config; null and absent are none.
+std::optional<int64_t> window_size(const ModelConfig& config);
+/// Writes it out: null where `window` is 0.
+void write_window(Json& config, int64_t window);
 
 struct MoeTraits {
   std::string_view block;  // "mlp": the module that holds router and experts

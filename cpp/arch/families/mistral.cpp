@@ -11,7 +11,7 @@ constexpr int64_t kWindowIfAbsent = 4096;
 
 int64_t window(const ModelConfig& config) {
   if (!config.contains("sliding_window")) return kWindowIfAbsent;
-  return config.integer("sliding_window", 1, int64_t{1} << 40).value_or(0);
+  return window_size(config).value_or(0);
 }
 
 LlamaTraits traits_of(const ModelConfig& config) {
@@ -26,9 +26,7 @@ ModelSpec spec(const ModelConfig& config) { return llama_spec(config, traits_of(
 
 void complete_config(Json& config, const ModelConfig& source) {
   complete_llama_config(config, source, traits_of(source), spec(source));
-  const int64_t size = window(source);
-  config["sliding_window"] = nullptr;
-  if (size != 0) config["sliding_window"] = size;
+  write_window(config, window(source));
 }
 
 }  // namespace

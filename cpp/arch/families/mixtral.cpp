@@ -13,7 +13,7 @@ constexpr int64_t kTopKIfAbsent = 2;
 LlamaTraits traits_of(const ModelConfig& config) {
   LlamaTraits traits;
   traits.model_type = "mixtral";
-  traits.window = config.integer("sliding_window", 1, int64_t{1} << 40).value_or(0);
+  traits.window = window_size(config).value_or(0);
   traits.default_theta = 1e6;
   traits.default_eps = 1e-5;
   traits.default_positions = 4096 * 32;
@@ -47,8 +47,7 @@ void complete_config(Json& config, const ModelConfig& source) {
   complete_llama_config(config, source, traits, spec(source));
   config["num_local_experts"] = experts.experts;
   config["num_experts_per_tok"] = experts.top_k;
-  config["sliding_window"] = nullptr;
-  if (traits.window != 0) config["sliding_window"] = traits.window;
+  write_window(config, traits.window);
 }
 
 }  // namespace

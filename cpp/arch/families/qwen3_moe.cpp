@@ -19,7 +19,7 @@ LlamaTraits traits_of(const ModelConfig& config) {
   traits.attention_bias = config.boolean("attention_bias").value_or(false);
   traits.qk_norm = true;
   if (config.boolean("use_sliding_window").value_or(false)) {
-    traits.window = config.integer("sliding_window", 1, int64_t{1} << 40).value_or(kWindowIfAbsent);
+    traits.window = window_size(config).value_or(kWindowIfAbsent);
   }
   traits.default_positions = 32768;
   return traits;
@@ -83,8 +83,7 @@ void complete_config(Json& config, const ModelConfig& source) {
   for (const int64_t layer : dense_layers(source)) dense.emplace_back(layer);
   config["mlp_only_layers"] = dense;
   config["use_sliding_window"] = traits.window != 0;
-  config["sliding_window"] = nullptr;
-  if (traits.window != 0) config["sliding_window"] = traits.window;
+  write_window(config, traits.window);
 }
 
 }  // namespace

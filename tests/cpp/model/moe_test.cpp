@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "io/test_directory.h"
 #include "model/model.h"
+#include "model/run_model.h"
 #include "model/tiny_model.h"
 
 namespace jang {
@@ -23,23 +24,6 @@ TinyModel tiny_moe(int64_t experts, int64_t top_k) {
   tiny.top_k = top_k;
   tiny.inner = 40;  // no whole number of registers
   return tiny;
-}
-
-std::vector<int32_t> some_tokens(int count) {
-  std::vector<int32_t> tokens;
-  for (int i = 0; i < count; ++i) tokens.push_back((i * 29 + 11) % 67);
-  return tokens;
-}
-
-std::vector<float> run(Model& model, const std::vector<int32_t>& tokens, std::size_t chunk) {
-  KvCache cache = model.new_cache();
-  std::vector<float> logits(tokens.size() * 67);
-  for (std::size_t at = 0; at < tokens.size(); at += chunk) {
-    const std::size_t n = std::min(chunk, tokens.size() - at);
-    model.forward(std::span(tokens).subspan(at, n), cache, Model::Logits::kAll,
-                  logits.data() + at * 67);
-  }
-  return logits;
 }
 
 TEST_F(MoeTest, LogitsEqualTheOracle) {
