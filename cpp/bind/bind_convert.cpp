@@ -1,5 +1,6 @@
 // convert_directory, inspect_directory, verify_directory and what they return; the package's
 // convert, inspect and verify build on them.
+#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <optional>
@@ -18,10 +19,26 @@ namespace py = pybind11;
 namespace jang::bind {
 namespace {
 
+using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+
+CalibrationInput calibration_of(const std::optional<Tokens>& ids, const std::string& text,
+                                const std::string& sha256, int streams) {
+  if (!ids || ids->ndim() != 2) {
+    throw Error(ErrorCode::kArgument,
+                "method gptq: expected calibration_ids [sequences, tokens], found " +
+                    (ids ? std::to_string(ids->ndim()) + " dimensions" : "none"));
+  }
+  if (streams != 1 && streams != 2) {
+    throw Error(ErrorCode::kArgument,
+                "calibration_streams: expected 1 or 2, found " + std::to_string(streams));
+  }
+  return {{ids->data(), ids->data() + ids->size()}, ids->shape(1), text, sha256, streams == 2};
+}
+
 Method method_of(const std::string& name) {
   const auto method = parse_method(name);
   if (!method)
-    throw Error(ErrorCode::kArgument, "method: expected rtn or mse, found '" + name + "'");
+    throw Error(ErrorCode::kArgument, "method: expected rtn, mse or gptq, found '" + name + "'");
   return *method;
 }
 
@@ -40,11 +57,18 @@ void bind_convert_directory(py::module_& module) {
          std::optional<int> router_bits, std::optional<int> expert_floor,
          const std::vector<std::string>& rules, const std::string& method, int threads,
          const std::string& source_name, const std::string& source_revision, bool think_in_template,
-         const std::string& generator_version, const py::object& progress) {
+         const std::string& generator_version, const std::optional<Tokens>& calibration_ids,
+         const std::string& calibration_text, const std::string& calibration_sha256,
+         int calibration_streams, const py::object& progress) {
         ConvertOptions options{};
         options.plan =
             make_plan_options(profile, dtype, group_size, router_bits, expert_floor, rules);
-        options.method = method_of(method);
+        if (method == "gptq") {
+          options.calibration = calibration_of(calibration_ids, calibration_text,
+                                               calibration_sha256, calibration_streams);
+        } else {
+          options.method = method_of(method);
+        }
         options.threads = threads;
         options.source_name = source_name;
         options.source_revision = source_revision;
@@ -60,9 +84,14 @@ void bind_convert_directory(py::module_& module) {
       py::arg("rules") = std::vector<std::string>{}, py::arg("method") = "mse",
       py::arg("threads") = 0, py::arg("source_name") = "", py::arg("source_revision") = "",
       py::arg("think_in_template") = false, py::arg("generator_version"),
+      py::arg("calibration_ids") = py::none(), py::arg("calibration_text") = "",
+      py::arg("calibration_sha256") = "", py::arg("calibration_streams") = 2,
       py::arg("progress") = py::none(),
       "Writes shards, index, config.json and jang_config.json into the existing directory\n"
-      "`partial`. progress(done, total, item) counts bytes of source weights, on the calling\n"
+      "`partial`. calibration_ids: int32 [sequences, tokens], for method gptq; "
+      "calibration_streams\n"
+      "2 also runs the full-precision model beside the quantized one. progress(done, total, item) "
+      "counts bytes of source weights, on the calling\n"
       "thread. threads 0: as many as the process may use. Raises FormatError, UnsupportedError,\n"
       "ArgumentError, IoError.");
 }

@@ -7,8 +7,10 @@
 #include <string_view>
 #include <utility>
 
+#include "arch/directory.h"
 #include "arch/family.h"
 #include "base/error.h"
+#include "calibrate/solve_model.h"
 #include "convert/panel_writer.h"
 #include "convert/panels.h"
 #include "convert/shard_output.h"
@@ -45,11 +47,13 @@ void require_convertible(const ConversionSource& source) {
 
 struct WorkList {
   std::vector<Panel> panels;     // shard by shard, tensor by tensor, in order
+  std::vector<Panel> whole;      // behind them: tensors that are solved, a panel each
   std::vector<uint64_t> counts;  // panels of each planned tensor
   uint64_t bytes = 0;
 };
 
-WorkList cut_plan(const Plan& plan) {
+/// `solved`: quantized tensors are not cut.
+WorkList cut_plan(const Plan& plan, bool solved) {
   WorkList work;
   work.counts.resize(plan.tensors.size());
   for (const std::vector<uint32_t>& shard : plan.shards) {
@@ -57,6 +61,12 @@ WorkList cut_plan(const Plan& plan) {
       const FinalTensor& tensor = plan.tensors[index].tensor;
       const uint64_t columns = tensor.columns();
       const uint64_t rows = columns == 0 ? 0 : tensor.elements() / columns;
+      if (solved && plan.tensors[index].format) {
+        const uint64_t bytes = tensor.elements() * static_cast<uint64_t>(dtype_size(tensor.dtype));
+        work.whole.push_back({index, 0, rows, 0, columns, bytes});
+        work.counts[index] = 1;
+        continue;
+      }
       const std::size_t before = work.panels.size();
       cut_panels(index, rows, columns, static_cast<uint64_t>(dtype_size(tensor.dtype)),
                  work.panels);
@@ -64,6 +74,7 @@ WorkList cut_plan(const Plan& plan) {
     }
   }
   for (const Panel& panel : work.panels) work.bytes += panel.bytes;
+  for (const Panel& panel : work.whole) work.bytes += panel.bytes;
   return work;
 }
 
@@ -88,6 +99,41 @@ std::map<std::string, uint32_t> join_checksums(const Plan& plan, const ShardOutp
   return joined;
 }
 
+/// Solves the quantized tensors in the order of the forward pass and writes each as it is done.
+CalibrationRecord solve_tensors(const std::filesystem::path& source_path,
+                                const std::filesystem::path& partial, const Plan& plan,
+                                const CalibrationInput& input, const WorkList& work,
+                                const PanelWriter& writer, ShardOutput& output,
+                                std::span<PanelSums> sums, JobProgress& progress, ThreadPool& pool,
+                                std::vector<std::string>& warnings) {
+  CalibrationRecord record{
+      input.text, input.sha256, 0, static_cast<uint64_t>(input.tokens), input.two_streams ? 2u : 1u,
+      {}};
+  std::map<uint32_t, std::size_t> place;
+  for (std::size_t i = 0; i < work.whole.size(); ++i) place[work.whole[i].tensor] = i;
+  WriteScratch scratch;
+  SolveModelHooks hooks;
+  hooks.poll = [&] { progress.report({}); };
+  hooks.read = [&](uint32_t tensor) { return writer.read(work.whole[place.at(tensor)], scratch); };
+  hooks.store = [&](uint32_t tensor, const AffinePanel& solved, const SolverRecord& solver) {
+    const std::size_t i = place.at(tensor);
+    sums[i] = writer.write_solved(work.whole[i], solved);
+    output.panel_done(tensor);
+    progress.done += work.whole[i].bytes;
+    record.tensors[plan.tensors[tensor].tensor.path] = solver;
+    progress.report(plan.tensors[tensor].tensor.name);
+  };
+  SolveModelOptions options;
+  options.two_streams = input.two_streams;
+  options.scratch_directory = partial;
+  const CalibrationTokens tokens{input.ids, input.tokens};
+  record.sequences = static_cast<uint64_t>(tokens.sequences());
+  const ModelDirectory directory = open_model_directory(source_path);
+  for (std::string& warning : solve_model(directory, plan, tokens, options, hooks, pool))
+    warnings.push_back(std::move(warning));
+  return record;
+}
+
 }  // namespace
 
 ConvertReport convert_directory(const std::filesystem::path& source_path,
@@ -103,11 +149,11 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   report.file_bytes = plan.file_bytes;
 
   ThreadPool pool(options.threads != 0 ? options.threads : default_thread_count().threads);
-  const WorkList work = cut_plan(plan);
+  const WorkList work = cut_plan(plan, options.calibration.has_value());
   ShardOutput output(partial, plan, work.counts);
   const PanelWriter writer(source, plan, options.method, options.plan.dtype, output);
   std::vector<WriteScratch> scratch(static_cast<std::size_t>(pool.size()));
-  std::vector<PanelSums> sums(work.panels.size());
+  std::vector<PanelSums> sums(work.panels.size()), solved_sums(work.whole.size());
   const std::size_t ahead = kPrefetchPanels * static_cast<std::size_t>(pool.size());
   JobProgress progress{callbacks, work.bytes};
   const auto name = [&](uint32_t tensor) -> std::string_view {
@@ -121,6 +167,11 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
     sums[i] = writer.write(work.panels[i], scratch[static_cast<std::size_t>(worker)]);
     output.panel_done(work.panels[i].tensor);
   });
+  std::optional<CalibrationRecord> calibration;
+  if (options.calibration) {
+    calibration = solve_tensors(source_path, partial, plan, *options.calibration, work, writer,
+                                output, solved_sums, progress, pool, report.warnings);
+  }
   output.finish();
   progress.report({});
 
@@ -132,11 +183,15 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   write_document("model.safetensors.index.json", output_index_json(plan));
   write_document("config.json", output_config_json(plan, source.config));
   ConversionRecord record;
-  record.method = method_name(options.method);
+  record.method = calibration ? "gptq" : method_name(options.method);
+  record.calibration = std::move(calibration);
   record.source_name = options.source_name;
   record.source_revision = options.source_revision;
   record.source_dtype = main_dtype(source.inventory);
-  record.checksums = join_checksums(plan, output, work.panels, sums);
+  std::vector<Panel> written = work.panels;
+  written.insert(written.end(), work.whole.begin(), work.whole.end());
+  sums.insert(sums.end(), solved_sums.begin(), solved_sums.end());
+  record.checksums = join_checksums(plan, output, written, sums);
   record.think_in_template = options.think_in_template;
   record.generator_version = options.generator_version;
   write_document("jang_config.json", jang_config_json(plan, source.config, record));

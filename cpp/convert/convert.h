@@ -3,7 +3,9 @@
 // see python/jang_tools/convert.py).
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,11 +15,21 @@
 
 namespace jang {
 
+/// What `gptq` solves against: token ids [sequences][tokens], and where they come from.
+struct CalibrationInput {
+  std::vector<int32_t> ids;
+  int64_t tokens = 0;       // of a sequence
+  std::string text;         // bare name, or "builtin"
+  std::string sha256;       // of the text
+  bool two_streams = true;  // see SolveModelOptions
+};
+
 struct ConvertOptions {
   PlanOptions plan;
   Method method = Method::kMse;
-  int threads = 0;          // 0: default_thread_count()
-  std::string source_name;  // recorded; never a path
+  std::optional<CalibrationInput> calibration;  // present: method gptq, whatever `method` says
+  int threads = 0;                              // 0: default_thread_count()
+  std::string source_name;                      // recorded; never a path
   std::string source_revision;
   bool think_in_template = false;
   std::string generator_version;

@@ -74,22 +74,33 @@ SourcePanel PanelWriter::cast_to(const SourcePanel& values, DType to, const Pane
   return {scratch.cast.data(), to, values.rows, values.columns};
 }
 
-PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
+SourcePanel PanelWriter::read(const Panel& panel, WriteScratch& scratch) const {
   const PlannedTensor& planned = plan_.tensors[panel.tensor];
   const Checkpoint& checkpoint = *source_.checkpoint;
-  SourcePanel values = read_panel(checkpoint, planned.tensor, panel, scratch.gathered);
+  const SourcePanel values = read_panel(checkpoint, planned.tensor, panel, scratch.gathered);
   require_finite(values, checkpoint, planned.tensor, panel);
+  if (!planned.format) return cast_to(values, planned.dtype, panel, scratch);
+  return cast_ ? cast_to(values, *cast_, panel, scratch) : values;
+}
+
+PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
+  const PlannedTensor& planned = plan_.tensors[panel.tensor];
+  const SourcePanel values = read(panel, scratch);
   PanelSums sums;
   if (planned.format) {
-    if (cast_) values = cast_to(values, *cast_, panel, scratch);
     sums = write_quantized(values, panel, scratch);
   } else {
-    values = cast_to(values, planned.dtype, panel, scratch);
     const auto size = static_cast<uint64_t>(dtype_size(planned.dtype));
     const uint64_t offset = (panel.row * planned.tensor.columns() + panel.column) * size;
     put(panel, 0, offset, {values.data, values.rows * values.columns * size}, sums);
   }
-  drop_panel(checkpoint, planned.tensor, panel);
+  drop_panel(*source_.checkpoint, planned.tensor, panel);
+  return sums;
+}
+
+PanelSums PanelWriter::write_solved(const Panel& panel, const AffinePanel& solved) const {
+  const PanelSums sums = put_quantized(panel, solved);
+  drop_panel(*source_.checkpoint, plan_.tensors[panel.tensor].tensor, panel);
   return sums;
 }
 
@@ -115,16 +126,25 @@ PanelSums PanelWriter::write_quantized(const SourcePanel& values, const Panel& p
                           std::string(dtype_name(format.metadata)),
                       range_hint(format.metadata));
   }
-  // A panel is whole rows or a run of whole groups of one row: one contiguous range of each piece.
+  return put_quantized(panel, {scratch.codes.data(), scratch.scales.data(), scratch.biases.data()});
+}
+
+// A panel is whole rows or a run of whole groups of one row: one contiguous range of each piece.
+PanelSums PanelWriter::put_quantized(const Panel& panel, const AffinePanel& quantized) const {
+  const PlannedTensor& planned = plan_.tensors[panel.tensor];
+  const AffineFormat& format = *planned.format;
+  const auto size = static_cast<uint64_t>(dtype_size(format.metadata));
+  const uint64_t code_bytes = panel.rows * format.row_bytes(panel.columns);
+  const uint64_t group_bytes = panel.rows * format.row_groups(panel.columns) * size;
   const uint64_t columns = planned.tensor.columns();
   const uint64_t code_offset =
       panel.row * format.row_bytes(columns) + format.row_bytes(panel.column);
   const uint64_t group_offset =
       (panel.row * format.row_groups(columns) + format.row_groups(panel.column)) * size;
   PanelSums sums;
-  put(panel, 0, code_offset, {scratch.codes.data(), code_bytes}, sums);
-  put(panel, 1, group_offset, {scratch.scales.data(), group_bytes}, sums);
-  put(panel, 2, group_offset, {scratch.biases.data(), group_bytes}, sums);
+  put(panel, 0, code_offset, {quantized.codes, code_bytes}, sums);
+  put(panel, 1, group_offset, {quantized.scales, group_bytes}, sums);
+  put(panel, 2, group_offset, {quantized.biases, group_bytes}, sums);
   return sums;
 }
 

@@ -36,11 +36,18 @@ class PanelWriter {
   /// Throws Error{kNonFinite | kRange} naming file, tensor, row and column of the source.
   PanelSums write(const Panel& panel, WriteScratch& scratch) const;
 
+  /// The values of a panel to quantize from: finite, in the dtype of the plan. They lie in the map
+  /// or in `scratch`.
+  SourcePanel read(const Panel& panel, WriteScratch& scratch) const;
+  /// Writes a panel of whole rows that has been quantized already, and gives its source back.
+  PanelSums write_solved(const Panel& panel, const AffinePanel& solved) const;
+
  private:
   SourcePanel cast_to(const SourcePanel& values, DType to, const Panel& panel,
                       WriteScratch& scratch) const;
   PanelSums write_quantized(const SourcePanel& values, const Panel& panel,
                             WriteScratch& scratch) const;
+  PanelSums put_quantized(const Panel& panel, const AffinePanel& quantized) const;
   void put(const Panel& panel, std::size_t piece, uint64_t offset, std::span<const std::byte> bytes,
            PanelSums& sums) const;
 

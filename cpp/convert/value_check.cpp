@@ -76,8 +76,9 @@ void ValueFinding::merge(const ValueFinding& later) noexcept {
 }
 
 bool ValueCheck::within(const PanelError& stored, const PanelError& rounded) const noexcept {
-  return stored.error_squares <= bounds_.factor * bounds_.factor * rounded.error_squares +
-                                     kSumNoise * rounded.source_squares;
+  const double limit = bounds_.factor * std::sqrt(rounded.error_squares) +
+                       bounds_.shift * std::sqrt(rounded.source_squares);
+  return stored.error_squares <= limit * limit + kSumNoise * rounded.source_squares;
 }
 
 ValueFinding ValueCheck::compare(const ValuePair& pair, const Panel& panel,

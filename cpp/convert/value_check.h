@@ -46,6 +46,7 @@ struct ValueScratch {
 
 struct ValueBounds {
   double factor = 1.5;       // of the relative RMS of plain rounding
+  double shift = 0;          // added to it: how far a target may lie from the source
   bool every_group = false;  // holds in every group
   bool exact = false;        // plain rounding itself, where no cast came before
 };
@@ -59,7 +60,8 @@ class ValueCheck {
   /// Throws Error{kNonFinite} for a source that holds NaN or infinity.
   ValueFinding compare(const ValuePair& pair, const Panel& panel, ValueScratch& scratch) const;
 
-  double factor() const noexcept { return bounds_.factor; }
+  /// Of the relative RMS of a module, given that of plain rounding.
+  double limit(double rounded) const noexcept { return bounds_.factor * rounded + bounds_.shift; }
   bool within(const PanelError& stored, const PanelError& rounded) const noexcept;
 
  private:

@@ -9,6 +9,7 @@
 #include "arch/spec_tensors.h"
 #include "convert/value_check.h"
 #include "convert/verify_parts.h"
+#include "quant/gptq.h"
 
 namespace jang {
 namespace {
@@ -95,11 +96,11 @@ void judge(Examined& examined, const ValueCheck& check, const ValuePair& pair,
   const double stored = found.stored.relative_rms();
   const double rounded = found.rounded.relative_rms();
   examined.result.tensors.push_back(
-      {pair.module->path, stored, found.stored.max_abs, check.factor() * rounded});
+      {pair.module->path, stored, found.stored.max_abs, check.limit(rounded)});
   if (!check.within(found.stored, found.rounded)) {
     examined.fault(ErrorCode::kQuality, file, pair.module->path,
                    "relative error " + percent_text(stored) + ", expected at most " +
-                       percent_text(check.factor() * rounded) +
+                       percent_text(check.limit(rounded)) +
                        " (plain rounding at the same format: " + percent_text(rounded) + ")");
   } else if (found.differs) {
     examined.fault(ErrorCode::kQuality, file, pair.module->path,
@@ -118,6 +119,7 @@ void verify_values(Examined& examined, const ConversionSource& source, ThreadPoo
   const std::string method = method_of(examined);
   ValueBounds bounds;
   bounds.factor = method == "gptq" ? kFactorGptq : kFactor;
+  if (method == "gptq") bounds.shift = SolveOptions{}.target_limit;
   bounds.exact = examined.ours && method == "rtn";
   bounds.every_group = examined.ours && (method == "rtn" || method == "mse");
   const ValueCheck check(*examined.directory, source, bounds);

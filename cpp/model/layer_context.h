@@ -59,6 +59,7 @@ struct LayerContext {
   std::span<const SequenceSlice> sequences;  // in the order of rows, without gaps
   int64_t layer = 0;
   int64_t tokens = 0;  // rows of all sequences
+  int64_t hidden = 0;
 };
 
 }  // namespace jang

@@ -61,16 +61,20 @@ void LinearRunner::multiply(const LinearJob& job, const LinearInput& input, int6
   }
 }
 
-void LinearRunner::run(std::span<const LinearJob> jobs, const float* x, int64_t tokens) {
+bool LinearRunner::run(std::span<const LinearJob> jobs, const float* x, int64_t tokens) {
+  if (observer_ != nullptr && !observer_->on_input(jobs, x, tokens)) return false;
   input_.set(x, tokens, jobs.front().weight->columns);
   for (const LinearJob& job : jobs) input_.prepare(*job.weight);
   run(jobs, input_);
+  return true;
 }
 
-void LinearRunner::run_exact(std::span<const LinearJob> jobs, const float* x, int64_t tokens) {
+bool LinearRunner::run_exact(std::span<const LinearJob> jobs, const float* x, int64_t tokens) {
+  if (observer_ != nullptr && !observer_->on_input(jobs, x, tokens)) return false;
   exact_input_.set(x, tokens, jobs.front().weight->columns);
   for (const LinearJob& job : jobs) exact_input_.prepare(*job.weight);
   run(jobs, exact_input_);
+  return true;
 }
 
 void LinearRunner::count_sets(std::span<const LinearJob> jobs) {

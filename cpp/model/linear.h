@@ -22,19 +22,31 @@ struct LinearJob {
   int64_t set = 0;    // jobs of one set are finished together
 };
 
+/// Sees the rows that matrices are about to be multiplied with.
+class LinearObserver {
+ public:
+  virtual ~LinearObserver() = default;
+  /// `x`: [tokens][columns of the jobs' weights]. False: nothing is multiplied and the pass ends;
+  /// what the layer would have written is undefined.
+  virtual bool on_input(std::span<const LinearJob> jobs, const float* x, int64_t tokens) = 0;
+};
+
 class LinearRunner {
  public:
   LinearRunner(ThreadPool& pool, Precision precision);
 
   Precision precision() const noexcept { return input_precision_; }
+  /// Shows it every input from now on but those of routed experts; nullptr: nobody.
+  void observe(LinearObserver* observer) noexcept { observer_ = observer; }
 
   /// `x`: [tokens][columns] contiguous, the columns of every job's weight. A row of the result
   /// depends only on its own weights and x: not on the split, nor on the number of threads. In
   /// exact precision not on the other rows that its job multiplies either; in fast one only
   /// through their number.
-  void run(std::span<const LinearJob> jobs, const float* x, int64_t tokens);
+  /// False if the observer ended the pass.
+  [[nodiscard]] bool run(std::span<const LinearJob> jobs, const float* x, int64_t tokens);
   /// The same in exact precision, whatever the runner's is: for routers.
-  void run_exact(std::span<const LinearJob> jobs, const float* x, int64_t tokens);
+  [[nodiscard]] bool run_exact(std::span<const LinearJob> jobs, const float* x, int64_t tokens);
 
   /// Jobs on rows of a prepared input. `finish`, if any, is called inside the region with the
   /// number of each set once its last job is done, by the thread that did it; what the set's jobs
@@ -50,6 +62,7 @@ class LinearRunner {
   ThreadPool& pool_;
   const kernels::KernelTable& kernels_;
   const Precision input_precision_;
+  LinearObserver* observer_ = nullptr;
   LinearInput input_, exact_input_;
   std::vector<int64_t> starts_;                   // first block of each job, then their number
   std::vector<std::atomic<int64_t>> unfinished_;  // blocks of each set that are not done

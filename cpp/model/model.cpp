@@ -5,12 +5,10 @@
 #include <cmath>
 #include <functional>
 #include <string>
-#include <variant>
 
 #include "arch/directory.h"
-#include "model/layers/attention.h"
-#include "model/layers/gated_mlp.h"
-#include "model/layers/moe.h"
+#include "model/branch.h"
+#include "model/embedding.h"
 #include "model/linear.h"
 #include "quant/active_kernels.h"
 
@@ -36,69 +34,6 @@ int64_t prefill_chunk(const ModelSpec& spec) {
   return chunk;
 }
 
-struct NormLayer {
-  NormSpec spec;
-  std::vector<float> weight;
-
-  void forward(const kernels::KernelTable& kernels, ThreadPool& pool, const float* x,
-               int64_t tokens, float* out) const {
-    const int64_t n = spec.size;
-    const float offset = spec.kind == NormKind::kRmsOnePlus ? 1.0f : 0.0f;
-    pool.split(tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
-      kernels.rms_norm(x + begin * n, n, weight.data(), offset, spec.eps, end - begin, n,
-                       out + begin * n, n);
-    });
-  }
-
-  /// h += y, then out = the norm of h.
-  void add_and_forward(const kernels::KernelTable& kernels, ThreadPool& pool, float* h,
-                       const float* y, int64_t tokens, float* out) const {
-    const int64_t n = spec.size;
-    const float offset = spec.kind == NormKind::kRmsOnePlus ? 1.0f : 0.0f;
-    pool.split(tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
-      kernels.add_rms_norm(h + begin * n, y + begin * n, weight.data(), offset, spec.eps,
-                           end - begin, n, out + begin * n);
-    });
-  }
-};
-
-using MixerLayer = std::variant<AttentionLayer>;
-using FeedForwardLayer = std::variant<GatedMlpLayer, MoeLayer>;
-
-MixerLayer make_mixer(const MixerSpec& spec, WeightBinder& binder) {
-  return std::visit([&](const AttentionSpec& s) -> MixerLayer { return AttentionLayer(s, binder); },
-                    spec);
-}
-
-FeedForwardLayer make_feed_forward(const FeedForwardSpec& spec, WeightBinder& binder) {
-  if (const auto* moe = std::get_if<MoeSpec>(&spec)) return MoeLayer(*moe, binder);
-  return GatedMlpLayer(std::get<GatedMlpSpec>(spec), binder);
-}
-
-struct Layer {
-  std::optional<NormLayer> pre_norm, post_norm, ff_pre_norm, ff_post_norm;
-  MixerLayer mixer;
-  std::optional<FeedForwardLayer> feed_forward;
-  float residual = 1.0f;
-};
-
-std::optional<NormLayer> make_norm(const std::optional<NormSpec>& spec, WeightBinder& binder) {
-  if (!spec) return std::nullopt;
-  return NormLayer{*spec, binder.norm(*spec)};
-}
-
-Layer make_layer(const LayerSpec& spec, WeightBinder& binder) {
-  Layer layer{make_norm(spec.pre_norm, binder),
-              make_norm(spec.post_norm, binder),
-              make_norm(spec.ff_pre_norm, binder),
-              make_norm(spec.ff_post_norm, binder),
-              make_mixer(spec.mixer, binder),
-              std::nullopt,
-              spec.residual};
-  if (spec.feed_forward) layer.feed_forward = make_feed_forward(*spec.feed_forward, binder);
-  return layer;
-}
-
 int resolve_threads(int wanted) {
   if (wanted < 0 || wanted > 1024) {
     throw Error(ErrorCode::kArgument, "threads: expected 1..1024, found " + std::to_string(wanted));
@@ -120,8 +55,8 @@ struct Model::Impl {
         work(pool, options.precision) {
     WeightBinder binder(directory);
     embedding = binder.linear({spec.embedding.path, spec.vocabulary, spec.hidden, false});
-    layers.reserve(spec.layers.size());
-    for (const LayerSpec& layer : spec.layers) layers.push_back(make_layer(layer, binder));
+    for (std::size_t l = 0; l < spec.layers.size(); ++l)
+      append_branches(spec.layers[l], static_cast<int64_t>(l), binder, branches);
     final_norm = NormLayer{spec.final_norm, binder.norm(spec.final_norm)};
     if (!spec.head.tied) head = binder.linear(spec.head.linear);
     binder.check_all_used();
@@ -131,10 +66,7 @@ struct Model::Impl {
     kv_type = options.kv_type.value_or(rounds ? KvType::kF16 : KvType::kF32);
   }
 
-  void embed(std::span<const int32_t> tokens, float* out) const;
   void run_layers(LayerContext& context, float* h, const std::function<void()>& poll);
-  const float* add_branch(const std::optional<NormLayer>& post_norm, const Layer& layer,
-                          int64_t tokens, const std::optional<NormLayer>& next, float* h);
   void project_logits(const float* h, int64_t tokens, float* logits);
   void check(std::span<const BatchEntry> batch) const;
   void run(std::span<const BatchEntry> batch, Logits which, float* logits,
@@ -149,7 +81,7 @@ struct Model::Impl {
   const int64_t chunk;  // most rows that go through the layers together
   KvType kv_type = KvType::kF32;
   LinearWeight embedding;
-  std::vector<Layer> layers;
+  std::vector<Branch> branches;
   NormLayer final_norm;
   std::optional<LinearWeight> head;
   double load_seconds = 0;
@@ -159,69 +91,21 @@ struct Model::Impl {
   AlignedBuffer<float> last;                    // last rows of the entries, [entries][hidden]
 };
 
-void Model::Impl::embed(std::span<const int32_t> tokens, float* out) const {
-  for (const int32_t token : tokens) {
-    if (const auto* affine = std::get_if<kernels::AffineMatrix>(&embedding.matrix)) {
-      kernels.affine_row(*affine, token, out);
-    } else {
-      kernels.dense_row(std::get<kernels::DenseMatrix>(embedding.matrix), token, out);
-    }
-    if (spec.embedding.scale != 1.0f) {
-      for (int64_t i = 0; i < spec.hidden; ++i) out[i] *= spec.embedding.scale;
-    }
-    out += spec.hidden;
-  }
-}
-
-// Adds `branch` to the stream h and gives the input of the next branch: h normed by `next`, or h
-// itself where the family has no norm there.
-const float* Model::Impl::add_branch(const std::optional<NormLayer>& post_norm, const Layer& layer,
-                                     int64_t tokens, const std::optional<NormLayer>& next,
-                                     float* h) {
-  float* values = branch.data();
-  if (post_norm) post_norm->forward(kernels, pool, values, tokens, values);
-  const int64_t n = tokens * spec.hidden;
-  if (layer.residual != 1.0f) {
-    for (int64_t i = 0; i < n; ++i) values[i] *= layer.residual;
-  }
-  if (!next) {
-    kernels.add(h, values, n);
-    return h;
-  }
-  next->add_and_forward(kernels, pool, h, values, tokens, normed.data());
-  return normed.data();
-}
-
 void Model::Impl::run_layers(LayerContext& context, float* h, const std::function<void()>& poll) {
-  const int64_t tokens = context.tokens;
-  const std::optional<NormLayer> none;
-  const float* input = h;
-  if (const auto& first = layers.empty() ? none : layers.front().pre_norm) {
-    first->forward(kernels, pool, h, tokens, normed.data());
-    input = normed.data();
-  }
-  for (std::size_t l = 0; l < layers.size(); ++l) {
+  const float* input = branches.empty() ? h : branches.front().enter(context, h, normed.data());
+  for (std::size_t i = 0; i < branches.size(); ++i) {
     if (poll) poll();
-    const Layer& layer = layers[l];
     // The final norm is not among these: often only the last token goes through it.
-    const auto& next_layer = l + 1 < layers.size() ? layers[l + 1].pre_norm : none;
-    context.layer = static_cast<int64_t>(l);
-    std::visit([&](const auto& mixer) { mixer.forward(context, input, branch.data()); },
-               layer.mixer);
-    const bool mixer_only = !layer.feed_forward;
-    input =
-        add_branch(layer.post_norm, layer, tokens, mixer_only ? next_layer : layer.ff_pre_norm, h);
-    if (mixer_only) continue;
-    std::visit([&](const auto& ff) { ff.forward(context, input, branch.data()); },
-               *layer.feed_forward);
-    input = add_branch(layer.ff_post_norm, layer, tokens, next_layer, h);
+    const Branch* next = i + 1 < branches.size() ? &branches[i + 1] : nullptr;
+    if (!branches[i].run(context, input, branch.data())) return;
+    input = branches[i].leave(context, next, branch.data(), h, normed.data());
   }
 }
 
 void Model::Impl::project_logits(const float* h, int64_t tokens, float* logits) {
   final_norm.forward(kernels, pool, h, tokens, normed.data());
   const LinearJob job{head ? &*head : &embedding, logits, spec.vocabulary};
-  linear.run({&job, 1}, normed.data(), tokens);
+  if (!linear.run({&job, 1}, normed.data(), tokens)) return;
   const int64_t n = tokens * spec.vocabulary;
   if (spec.head.multiplier != 1.0f) {
     for (int64_t i = 0; i < n; ++i) logits[i] *= spec.head.multiplier;
@@ -290,13 +174,14 @@ void Model::Impl::run(std::span<const BatchEntry> batch, Logits which, float* lo
         slices.push_back({entry.cache, row, to - from, entry.cache->length() + from,
                           std::span(ropes).subspan(e * spec.ropes.size(), spec.ropes.size()),
                           entry.cache->length()});
-        embed(entry.tokens.subspan(static_cast<std::size_t>(from),
-                                   static_cast<std::size_t>(to - from)),
-              hidden.data() + row * spec.hidden);
+        embed_tokens(embedding, spec.embedding.scale,
+                     entry.tokens.subspan(static_cast<std::size_t>(from),
+                                          static_cast<std::size_t>(to - from)),
+                     hidden.data() + row * spec.hidden);
       }
       first += count;
     }
-    LayerContext context{pool, linear, kernels, work, slices, 0, end - done};
+    LayerContext context{pool, linear, kernels, work, slices, 0, end - done, spec.hidden};
     run_layers(context, hidden.data(), poll);
     if (which == Logits::kAll) {
       project_logits(hidden.data(), end - done, logits + done * spec.vocabulary);

@@ -50,6 +50,18 @@ kernels::AffineMatrix affine_matrix(const ModelDirectory& directory, const Quant
           float_type(directory, *module.scales)};
 }
 
+/// `rows` rows of a matrix from `first` on.
+kernels::AffineMatrix rows_of(const kernels::AffineMatrix& whole, int64_t first, int64_t rows) {
+  const int64_t size = whole.metadata == kernels::FloatType::kF32 ? 4 : 2;
+  kernels::AffineMatrix part = whole;
+  const int64_t groups = first * (whole.columns / whole.group) * size;
+  part.codes += first * (whole.columns / 8) * whole.bits;
+  part.scales += groups;
+  part.biases += groups;
+  part.rows = rows;
+  return part;
+}
+
 }  // namespace
 
 uint64_t stored_bytes(const LinearWeight& weight) {
@@ -69,6 +81,7 @@ WeightBinder::WeightBinder(const ModelDirectory& directory)
 
 void WeightBinder::use(const CheckpointTensor& tensor) {
   used_[static_cast<std::size_t>(&tensor - directory_.checkpoint.tensors().data())] = true;
+  bound_.push_back(&tensor);
 }
 
 const Inventory& WeightBinder::inventory() const {
@@ -123,11 +136,15 @@ const QuantizedModule* WeightBinder::module(const std::string& path,
 
 LinearWeight WeightBinder::linear(const LinearSpec& spec) {
   LinearWeight weight;
+  weight.path = spec.path;
   weight.rows = spec.out;
   weight.columns = spec.in;
   const std::vector<uint64_t> shape = {static_cast<uint64_t>(spec.out),
                                        static_cast<uint64_t>(spec.in)};
-  if (const QuantizedModule* quantized = module(spec.path, shape)) {
+  if (const auto replaced = replaced_.find(spec.path); replaced != replaced_.end()) {
+    JANG_ASSERT(replaced->second.rows == spec.out && replaced->second.columns == spec.in);
+    weight.matrix = replaced->second;
+  } else if (const QuantizedModule* quantized = module(spec.path, shape)) {
     weight.matrix = affine_matrix(directory_, *quantized, spec.out, spec.in, 0);
   } else {
     const CheckpointTensor& tensor = plain(spec.path + ".weight", shape);
@@ -146,6 +163,13 @@ std::vector<LinearWeight> WeightBinder::stack(const StackSpec& spec) {
   for (LinearWeight& matrix : matrices) {
     matrix.rows = spec.out;
     matrix.columns = spec.in;
+  }
+  if (const auto replaced = replaced_.find(spec.path); replaced != replaced_.end()) {
+    const kernels::AffineMatrix& whole = replaced->second;
+    JANG_ASSERT(whole.rows == spec.count * spec.out && whole.columns == spec.in);
+    for (int64_t i = 0; i < spec.count; ++i)
+      matrices[static_cast<std::size_t>(i)].matrix = rows_of(whole, i * spec.out, spec.out);
+    return matrices;
   }
   if (const QuantizedModule* quantized = module(spec.path, shape)) {
     for (int64_t i = 0; i < spec.count; ++i) {

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <variant>
@@ -18,6 +20,7 @@ namespace jang {
 using MatrixWeight = std::variant<kernels::AffineMatrix, kernels::DenseMatrix>;
 
 struct LinearWeight {
+  std::string path;  // of the spec; empty for a matrix of a stack
   MatrixWeight matrix;
   std::vector<float> bias;  // empty or [rows]
   int64_t rows = 0;
@@ -31,6 +34,19 @@ uint64_t stored_bytes(const LinearWeight& weight);
 class WeightBinder {
  public:
   explicit WeightBinder(const ModelDirectory& directory);
+
+  /// From now on `path` is bound to this matrix instead of what the directory holds; of a stack,
+  /// its matrices one behind the other. The memory stays the caller's.
+  void replace(const std::string& path, const kernels::AffineMatrix& matrix) {
+    replaced_.insert_or_assign(path, matrix);
+  }
+  void restore() { replaced_.clear(); }
+  /// Calls visit(tensor) for all tensors of the directory that were bound since the last call.
+  template <typename Visit>
+  void visit_bound(Visit&& visit) {
+    for (const CheckpointTensor* tensor : bound_) visit(*tensor);
+    bound_.clear();
+  }
 
   /// Throws kMissingTensor or kTensorShape naming file, tensor, expected and found.
   LinearWeight linear(const LinearSpec& spec);
@@ -60,7 +76,9 @@ class WeightBinder {
   const ModelDirectory& directory_;
   bool any_quantized_ = false;
   mutable std::optional<Inventory> inventory_;  // of a plain checkpoint, once it is needed
-  std::vector<bool> used_;                      // by position in checkpoint.tensors()
+  std::map<std::string, kernels::AffineMatrix, std::less<>> replaced_;
+  std::vector<const CheckpointTensor*> bound_;
+  std::vector<bool> used_;  // by position in checkpoint.tensors()
 };
 
 }  // namespace jang

@@ -50,7 +50,38 @@ std::string cache_type(const Traits& traits, const std::string& attention) {
   return attention == "mla" ? "mla" : "kv";
 }
 
-Json manifest_json(const Plan& plan, const std::string& method) {
+/// What `calibration_method` names: "none", or the text and its hash.
+std::string calibration_name(const ConversionRecord& record) {
+  if (!record.calibration) return "none";
+  return record.calibration->text + " sha256:" + record.calibration->sha256;
+}
+
+Json calibration_json(const CalibrationRecord& calibration) {
+  Json out;
+  out["text"] = calibration.text;
+  out["sha256"] = calibration.sha256;
+  out["sequences"] = calibration.sequences;
+  out["tokens_per_sequence"] = calibration.tokens;
+  out["tokens"] = calibration.sequences * calibration.tokens;
+  out["streams"] = calibration.streams;
+  out["seed"] = nullptr;  // nothing is drawn: sequences are spread evenly over the text
+  return out;
+}
+
+void add_solver(Json& entry, const ConversionRecord& record, const std::string& path) {
+  const SolverRecord* found = nullptr;
+  if (record.calibration) {
+    const auto at = record.calibration->tensors.find(path);
+    if (at != record.calibration->tensors.end()) found = &at->second;
+  }
+  entry["solver"] = found != nullptr ? found->solver : record.method;
+  if (found == nullptr || found->solver != "gptq") return;
+  entry["lambda"] = found->lambda;
+  entry["alpha"] = found->alpha;
+  entry["error"] = found->error;
+}
+
+Json manifest_json(const Plan& plan, const ConversionRecord& record) {
   Json manifest = Json::Object{};
   const auto count = static_cast<uint32_t>(plan.shards.size());
   for (uint32_t shard = 0; shard < count; ++shard) {
@@ -69,7 +100,7 @@ Json manifest_json(const Plan& plan, const std::string& method) {
       entry["group_size"] = planned.format->group_size;
       entry["shape"] = shape_json(planned.tensor.shape);
       entry["role"] = role_name(planned.tensor.role.role);
-      entry["solver"] = method;
+      add_solver(entry, record, planned.tensor.path);
     }
   }
   return manifest;
@@ -91,9 +122,10 @@ Json quantization_json(const Plan& plan, const ConversionRecord& record) {
   out["block_size"] = plan.global.group_size;
   out["bit_widths_used"] = width_list;
   out["quantization_method"] = record.method;
-  out["calibration_method"] = "none";
+  out["calibration_method"] = calibration_name(record);
+  if (record.calibration) out["calibration"] = calibration_json(*record.calibration);
   out["hadamard_rotation"] = false;
-  Json manifest = manifest_json(plan, record.method);
+  Json manifest = manifest_json(plan, record);
   out["tensor_quantization_manifest_schema"] = 1;
   out["tensor_quantization_manifest_count"] = static_cast<uint64_t>(manifest.as_object().size());
   out["tensor_quantization_manifest"] = std::move(manifest);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "plan/plan.h"
@@ -17,11 +18,30 @@ std::string output_config_json(const Plan& plan, const ModelConfig& source);
 /// model.safetensors.index.json.
 std::string output_index_json(const Plan& plan);
 
+/// How one tensor got its codes. `error`: tr(E H E^T) / tr(W H W^T) over the calibration tokens.
+struct SolverRecord {
+  std::string solver;  // "gptq", or "mse" where nothing was solved
+  double lambda = 0;   // damping, a share of the mean diagonal of H
+  double alpha = 0;    // share of the correction for inherited error
+  double error = 0;
+};
+
+/// What a conversion was calibrated on.
+struct CalibrationRecord {
+  std::string text;    // bare name, or "builtin"
+  std::string sha256;  // of the text
+  uint64_t sequences = 0;
+  uint64_t tokens = 0;  // of each sequence
+  uint64_t streams = 2;
+  std::map<std::string, SolverRecord> tensors;  // by path
+};
+
 struct ConversionRecord {
-  std::string method;           // what really ran: "rtn", "mse"
+  std::string method;           // what really ran: "rtn", "mse", "gptq"
   std::string source_name;      // directory name or org/name, never a path
   std::string source_revision;  // of a Hub source, or empty
   DType source_dtype = DType::kBF16;
+  std::optional<CalibrationRecord> calibration;
   std::map<std::string, uint32_t> checksums;  // tensor -> CRC-32 of its payload
   bool think_in_template = false;             // what the chat template shows
   std::string generator_version;

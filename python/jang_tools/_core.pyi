@@ -523,10 +523,11 @@ class OptionScorer:
         """
         The summed log-probability (nats) of each continuation, int32 arrays, after `context`, int32 [n]. What the context shares with that of the call before is not computed again. Raises ArgumentError for an empty one or a token outside the vocabulary.
         """
-def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, progress: typing.Any = None) -> ConvertReport:
+def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, progress: typing.Any = None) -> ConvertReport:
     """
     Writes shards, index, config.json and jang_config.json into the existing directory
-    `partial`. progress(done, total, item) counts bytes of source weights, on the calling
+    `partial`. calibration_ids: int32 [sequences, tokens], for method gptq; calibration_streams
+    2 also runs the full-precision model beside the quantized one. progress(done, total, item) counts bytes of source weights, on the calling
     thread. threads 0: as many as the process may use. Raises FormatError, UnsupportedError,
     ArgumentError, IoError.
     """

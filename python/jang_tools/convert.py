@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from jang_tools import _core
-from jang_tools.errors import ArgumentError, IoError, JangError, UnsupportedError
+from jang_tools.calibration import BUILTIN, calibrate_on
+from jang_tools.errors import ArgumentError, IoError, JangError
 from jang_tools.hub import locate_model
 from jang_tools.partial_output import COPIED, PartialOutput, check_output
 from jang_tools.sha256sums import SUMS, format_sums, hash_files
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the item just finished
 
-METHODS = ("rtn", "mse")
+METHODS = ("rtn", "mse", "gptq")
 _SPACE_MARGIN = 32 << 20  # documents, directory blocks; far above what they take
 
 
@@ -68,6 +69,9 @@ def convert(
     *,
     profile: str = "JANG_4K",
     method: str = "mse",
+    calibration: str | Path = BUILTIN,
+    calibration_sequences: int | None = None,
+    calibration_tokens: int | None = None,
     dtype: str | None = None,
     group_size: int | None = None,
     router_bits: int | None = None,
@@ -79,8 +83,11 @@ def convert(
 ) -> ConvertResult:
     """Converts ``model`` (a directory or org/name[@revision]) into the new directory ``output``.
 
-    ``profile``: any name of ``jang profiles``. ``method``: "rtn" (round to nearest, MLX's rule) or
-    "mse" (a search of scale and bias in every group). ``dtype``: "bf16", "f16" or "f32" casts all
+    ``profile``: any name of ``jang profiles``. ``method``: "rtn" (round to nearest, MLX's rule),
+    "mse" (a search of scale and bias in every group) or "gptq" (error feedback against the inputs
+    that each layer sees on a text). The text is ``calibration``, "builtin" or a UTF-8 file; of it
+    ``calibration_sequences`` (128) sequences of ``calibration_tokens`` (512, or the model's limit)
+    tokens are read; only "gptq" looks at these. ``dtype``: "bf16", "f16" or "f32" casts all
     weights first; else scales, biases and unquantized tensors keep the source's. ``rules``:
     "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths, the last match wins. ``overwrite`` replaces
     a directory that this package wrote. ``progress(done, total, item)`` counts bytes converted and
@@ -103,6 +110,19 @@ def convert(
         "rules": list(rules),
     }
     plan = _core.plan_directory(str(source.path), **options)
+    calibrated: dict[str, Any] = {}
+    if method == "gptq":
+        found = calibrate_on(
+            source.path,
+            source=calibration,
+            sequences=calibration_sequences,
+            tokens=calibration_tokens,
+        )
+        calibrated = {
+            "calibration_ids": found.ids,
+            "calibration_text": found.text.name,
+            "calibration_sha256": found.text.sha256,
+        }
     copied = _files_to_copy(source.path)
     warnings = [] if "tokenizer.json" in copied else [_NO_TOKENIZER]
     with PartialOutput(target, overwrite=overwrite) as partial:
@@ -120,6 +140,7 @@ def convert(
             source_revision=source.revision,
             think_in_template=_opens_thinking(source.path, warnings),
             generator_version=str(_core.__version__),
+            **calibrated,
             progress=count.converted if progress else None,
         )
         files = sorted([*copied, *report.files])
@@ -170,12 +191,6 @@ class _Progress:
 
 
 def _check_method(method: str) -> None:
-    if method == "gptq":
-        raise UnsupportedError(
-            "method gptq is not available yet: it needs calibration data",
-            code="unsupported",
-            hint="use --method mse",
-        )
     if method not in METHODS:
         raise ArgumentError(
             f"method: expected one of {', '.join(METHODS)}, found '{method}'", code="argument"

@@ -242,12 +242,21 @@ def test_bits_and_size_say_that_they_come_later(
     assert not list(tmp_path.iterdir())
 
 
-def test_gptq_says_that_it_comes_later(tmp_path: Path) -> None:
+def test_calibration_options_are_for_gptq(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
-    done = jang("convert", "--model", str(DEMO), "--method", "gptq", "--output", out)
+    done = jang("convert", "--model", str(DEMO), "--calibration", "builtin", "--output", out)
+    assert done.exit_code == 2
+    assert "--method gptq" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_gptq_names_a_text_that_is_missing(tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    text = str(tmp_path / "none.txt")
+    rest = ("--method", "gptq", "--calibration", text, "--output", out)
+    done = jang("convert", "--model", str(DEMO), *rest)
     assert done.exit_code == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith("error: method gptq is not available yet")
+    assert done.stderr.startswith(f"error: {text}: ")
     assert not list(tmp_path.iterdir())
 
 

@@ -261,7 +261,18 @@ def refusal(kind: type[JangError], source: Path, output: Path, **options: Any) -
 
 def test_unknown_method(source: Path, output: Path) -> None:
     assert "best" in str(refusal(ArgumentError, source, output, method="best"))
-    assert "gptq" in str(refusal(UnsupportedError, source, output, method="gptq"))
+
+
+def test_unusable_calibration(source: Path, output: Path) -> None:
+    gptq = {"method": "gptq"}
+    assert "tokenizer.json" in str(refusal(FormatError, source, output, **gptq))
+    for options in ({"calibration_sequences": 0}, {"calibration_tokens": 1}):
+        assert "calibration" in str(refusal(ArgumentError, DEMO, output, **gptq, **options))
+    limit = str(refusal(ArgumentError, DEMO, output, **gptq, calibration_tokens=100_000))
+    assert "limit" in limit
+    short = output.parent / "short.txt"
+    short.write_text("Once.")
+    assert "too short" in str(refusal(ArgumentError, DEMO, output, **gptq, calibration=short))
 
 
 def test_unusable_options(source: Path, output: Path) -> None:

@@ -16,15 +16,15 @@ AttentionLayer::AttentionLayer(const AttentionSpec& spec, WeightBinder& binder)
   if (spec.k_norm) k_norm_ = binder.norm(*spec.k_norm);
 }
 
-void AttentionLayer::forward(LayerContext& context, const float* x, float* out) const {
-  project(context, x);
+bool AttentionLayer::forward(LayerContext& context, const float* x, float* out) const {
+  if (!project(context, x)) return false;
   rotate_and_store(context);
   AttentionPass(spec_, context).run();
   const LinearJob job{&o_, out, o_.rows};
-  context.linear.run({&job, 1}, context.work.attended.data(), context.tokens);
+  return context.linear.run({&job, 1}, context.work.attended.data(), context.tokens);
 }
 
-void AttentionLayer::project(LayerContext& context, const float* x) const {
+bool AttentionLayer::project(LayerContext& context, const float* x) const {
   Workspace& work = context.work;
   const int64_t tokens = context.tokens;
   work.q.reserve_discarding(static_cast<std::size_t>(tokens * q_.rows));
@@ -32,7 +32,7 @@ void AttentionLayer::project(LayerContext& context, const float* x) const {
   work.v.reserve_discarding(static_cast<std::size_t>(tokens * v_.rows));
   const LinearJob jobs[] = {
       {&q_, work.q.data(), q_.rows}, {&k_, work.k.data(), k_.rows}, {&v_, work.v.data(), v_.rows}};
-  context.linear.run(jobs, x, tokens);
+  return context.linear.run(jobs, x, tokens);
 }
 
 void AttentionLayer::rotate_and_store(LayerContext& context) const {

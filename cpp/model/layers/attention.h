@@ -12,11 +12,12 @@ class AttentionLayer {
   AttentionLayer(const AttentionSpec& spec, WeightBinder& binder);
 
   /// `x`: normed input [tokens][hidden]; `out` [tokens][hidden] is overwritten. Writes the keys and
-  /// values of these tokens to the reserved part of their caches.
-  void forward(LayerContext& context, const float* x, float* out) const;
+  /// values of these tokens to the reserved part of their caches. False if an observer ended the
+  /// pass; so in every layer.
+  bool forward(LayerContext& context, const float* x, float* out) const;
 
  private:
-  void project(LayerContext& context, const float* x) const;
+  bool project(LayerContext& context, const float* x) const;
   void rotate_and_store(LayerContext& context) const;
 
   AttentionSpec spec_;

@@ -7,13 +7,13 @@ GatedMlpLayer::GatedMlpLayer(const GatedMlpSpec& spec, WeightBinder& binder)
       up_(binder.linear(spec.up)),
       down_(binder.linear(spec.down)) {}
 
-void GatedMlpLayer::forward(LayerContext& context, const float* x, float* out) const {
+bool GatedMlpLayer::forward(LayerContext& context, const float* x, float* out) const {
   Workspace& work = context.work;
   const int64_t width = gate_.rows;
   work.gate.reserve_discarding(static_cast<std::size_t>(context.tokens * width));
   work.up.reserve_discarding(static_cast<std::size_t>(context.tokens * width));
   const LinearJob in[] = {{&gate_, work.gate.data(), width}, {&up_, work.up.data(), width}};
-  context.linear.run(in, x, context.tokens);
+  if (!context.linear.run(in, x, context.tokens)) return false;
 
   // Cut in whole vectors at places that do not depend on the thread count.
   context.pool.split(context.tokens * width, 1024, [&](int64_t begin, int64_t end, int /*worker*/) {
@@ -22,7 +22,7 @@ void GatedMlpLayer::forward(LayerContext& context, const float* x, float* out) c
   });
 
   const LinearJob job{&down_, out, down_.rows};
-  context.linear.run({&job, 1}, work.gate.data(), context.tokens);
+  return context.linear.run({&job, 1}, work.gate.data(), context.tokens);
 }
 
 }  // namespace jang

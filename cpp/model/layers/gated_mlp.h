@@ -12,7 +12,7 @@ class GatedMlpLayer {
   GatedMlpLayer(const GatedMlpSpec& spec, WeightBinder& binder);
 
   /// `x`: normed input [tokens][hidden]; `out` [tokens][hidden] is overwritten.
-  void forward(LayerContext& context, const float* x, float* out) const;
+  bool forward(LayerContext& context, const float* x, float* out) const;
 
  private:
   LinearWeight gate_, up_, down_;

@@ -13,15 +13,16 @@ MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
       expert_bytes_(stored_bytes(gate_.front()) + stored_bytes(up_.front()) +
                     stored_bytes(down_.front())) {}
 
-void MoeLayer::forward(LayerContext& context, const float* x, float* out) const {
-  route(context, x);
+bool MoeLayer::forward(LayerContext& context, const float* x, float* out) const {
+  if (!route(context, x)) return false;
   activate(context, x);
   project_down(context);
   combine(context, out);
   context.work.expert_bytes += expert_bytes_ * context.work.groups.groups().size();
+  return true;
 }
 
-void MoeLayer::route(LayerContext& context, const float* x) const {
+bool MoeLayer::route(LayerContext& context, const float* x) const {
   Workspace& work = context.work;
   const auto tokens = static_cast<std::size_t>(context.tokens);
   const auto experts = static_cast<std::size_t>(spec_.experts);
@@ -30,7 +31,7 @@ void MoeLayer::route(LayerContext& context, const float* x) const {
   work.chosen.reserve_discarding(tokens * top_k);
   work.expert_weights.reserve_discarding(tokens * top_k);
   const LinearJob job{&router_, work.router.data(), spec_.experts};
-  context.linear.run_exact({&job, 1}, x, context.tokens);
+  if (!context.linear.run_exact({&job, 1}, x, context.tokens)) return false;
   context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t t = begin; t < end; ++t) {
       choose_experts(spec_, context.kernels, work.router.data() + t * spec_.experts,
@@ -39,6 +40,7 @@ void MoeLayer::route(LayerContext& context, const float* x) const {
     }
   });
   work.groups.sort(work.chosen.span().first(tokens * top_k), spec_.top_k, spec_.experts);
+  return true;
 }
 
 // work.gate = act(gate x) * up x, rows in the order of the sorted pairs.

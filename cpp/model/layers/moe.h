@@ -21,10 +21,10 @@ class MoeLayer {
   /// `x`: normed input [tokens][hidden]; `out` [tokens][hidden] is overwritten. In exact precision
   /// a token's result does not depend on the others; in fast one only through how many chose the
   /// same expert.
-  void forward(LayerContext& context, const float* x, float* out) const;
+  bool forward(LayerContext& context, const float* x, float* out) const;
 
  private:
-  void route(LayerContext& context, const float* x) const;
+  bool route(LayerContext& context, const float* x) const;
   void activate(LayerContext& context, const float* x) const;
   void project_down(LayerContext& context) const;
   void combine(LayerContext& context, float* out) const;

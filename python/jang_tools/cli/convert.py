@@ -15,7 +15,11 @@ from jang_tools.cli.options import (
 )
 from jang_tools.cli.ui import Ui, format_size
 
-_METHODS = {"rtn": "RTN (round to nearest)", "mse": "MSE (grid search)"}
+_METHODS = {
+    "rtn": "RTN (round to nearest)",
+    "mse": "MSE (grid search)",
+    "gptq": "GPTQ (calibrated error feedback)",
+}
 
 
 @click.command("convert")
@@ -29,8 +33,23 @@ _METHODS = {"rtn": "RTN (round to nearest)", "mse": "MSE (grid search)"}
     type=click.Choice(["rtn", "mse", "gptq"]),
     default="mse",
     show_default=True,
-    help="How codes are chosen: plain rounding, a search per group, or with calibration (gptq is"
-    " not available yet).",
+    help="How codes are chosen: plain rounding, a search per group, or error feedback against the"
+    " inputs of each layer on a calibration text.",
+)
+@click.option(
+    "--calibration",
+    metavar="builtin|FILE",
+    help="UTF-8 text for gptq; .gz and .xz are unpacked [default: builtin].",
+)
+@click.option(
+    "--calibration-sequences",
+    type=click.IntRange(1, 1 << 20),
+    help="Sequences to read of it, spread evenly [default: 128].",
+)
+@click.option(
+    "--calibration-tokens",
+    type=click.IntRange(2, 1 << 20),
+    help="Tokens of each sequence [default: 512, or the model's limit].",
 )
 @click.option(
     "--overwrite", is_flag=True, help="Replace an output that an earlier conversion wrote."
@@ -42,6 +61,9 @@ def command(
     model: str,
     output: str,
     method: str,
+    calibration: str | None,
+    calibration_sequences: int | None,
+    calibration_tokens: int | None,
     overwrite: bool,
     threads: int | None,
     **widths: Any,
@@ -52,8 +74,10 @@ def command(
     OUTPUT.partial beside it. Sizes are in GB = 10^9 bytes, GiB = 2^30 bytes.
     """
     options = plan_options(**widths)
-    if method in _METHODS:  # convert() says why another one is refused
-        fetch(ui, model)
+    wishes = (calibration, calibration_sequences, calibration_tokens)
+    if method != "gptq" and any(wish is not None for wish in wishes):
+        raise click.UsageError("--calibration options are for --method gptq")
+    fetch(ui, model)
 
     from jang_tools.convert import convert
 
@@ -72,6 +96,9 @@ def command(
             model,
             output,
             method=method,
+            calibration=calibration or "builtin",
+            calibration_sequences=calibration_sequences,
+            calibration_tokens=calibration_tokens,
             overwrite=overwrite,
             threads=threads,
             progress=advance,

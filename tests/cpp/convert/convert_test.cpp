@@ -11,6 +11,7 @@
 #include "arch/directory.h"
 #include "base/error.h"
 #include "convert/source_model.h"
+#include "convert/verify.h"
 #include "io/checkpoint.h"
 #include "io/checksum.h"
 
@@ -326,6 +327,58 @@ TEST(Convert, ABareConfigThatIsQuantizedIsRefused) {
   const Error error = error_of([&] { plan_directory(directory / "bare", PlanOptions{}, true); });
   EXPECT_EQ(error.code(), ErrorCode::kUnsupportedFormat);
   EXPECT_NE(error.message().find("awq"), std::string::npos);
+}
+
+CalibrationInput calibration_for(const SourceModel& model, int64_t sequences, int64_t tokens) {
+  CalibrationInput input;
+  input.tokens = tokens;
+  input.text = "text.txt";
+  input.sha256 = std::string(64, 'a');
+  for (int64_t i = 0; i < sequences * tokens; ++i)
+    input.ids.push_back(
+        static_cast<int32_t>((i * i * 7 + i * 3) % static_cast<int64_t>(model.vocabulary)));
+  return input;
+}
+
+TEST(Convert, GptqGivesTheSameBytesWithAnyThreads) {
+  for (const bool tied : {false, true}) {
+    const TemporaryDirectory directory;
+    SourceModel model;
+    model.tied = tied;
+    model.fill(5).write(directory / "source");
+    std::string first;
+    for (const int threads : {1, 2}) {
+      ConvertOptions options = options_for("JANG_3M", Method::kMse, threads);
+      options.calibration = calibration_for(model, 9, 24);
+      const fs::path out = directory / ("out" + std::to_string(threads));
+      const ConvertReport report = convert_to(directory / "source", out, options);
+      EXPECT_TRUE(report.warnings.empty());
+      const std::string bytes = read_file(out / "model-00001-of-00001.safetensors");
+      const std::string document = read_file(out / "jang_config.json");
+      EXPECT_NE(document.find("\"quantization_method\": \"gptq\""), std::string::npos);
+      EXPECT_NE(document.find("\"solver\": \"gptq\""), std::string::npos);
+      EXPECT_TRUE(verify_directory(out, directory / "source", threads, {}).faults.empty());
+      if (threads == 1) first = bytes + document;
+      EXPECT_EQ(bytes + document, first) << tied;
+      EXPECT_EQ(std::distance(fs::directory_iterator(out), fs::directory_iterator()), 4);
+    }
+  }
+}
+
+TEST(Convert, GptqRefusesTokensThatDoNotFit) {
+  const TemporaryDirectory directory;
+  SourceModel model;
+  model.fill(5).write(directory / "source");
+  ConvertOptions options = options_for("JANG_3M");
+  const auto refused = [&](CalibrationInput input, const std::string& name) {
+    options.calibration = std::move(input);
+    return error_of([&] { convert_to(directory / "source", directory / name, options); });
+  };
+  EXPECT_EQ(refused(calibration_for(model, 1, 257), "a").code(), ErrorCode::kArgument);
+  EXPECT_EQ(refused(calibration_for(model, 2, 1), "b").code(), ErrorCode::kArgument);
+  CalibrationInput foreign = calibration_for(model, 1, 8);
+  foreign.ids[3] = static_cast<int32_t>(model.vocabulary);
+  EXPECT_EQ(refused(foreign, "c").code(), ErrorCode::kArgument);
 }
 
 }  // namespace

@@ -70,7 +70,7 @@ TEST(Linear, JobsOnRowsOfTheirOwn) {
         for (const int32_t row : rows)
           copies.insert(copies.end(), x.begin() + row * kColumns, x.begin() + (row + 1) * kColumns);
         const LinearJob job{&packed.weight, out.data(), kRows};
-        runner.run({&job, 1}, copies.data(), static_cast<int64_t>(rows.size()));
+        EXPECT_TRUE(runner.run({&job, 1}, copies.data(), static_cast<int64_t>(rows.size())));
         return out;
       };
       EXPECT_EQ(a, alone(four, {3, 4}));
@@ -110,12 +110,12 @@ TEST(Linear, RowsThatComeLater) {
 
       for (int64_t row = 0; row < 6; row += 2) {
         const LinearJob job{&first.weight, inner_alone.data() + row * 128, 128};
-        runner.run({&job, 1}, x.data() + row * kColumns, 2);
+        ASSERT_TRUE(runner.run({&job, 1}, x.data() + row * kColumns, 2));
       }
       for (float& value : inner_alone) value += 1.0f;
       EXPECT_EQ(inner, inner_alone);
       const LinearJob job{&second.weight, out_alone.data(), kRows};
-      runner.run({&job, 1}, inner_alone.data(), 6);
+      ASSERT_TRUE(runner.run({&job, 1}, inner_alone.data(), 6));
       EXPECT_EQ(out, out_alone);
     }
   }
@@ -164,12 +164,12 @@ TEST(Linear, RoutersAreExactInFastPrecision) {
   std::vector<float> exact(48), fast(48), rounded(48);
   LinearRunner runner(pool, Precision::kFast);
   const LinearJob job{&packed.weight, fast.data(), 16};
-  runner.run_exact({&job, 1}, x.data(), 3);
+  ASSERT_TRUE(runner.run_exact({&job, 1}, x.data(), 3));
   const LinearJob plain{&packed.weight, exact.data(), 16};
-  LinearRunner(pool, Precision::kExact).run({&plain, 1}, x.data(), 3);
+  ASSERT_TRUE(LinearRunner(pool, Precision::kExact).run({&plain, 1}, x.data(), 3));
   EXPECT_EQ(fast, exact);
   const LinearJob other{&packed.weight, rounded.data(), 16};
-  runner.run({&other, 1}, x.data(), 3);
+  ASSERT_TRUE(runner.run({&other, 1}, x.data(), 3));
   EXPECT_NE(rounded, exact);
 }
 

@@ -1,0 +1,58 @@
+// Quantizes a whole model against its own activations, layer by layer: each tensor is solved for
+// the inputs that it will see once everything before it is quantized.
+//
+// Relies on a source directory that the runtime can run and on a plan for its tensors; leaves
+// reading of source values, writing and progress to its user. Memory: the hidden states or a
+// scratch file, and one branch with the moments of one of its inputs.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "arch/directory.h"
+#include "base/thread_pool.h"
+#include "plan/plan.h"
+#include "plan/plan_document.h"
+#include "quant/gptq.h"
+
+namespace jang {
+
+struct CalibrationTokens {
+  std::span<const int32_t> ids;  // [sequences][tokens]
+  int64_t tokens = 0;            // of a sequence
+  int64_t sequences() const noexcept {
+    return tokens == 0 ? 0 : static_cast<int64_t>(ids.size()) / tokens;
+  }
+};
+
+struct SolveModelOptions {
+  SolveOptions solver;
+  bool two_streams = true;                     // a full-precision stream beside the quantized one
+  uint64_t memory_budget = uint64_t{4} << 30;  // of each stream's hidden states
+  std::filesystem::path scratch_directory;     // for those beyond it
+};
+
+struct SolveModelHooks {
+  /// All values of a planned tensor, finite, in the dtype to quantize from; valid until the next
+  /// call.
+  std::function<SourcePanel(uint32_t planned)> read;
+  /// Called once for every tensor with a format. The bytes live only for the call.
+  std::function<void(uint32_t planned, const AffinePanel&, const SolverRecord&)> store;
+  /// Called several times a second; may throw to stop.
+  std::function<void()> poll;
+};
+
+/// `source` is a plain directory and `plan` one for it. Throws kUnsupportedModel for families that
+/// cannot be run, kArgument for tokens that do not fit the model, and what solving finds, with the
+/// tensor's name. Returns warnings.
+std::vector<std::string> solve_model(const ModelDirectory& source, const Plan& plan,
+                                     const CalibrationTokens& tokens,
+                                     const SolveModelOptions& options, const SolveModelHooks& hooks,
+                                     ThreadPool& pool);
+
+}  // namespace jang

@@ -1,0 +1,76 @@
+#include "model/branch.h"
+
+namespace jang {
+namespace {
+
+float norm_offset(const NormSpec& spec) { return spec.kind == NormKind::kRmsOnePlus ? 1.0f : 0.0f; }
+
+std::optional<NormLayer> make_norm(const std::optional<NormSpec>& spec, WeightBinder& binder) {
+  if (!spec) return std::nullopt;
+  return NormLayer{*spec, binder.norm(*spec)};
+}
+
+}  // namespace
+
+void NormLayer::forward(const kernels::KernelTable& kernels, ThreadPool& pool, const float* x,
+                        int64_t tokens, float* out) const {
+  const int64_t n = spec.size;
+  pool.split(tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    kernels.rms_norm(x + begin * n, n, weight.data(), norm_offset(spec), spec.eps, end - begin, n,
+                     out + begin * n, n);
+  });
+}
+
+void NormLayer::add_and_forward(const kernels::KernelTable& kernels, ThreadPool& pool, float* h,
+                                const float* y, int64_t tokens, float* out) const {
+  const int64_t n = spec.size;
+  pool.split(tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    kernels.add_rms_norm(h + begin * n, y + begin * n, weight.data(), norm_offset(spec), spec.eps,
+                         end - begin, n, out + begin * n);
+  });
+}
+
+const float* Branch::enter(const LayerContext& context, const float* h, float* normed) const {
+  if (!pre_norm) return h;
+  pre_norm->forward(context.kernels, context.pool, h, context.tokens, normed);
+  return normed;
+}
+
+bool Branch::run(LayerContext& context, const float* input, float* out) const {
+  context.layer = layer;
+  return std::visit([&](const auto& b) { return b.forward(context, input, out); }, body);
+}
+
+const float* Branch::leave(const LayerContext& context, const Branch* next, float* out, float* h,
+                           float* normed) const {
+  const kernels::KernelTable& kernels = context.kernels;
+  if (post_norm) post_norm->forward(kernels, context.pool, out, context.tokens, out);
+  const int64_t n = context.tokens * context.hidden;
+  if (residual != 1.0f) {
+    for (int64_t i = 0; i < n; ++i) out[i] *= residual;
+  }
+  if (next == nullptr || !next->pre_norm) {
+    kernels.add(h, out, n);
+    return h;
+  }
+  next->pre_norm->add_and_forward(kernels, context.pool, h, out, context.tokens, normed);
+  return normed;
+}
+
+void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
+                     std::vector<Branch>& out) {
+  out.push_back({make_norm(spec.pre_norm, binder), make_norm(spec.post_norm, binder),
+                 AttentionLayer(std::get<AttentionSpec>(spec.mixer), binder), spec.residual,
+                 layer});
+  if (!spec.feed_forward) return;
+  auto pre = make_norm(spec.ff_pre_norm, binder), post = make_norm(spec.ff_post_norm, binder);
+  if (const auto* moe = std::get_if<MoeSpec>(&*spec.feed_forward)) {
+    out.push_back({std::move(pre), std::move(post), MoeLayer(*moe, binder), spec.residual, layer});
+  } else {
+    out.push_back({std::move(pre), std::move(post),
+                   GatedMlpLayer(std::get<GatedMlpSpec>(*spec.feed_forward), binder), spec.residual,
+                   layer});
+  }
+}
+
+}  // namespace jang

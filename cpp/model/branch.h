@@ -1,0 +1,54 @@
+// A residual branch: h += residual * post_norm(body(pre_norm(h))). A model's layers are a chain of
+// these, a mixer and most often a feed-forward each; inference and calibration run the same ones.
+//
+// Relies on the layers of model/layers for the bodies; leaves embedding, head and the order of
+// tokens to its users.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <variant>
+#include <vector>
+
+#include "arch/spec.h"
+#include "model/layer_context.h"
+#include "model/layers/attention.h"
+#include "model/layers/gated_mlp.h"
+#include "model/layers/moe.h"
+#include "model/weights.h"
+
+namespace jang {
+
+struct NormLayer {
+  NormSpec spec;
+  std::vector<float> weight;
+
+  void forward(const kernels::KernelTable& kernels, ThreadPool& pool, const float* x,
+               int64_t tokens, float* out) const;
+  /// h += y, then out = the norm of h.
+  void add_and_forward(const kernels::KernelTable& kernels, ThreadPool& pool, float* h,
+                       const float* y, int64_t tokens, float* out) const;
+};
+
+struct Branch {
+  std::optional<NormLayer> pre_norm, post_norm;
+  std::variant<AttentionLayer, GatedMlpLayer, MoeLayer> body;
+  float residual = 1.0f;
+  int64_t layer = 0;  // of the caches
+
+  /// Gives the body's input: the norm of `h`, written to `normed`, or h itself where the family has
+  /// no norm there.
+  const float* enter(const LayerContext& context, const float* h, float* normed) const;
+  /// Body alone, from `input` to `out`, [tokens][hidden]. False if an observer ended the pass.
+  bool run(LayerContext& context, const float* input, float* out) const;
+  /// Adds `out`, which is overwritten, to `h` and enters `next`, if there is one: the same values
+  /// as next->enter(), in one walk over h.
+  const float* leave(const LayerContext& context, const Branch* next, float* out, float* h,
+                     float* normed) const;
+};
+
+/// Binds the branches of a layer: its mixer, then its feed-forward if it has one.
+void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
+                     std::vector<Branch>& out);
+
+}  // namespace jang
