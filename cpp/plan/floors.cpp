@@ -8,6 +8,7 @@ namespace {
 
 constexpr double kLowTarget = 3.0;     // below it attention may have 3 bits
 constexpr uint64_t kLargestShare = 8;  // floors take at most 1/8 of the budget
+constexpr uint64_t kSmallShare = 64;   // a class below 1/64 of it is not worth lowering
 
 std::array<int, kFloorClasses> table(double target_bits) {
   std::array<int, kFloorClasses> bits{};
@@ -37,14 +38,21 @@ class Premium {
            total([&](FloorClass floor) { return floors.of(floor); }) > budget_;
   }
 
-  /// Lowers the class that costs most; false if none is left that could give.
-  bool lower_dearest(Floors& floors) const {
+  /// Lowers the highest floor of a class that costs something worth saving; of equal ones the last
+  /// in the order of the enum, so the head goes last. False if none is left that could give.
+  bool lower_highest(Floors& floors) const {
     const auto extra = by_class(floors);
-    const auto dearest = std::max_element(extra.begin(), extra.end());
-    if (*dearest == 0) return false;
-    int& bits = floors.bits[static_cast<std::size_t>(dearest - extra.begin())];
-    bits = rung_below(bits);
-    return true;
+    for (const uint64_t least : {budget_ / kSmallShare, uint64_t{1}}) {
+      int* highest = nullptr;
+      for (std::size_t i = 0; i < kFloorClasses; ++i) {
+        if (extra[i] < std::max<uint64_t>(least, 1)) continue;
+        if (highest == nullptr || floors.bits[i] >= *highest) highest = &floors.bits[i];
+      }
+      if (highest == nullptr) continue;
+      *highest = rung_below(*highest);
+      return true;
+    }
+    return false;
   }
 
  private:
@@ -115,7 +123,7 @@ Floors choose_floors(std::span<const FloorUnit> units, double target_bits, uint6
   Floors floors;
   floors.wanted = floors.bits = table(target_bits);
   const Premium premium(units, budget);
-  while (premium.too_high(floors) && premium.lower_dearest(floors)) {
+  while (premium.too_high(floors) && premium.lower_highest(floors)) {
   }
   return floors;
 }

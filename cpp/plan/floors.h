@@ -34,9 +34,9 @@ struct FloorUnit {
 /// The cheapest candidate of at least `bits`, else the widest.
 const Candidate& cheapest_from(std::span<const Candidate> candidates, int bits) noexcept;
 
-/// The table of floors for a file of `target_bits` a weight, lowered rung by rung, the dearest
-/// class first, until all floors together take at most an eighth of `budget` bytes more than the
-/// same matrices at the width that the budget allows everywhere, and until they fit.
+/// The table of floors for a file of `target_bits` a weight, lowered rung by rung, the highest
+/// first, until all floors together take at most an eighth of `budget` bytes more than the same
+/// matrices at the width that the budget allows everywhere, and until they fit.
 Floors choose_floors(std::span<const FloorUnit> units, double target_bits, uint64_t budget);
 
 }  // namespace jang

@@ -9,6 +9,7 @@ namespace jang {
 namespace {
 
 constexpr int64_t kEdgeLayers = 2;
+constexpr int64_t kShallow = 16;  // below that only the outermost layer counts as an edge
 constexpr double kEdgeDepth = 2.0;
 
 // 10 log10 of signal over error, rows by width, columns by group size (32, 64, 128).
@@ -19,12 +20,13 @@ constexpr std::array<std::array<double, kGroupSizes.size()>, kBitWidths.size()> 
 double attention_rho(Part part) noexcept {
   switch (part) {
     case Part::kO:
-      return 4;  // writes to the residual stream
-    case Part::kK:
+      return 3.5;  // writes to the residual stream
     case Part::kV:
-      return 3;  // shared by a group of query heads
+      return 4;  // shared by a group of query heads, and no softmax dampens it
+    case Part::kK:
+      return 2;
     case Part::kQ:
-      return 1.5;
+      return 1;
     default:
       return 2;  // fused, latent or unknown
   }
@@ -34,13 +36,13 @@ double rho(const WidthContext& context, const FinalTensor& tensor) noexcept {
   const RoleMatch& role = tensor.role;
   switch (role.role) {
     case Role::kEmbedding:
-      return context.inventory.tied_head ? 1.3 : 0.3;
+      return context.inventory.tied_head ? 2.3 : 0.3;
     case Role::kHead:
-      return 1;
+      return 2;
     case Role::kSharedExpert:
     case Role::kExpert:
     case Role::kMlp:
-      return role.part == Part::kDown ? 1.75 : 1;
+      return role.part == Part::kDown ? 1.5 : 1;
     case Role::kLinearAttention:
     case Role::kSsm:
       return role.part == Part::kOut || steers_decay(role) ? 4 : 1.5;
@@ -66,7 +68,8 @@ double active_share(const WidthContext& context, const FinalTensor& tensor) noex
 
 double prior_sensitivity(const WidthContext& context, const FinalTensor& tensor) noexcept {
   const int64_t layer = tensor.role.layer;
-  const bool edge = layer >= 0 && (layer < kEdgeLayers || layer >= context.layers - kEdgeLayers);
+  const int64_t edges = context.layers < kShallow ? 1 : kEdgeLayers;
+  const bool edge = layer >= 0 && (layer < edges || layer >= context.layers - edges);
   return rho(context, tensor) * (edge ? kEdgeDepth : 1.0) * active_share(context, tensor) *
          static_cast<double>(tensor.elements());
 }
