@@ -53,6 +53,7 @@ void bind_convert_directory(py::module_& module) {
   module.def(
       "convert_directory",
       [](const std::string& source, const std::string& partial, const std::string& profile,
+         std::optional<double> bits, std::optional<uint64_t> size,
          const std::optional<std::string>& dtype, std::optional<int> group_size,
          std::optional<int> router_bits, std::optional<int> expert_floor,
          const std::vector<std::string>& rules, const std::string& method, int threads,
@@ -61,8 +62,8 @@ void bind_convert_directory(py::module_& module) {
          const std::string& calibration_text, const std::string& calibration_sha256,
          int calibration_streams, const py::object& progress) {
         ConvertOptions options{};
-        options.plan =
-            make_plan_options(profile, dtype, group_size, router_bits, expert_floor, rules);
+        options.plan = make_plan_options(profile, bits, size, dtype, group_size, router_bits,
+                                         expert_floor, rules);
         if (method == "gptq") {
           options.calibration = calibration_of(calibration_ids, calibration_text,
                                                calibration_sha256, calibration_streams);
@@ -79,20 +80,19 @@ void bind_convert_directory(py::module_& module) {
         return convert_directory(source, partial, options, callbacks);
       },
       py::arg("source"), py::arg("partial"), py::kw_only(), py::arg("profile") = "JANG_4K",
-      py::arg("dtype") = py::none(), py::arg("group_size") = py::none(),
-      py::arg("router_bits") = py::none(), py::arg("expert_floor") = py::none(),
-      py::arg("rules") = std::vector<std::string>{}, py::arg("method") = "mse",
-      py::arg("threads") = 0, py::arg("source_name") = "", py::arg("source_revision") = "",
-      py::arg("think_in_template") = false, py::arg("generator_version"),
-      py::arg("calibration_ids") = py::none(), py::arg("calibration_text") = "",
-      py::arg("calibration_sha256") = "", py::arg("calibration_streams") = 2,
-      py::arg("progress") = py::none(),
+      py::arg("bits") = py::none(), py::arg("size") = py::none(), py::arg("dtype") = py::none(),
+      py::arg("group_size") = py::none(), py::arg("router_bits") = py::none(),
+      py::arg("expert_floor") = py::none(), py::arg("rules") = std::vector<std::string>{},
+      py::arg("method") = "mse", py::arg("threads") = 0, py::arg("source_name") = "",
+      py::arg("source_revision") = "", py::arg("think_in_template") = false,
+      py::arg("generator_version"), py::arg("calibration_ids") = py::none(),
+      py::arg("calibration_text") = "", py::arg("calibration_sha256") = "",
+      py::arg("calibration_streams") = 2, py::arg("progress") = py::none(),
       "Writes shards, index, config.json and jang_config.json into the existing directory\n"
-      "`partial`. calibration_ids: int32 [sequences, tokens], for method gptq; "
-      "calibration_streams\n"
-      "2 also runs the full-precision model beside the quantized one. progress(done, total, item) "
-      "counts bytes of source weights, on the calling\n"
-      "thread. threads 0: as many as the process may use. Raises FormatError, UnsupportedError,\n"
+      "`partial`. calibration_ids: int32 [sequences, tokens], for method gptq;\n"
+      "calibration_streams 2 also runs the full-precision model beside the quantized one.\n"
+      "progress(done, total, item) counts bytes of source weights, on the calling thread.\n"
+      "threads 0: as many as the process may use. Raises FormatError, UnsupportedError,\n"
       "ArgumentError, IoError.");
 }
 

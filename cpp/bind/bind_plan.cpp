@@ -59,9 +59,25 @@ void bind_planned(py::module_& module) {
           "obstacle", [](const PlannedTensor& p) { return p.tensor.obstacle; },
           "Why the tensor can be planned but not converted, or empty.");
 
+  py::class_<FloorRow>(module, "FloorRow", "The lowest width allocation gives to a kind of matrix.")
+      .def_readonly("name", &FloorRow::name)
+      .def_readonly("wanted", &FloorRow::wanted, "Bits of the table.")
+      .def_readonly("bits", &FloorRow::bits, "What holds.")
+      .def_readonly("modules", &FloorRow::modules)
+      .def_readonly("binding", &FloorRow::binding, "Modules that would have got less.");
+
+  py::class_<Allocation>(module, "Allocation", "What was asked of a size, and what can be had.")
+      .def_readonly("requested_bits", &Allocation::requested_bits)
+      .def_readonly("requested_bytes", &Allocation::requested_bytes)
+      .def_readonly("lowest_bytes", &Allocation::lowest_bytes)
+      .def_readonly("highest_bytes", &Allocation::highest_bytes)
+      .def_readonly("measured", &Allocation::measured, "Losses were given, not the prior's.")
+      .def_readonly("floors", &Allocation::floors);
+
   py::class_<Plan>(module, "Plan", "The widths that a conversion would choose, and their sizes.")
       .def_readonly("profile", &Plan::profile)
       .def_readonly("target_bits", &Plan::target_bits)
+      .def_readonly("allocation", &Plan::allocation, "Of plans for a size, else None.")
       .def_readonly("tensors", &Plan::tensors, "In the order in which they are written.")
       .def_readonly("shards", &Plan::shards, "Indices into tensors.")
       .def_readonly("parameters", &Plan::parameters)
@@ -112,20 +128,22 @@ void bind_profiles(py::module_& module) {
 void bind_plan_directory(py::module_& module) {
   module.def(
       "plan_directory",
-      [](const std::string& path, const std::string& profile,
-         const std::optional<std::string>& dtype, std::optional<int> group_size,
-         std::optional<int> router_bits, std::optional<int> expert_floor,
-         const std::vector<std::string>& rules) {
-        const PlanOptions options =
-            make_plan_options(profile, dtype, group_size, router_bits, expert_floor, rules);
+      [](const std::string& path, const std::string& profile, std::optional<double> bits,
+         std::optional<uint64_t> size, const std::optional<std::string>& dtype,
+         std::optional<int> group_size, std::optional<int> router_bits,
+         std::optional<int> expert_floor, const std::vector<std::string>& rules) {
+        const PlanOptions options = make_plan_options(profile, bits, size, dtype, group_size,
+                                                      router_bits, expert_floor, rules);
         const py::gil_scoped_release release;
         return plan_directory(path, options, true).plan;
       },
-      py::arg("path"), py::kw_only(), py::arg("profile") = "JANG_4K", py::arg("dtype") = py::none(),
+      py::arg("path"), py::kw_only(), py::arg("profile") = "JANG_4K", py::arg("bits") = py::none(),
+      py::arg("size") = py::none(), py::arg("dtype") = py::none(),
       py::arg("group_size") = py::none(), py::arg("router_bits") = py::none(),
       py::arg("expert_floor") = py::none(), py::arg("rules") = std::vector<std::string>{},
       "Plans from headers alone: shards may lack their payloads, and config.json with or without\n"
-      "an index is enough where the model type is described. Raises FormatError,\n"
+      "an index is enough where the model type is described. bits (per weight of the files) or\n"
+      "size (bytes of the files) take the place of the profile. Raises FormatError,\n"
       "UnsupportedError, ArgumentError, IoError.");
 }
 

@@ -21,12 +21,17 @@ DType cast_dtype(std::string name) {
 
 }  // namespace
 
-PlanOptions make_plan_options(const std::string& profile, const std::optional<std::string>& dtype,
+PlanOptions make_plan_options(const std::string& profile, std::optional<double> bits,
+                              std::optional<uint64_t> size, const std::optional<std::string>& dtype,
                               std::optional<int> group_size, std::optional<int> router_bits,
                               std::optional<int> expert_floor,
                               const std::vector<std::string>& rules) {
   PlanOptions options;
   options.profile = profile;
+  if (bits && size) {
+    throw Error(ErrorCode::kArgument, "bits and size: give one of them");
+  }
+  if (bits || size) options.target = SizeTarget{bits, size};
   if (dtype) options.dtype = cast_dtype(*dtype);
   options.group_size = group_size;
   options.router_bits = router_bits;

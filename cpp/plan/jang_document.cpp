@@ -106,6 +106,26 @@ Json manifest_json(const Plan& plan, const ConversionRecord& record) {
   return manifest;
 }
 
+Json allocation_json(const Allocation& allocation) {
+  Json out;
+  out["requested_bits"] = nullptr;
+  if (allocation.requested_bits) out["requested_bits"] = *allocation.requested_bits;
+  out["requested_bytes"] = allocation.requested_bytes;
+  out["lowest_bytes"] = allocation.lowest_bytes;
+  out["highest_bytes"] = allocation.highest_bytes;
+  out["losses"] = allocation.measured ? "measured" : "prior";
+  Json& floors = out["floors"];
+  floors = Json::Object{};
+  for (const FloorRow& row : allocation.floors) {
+    Json& entry = floors[row.name];
+    entry["table_bits"] = row.wanted;
+    entry["bits"] = row.bits;
+    entry["modules"] = row.modules;
+    entry["binding"] = row.binding;
+  }
+  return out;
+}
+
 Json quantization_json(const Plan& plan, const ConversionRecord& record) {
   std::set<int> widths;
   for (const PlannedTensor& planned : plan.tensors) {
@@ -125,6 +145,7 @@ Json quantization_json(const Plan& plan, const ConversionRecord& record) {
   out["calibration_method"] = calibration_name(record);
   if (record.calibration) out["calibration"] = calibration_json(*record.calibration);
   out["hadamard_rotation"] = false;
+  if (plan.allocation) out["allocation"] = allocation_json(*plan.allocation);
   Json manifest = manifest_json(plan, record);
   out["tensor_quantization_manifest_schema"] = 1;
   out["tensor_quantization_manifest_count"] = static_cast<uint64_t>(manifest.as_object().size());

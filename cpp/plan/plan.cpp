@@ -7,6 +7,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "plan/allocate.h"
 #include "plan/plan_layout.h"
 #include "plan/profiles.h"
 #include "plan/width_rules.h"
@@ -17,6 +18,8 @@ namespace {
 
 // From here on the existing converter doubles its groups.
 constexpr int64_t kWideGroupExperts = 150;
+constexpr int kDefaultGroupSize = 64;
+constexpr int64_t kActiveExpertsIfAbsent = 8;
 
 void check_options(const PlanOptions& options) {
   const auto fail = [](const std::string& message) {
@@ -39,19 +42,22 @@ void check_options(const PlanOptions& options) {
 }
 
 WidthContext make_context(const ModelConfig& config, const Inventory& inventory) {
-  WidthContext context{config, inventory, config.layers(), 0};
+  WidthContext context{config, inventory, config.layers()};
   for (const FinalTensor& tensor : inventory.tensors) {
     context.layers = std::max(context.layers, tensor.role.layer + 1);
     if (tensor.role.role == Role::kExpert && tensor.shape.size() == 3) {
       context.experts = std::max(context.experts, static_cast<int64_t>(tensor.shape[0]));
     }
   }
+  context.active_experts =
+      std::min(context.experts, config.integer("num_experts_per_tok", 1, ModelConfig::kMaxExperts)
+                                    .value_or(kActiveExpertsIfAbsent));
   return context;
 }
 
 int default_group_size(const WidthContext& context, const ProfileName& profile) {
   const bool wide = profile.kind == ProfileKind::kTiered && context.experts >= kWideGroupExperts;
-  return wide ? 128 : 64;
+  return wide ? 128 : kDefaultGroupSize;
 }
 
 std::vector<WidthUnit> make_units(const WidthContext& context, int group_size) {
@@ -119,6 +125,7 @@ void apply_options(const PlanOptions& options, std::vector<WidthUnit>& units) {
     if (options.router_bits && role == Role::kRouter) {
       unit.group_size = fitting_group_size(unit.source->columns(), 64);
       unit.bits = unit.group_size == 0 ? 0 : *options.router_bits;
+      unit.fixed = true;
     }
   }
 }
@@ -157,28 +164,54 @@ void place_tensors(const Inventory& inventory, const PlanOptions& options,
   }
 }
 
-}  // namespace
-
-Plan make_plan(const ModelConfig& config, const Inventory& inventory, const PlanOptions& options) {
-  check_options(options);
+void plan_profile(const WidthContext& context, const PlanOptions& options, Plan& plan) {
   const ProfileName profile = parse_profile(options.profile);
-  const WidthContext context = make_context(config, inventory);
   const int group_size = options.group_size.value_or(default_group_size(context, profile));
   std::vector<WidthUnit> units = make_units(context, group_size);
-
-  Plan plan;
   plan.profile = profile.canonical;
-  plan.parameters = inventory.parameters;
-  plan.tied_head = inventory.tied_head;
-  plan.warnings = inventory.warnings;
   assign_profile(context, profile, options, group_size, units, plan);
   apply_options(options, units);
-  apply_width_rules(options.rules, inventory.tied_head, units, plan.warnings);
-  place_tensors(inventory, options, units, plan);
+  apply_width_rules(options.rules, plan.tied_head, units, plan.warnings);
+  place_tensors(context.inventory, options, units, plan);
   lay_out(plan);
   if (profile.kind == ProfileKind::kBudget && plan.average_bits > profile.low) {
     plan.warnings.push_back("the mean is above " + std::to_string(profile.low) +
                             " bits: the expert floor, quantized routers or --set rules raised it");
+  }
+}
+
+/// Options come first here: what they say takes its bytes, allocation spends the rest.
+void plan_to_size(const WidthContext& context, const PlanOptions& options, Plan& plan) {
+  std::vector<WidthUnit> units =
+      make_units(context, options.group_size.value_or(kDefaultGroupSize));
+  apply_options(options, units);
+  apply_width_rules(options.rules, plan.tied_head, units, plan.warnings);
+  const Plan empty = plan;
+  const auto file_bytes = [&](const std::vector<WidthUnit>& chosen) {
+    Plan trial = empty;
+    place_tensors(context.inventory, options, chosen, trial);
+    lay_out(trial);
+    return trial.file_bytes;
+  };
+  const DType metadata = options.dtype.value_or(main_dtype(context.inventory));
+  allocate(context, options, metadata, file_bytes, units, plan);
+  place_tensors(context.inventory, options, units, plan);
+  lay_out(plan);
+}
+
+}  // namespace
+
+Plan make_plan(const ModelConfig& config, const Inventory& inventory, const PlanOptions& options) {
+  check_options(options);
+  const WidthContext context = make_context(config, inventory);
+  Plan plan;
+  plan.parameters = inventory.parameters;
+  plan.tied_head = inventory.tied_head;
+  plan.warnings = inventory.warnings;
+  if (options.target) {
+    plan_to_size(context, options, plan);
+  } else {
+    plan_profile(context, options, plan);
   }
   return plan;
 }

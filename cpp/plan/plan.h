@@ -10,6 +10,7 @@
 
 #include "arch/config.h"
 #include "arch/inventory.h"
+#include "plan/losses.h"
 #include "quant/affine_format.h"
 
 namespace jang {
@@ -22,14 +23,22 @@ struct WidthRule {  // --set GLOB=BITS[:GROUP] | GLOB=none
 /// Parses "GLOB=4", "GLOB=4:128", "GLOB=none"; kArgument otherwise.
 WidthRule parse_width_rule(std::string_view text);
 
+/// A size in place of a profile: widths are then chosen by loss per byte. Exactly one is given.
+struct SizeTarget {
+  std::optional<double> bits;     // 8 * bytes of the weight files / parameters of the source
+  std::optional<uint64_t> bytes;  // of the weight files
+};
+
 struct PlanOptions {
   std::string profile =
       "JANG_4K";  // any spelling: "4l", "jang_4L", "uniform-4", "mixed_2_6", "tiered-4L"
-  std::optional<DType> dtype;       // cast activations (and all weights) to this
-  std::optional<int> group_size;    // default 64
-  std::optional<int> router_bits;   // 8: quantize routers at 8 bits, g 64
-  std::optional<int> expert_floor;  // at least this many bits for routed experts
-  std::vector<WidthRule> rules;     // last match wins; one that matches nothing is an error
+  std::optional<SizeTarget> target;  // if given, `profile` does not count
+  MeasuredLosses losses;             // for `target`; modules that are missing take the prior
+  std::optional<DType> dtype;        // cast activations (and all weights) to this
+  std::optional<int> group_size;     // default 64; with `target` any
+  std::optional<int> router_bits;    // 8: quantize routers at 8 bits, g 64
+  std::optional<int> expert_floor;   // at least this many bits for routed experts
+  std::vector<WidthRule> rules;      // last match wins; one that matches nothing is an error
 };
 
 struct PlannedTensor {
@@ -47,9 +56,31 @@ struct RoleRow {
   uint64_t bytes = 0;
 };
 
+/// The lowest width that allocation gives to a kind of matrix.
+struct FloorRow {
+  std::string
+      name;        // "head", "embedding", "recurrent output", "decay", "attention", "mlp", "expert"
+  int wanted = 0;  // of the table
+  int bits = 0;    // what holds: less where the table's would take too much of the target
+  uint64_t modules = 0;  // of this kind
+  uint64_t binding = 0;  // those that would have got less
+};
+
+/// What was asked of an allocation and what could be had.
+struct Allocation {
+  std::optional<double> requested_bits;
+  uint64_t requested_bytes = 0;                  // never exceeded
+  uint64_t lowest_bytes = 0, highest_bytes = 0;  // of the weight files: the reachable interval
+  bool measured = false;                         // losses were given; false: all from the prior
+  std::vector<FloorRow> floors;                  // kinds that occur
+};
+
 struct Plan {
-  std::string profile;                // canonical: "JANG_4L", "uniform-4", "mixed_2_6", "tiered-4L"
-  std::optional<double> target_bits;  // K profiles: 4; literal profiles: the MLP column
+  std::string profile;  // canonical: "JANG_4L", "uniform-4", "mixed_2_6", "tiered-4L", "bits-3.5",
+                        // "size-5000000000"
+  std::optional<double> target_bits;  // K profiles: 4; literal profiles: the MLP column; of a size
+                                      // the bits per weight that it allows
+  std::optional<Allocation> allocation;       // of plans with a SizeTarget
   std::vector<PlannedTensor> tensors;         // inventory order
   std::vector<std::vector<uint32_t>> shards;  // indices into tensors; format.md 4.2
   uint64_t parameters = 0;

@@ -45,6 +45,7 @@ std::size_t match_class(std::string_view pattern, std::size_t at, char c, bool& 
 }
 
 void apply(const WidthRule& rule, WidthUnit& unit, std::vector<std::string>& warnings) {
+  unit.fixed = true;
   if (!rule.bits) {
     unit.bits = 0;
     return;

@@ -23,13 +23,15 @@ struct WidthUnit {
   uint64_t weights = 0;
   int group_size = 64;  // one that divides `in`; 0: none does, stays unquantized
   int bits = 0;         // 0: unquantized
+  bool fixed = false;   // an option chose the width; allocation leaves it alone
 };
 
 struct WidthContext {
   const ModelConfig& config;
   const Inventory& inventory;
-  int64_t layers = 0;   // of the model
-  int64_t experts = 0;  // routed, per layer; 0 in dense models
+  int64_t layers = 0;          // of the model
+  int64_t experts = 0;         // routed, per layer; 0 in dense models
+  int64_t active_experts = 0;  // of them, those that a token is sent to
 };
 
 inline constexpr int kLadder[] = {2, 3, 4, 5, 6, 8};

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import os
 import typing
-__all__: list[str] = ['Checkpoint', 'ConvertReport', 'Fault', 'InspectedTensor', 'Inspection', 'KvCache', 'LockStep', 'Model', 'OptionScorer', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'TensorError', 'TensorInfo', 'Verification', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'runtime_info', 'unpack', 'verify_directory']
+__all__: list[str] = ['Allocation', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LockStep', 'Model', 'OptionScorer', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'TensorError', 'TensorInfo', 'Verification', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'runtime_info', 'unpack', 'verify_directory']
 class TensorInfo:
     """
     A tensor as its file's header describes it.
@@ -147,6 +147,55 @@ class PlannedTensor:
     @property
     def weights(self) -> int:
         ...
+class FloorRow:
+    """
+    The lowest width allocation gives to a kind of matrix.
+    """
+    @property
+    def binding(self) -> int:
+        """
+        Modules that would have got less.
+        """
+    @property
+    def bits(self) -> int:
+        """
+        What holds.
+        """
+    @property
+    def modules(self) -> int:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def wanted(self) -> int:
+        """
+        Bits of the table.
+        """
+class Allocation:
+    """
+    What was asked of a size, and what can be had.
+    """
+    @property
+    def floors(self) -> list[FloorRow]:
+        ...
+    @property
+    def highest_bytes(self) -> int:
+        ...
+    @property
+    def lowest_bytes(self) -> int:
+        ...
+    @property
+    def measured(self) -> bool:
+        """
+        Losses were given, not the prior's.
+        """
+    @property
+    def requested_bits(self) -> float | None:
+        ...
+    @property
+    def requested_bytes(self) -> int:
+        ...
 class Plan:
     """
     The widths that a conversion would choose, and their sizes.
@@ -154,6 +203,11 @@ class Plan:
     @property
     def activation_dtype(self) -> str:
         ...
+    @property
+    def allocation(self) -> Allocation | None:
+        """
+        Of plans for a size, else None.
+        """
     @property
     def attention_bits(self) -> int:
         ...
@@ -523,7 +577,7 @@ class OptionScorer:
         """
         The summed log-probability (nats) of each continuation, int32 arrays, after `context`, int32 [n]. What the context shares with that of the call before is not computed again. Raises ArgumentError for an empty one or a token outside the vocabulary.
         """
-def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, progress: typing.Any = None) -> ConvertReport:
+def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, progress: typing.Any = None) -> ConvertReport:
     """
     Writes shards, index, config.json and jang_config.json into the existing directory
     `partial`. calibration_ids: int32 [sequences, tokens], for method gptq; calibration_streams
@@ -563,10 +617,11 @@ def parse_profile(text: str) -> str:
     The canonical name of a profile in any spelling. Raises ArgumentError with the nearest
     names.
     """
-def plan_directory(path: str, *, profile: str = 'JANG_4K', dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = []) -> Plan:
+def plan_directory(path: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = []) -> Plan:
     """
     Plans from headers alone: shards may lack their payloads, and config.json with or without
-    an index is enough where the model type is described. Raises FormatError,
+    an index is enough where the model type is described. bits (per weight of the files) or
+    size (bytes of the files) take the place of the profile. Raises FormatError,
     UnsupportedError, ArgumentError, IoError.
     """
 def profiles() -> list[Profile]:

@@ -21,6 +21,7 @@ from jang_tools.calibration import BUILTIN, calibrate_on
 from jang_tools.errors import ArgumentError, IoError, JangError
 from jang_tools.hub import locate_model
 from jang_tools.partial_output import COPIED, PartialOutput, check_output
+from jang_tools.plan import Allocation, allocation_of, profile_name
 from jang_tools.sha256sums import SUMS, format_sums, hash_files
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the item just finished
@@ -42,6 +43,8 @@ class ConvertResult:
     attention_bits: int
     mlp_bits: int
     seconds: float
+    parameters: int = 0
+    allocation: Allocation | None = None
     files: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -58,6 +61,7 @@ class ConvertResult:
             "attention_bits": self.attention_bits,
             "mlp_bits": self.mlp_bits,
             "seconds": self.seconds,
+            "allocation": self.allocation.to_json() if self.allocation else None,
             "files": self.files,
             "warnings": self.warnings,
         }
@@ -67,7 +71,9 @@ def convert(
     model: str | Path,
     output: str | Path,
     *,
-    profile: str = "JANG_4K",
+    profile: str | None = None,
+    bits: float | None = None,
+    size: int | None = None,
     method: str = "mse",
     calibration: str | Path = BUILTIN,
     calibration_sequences: int | None = None,
@@ -83,15 +89,17 @@ def convert(
 ) -> ConvertResult:
     """Converts ``model`` (a directory or org/name[@revision]) into the new directory ``output``.
 
-    ``profile``: any name of ``jang profiles``. ``method``: "rtn" (round to nearest, MLX's rule),
-    "mse" (a search of scale and bias in every group) or "gptq" (error feedback against the inputs
-    that each layer sees on a text). The text is ``calibration``, "builtin" or a UTF-8 file; of it
-    ``calibration_sequences`` (128) sequences of ``calibration_tokens`` (512, or the model's limit)
-    tokens are read; only "gptq" looks at these. ``dtype``: "bf16", "f16" or "f32" casts all
-    weights first; else scales, biases and unquantized tensors keep the source's. ``rules``:
-    "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths, the last match wins. ``overwrite`` replaces
-    a directory that this package wrote. ``progress(done, total, item)`` counts bytes converted and
-    hashed, on the calling thread; Ctrl-C stops within a second and leaves nothing behind.
+    ``profile``: any name of ``jang profiles``; in its place ``bits``, the bits per weight that the
+    weight files take at most, or ``size``, the same in bytes; JANG_4K without any. ``method``:
+    "rtn" (round to nearest, MLX's rule), "mse" (a search of scale and bias in every group) or
+    "gptq" (error feedback against the inputs that each layer sees on a text). The text is
+    ``calibration``, "builtin" or a UTF-8 file; of it ``calibration_sequences`` (128) sequences of
+    ``calibration_tokens`` (512, or the model's limit) tokens are read; only "gptq" looks at these.
+    ``dtype``: "bf16", "f16" or "f32" casts all weights first; else scales, biases and unquantized
+    tensors keep the source's. ``rules``: "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths, the
+    last match wins. ``overwrite`` replaces a directory that this package wrote.
+    ``progress(done, total, item)`` counts bytes converted and hashed, on the calling thread; Ctrl-C
+    stops within a second and leaves nothing behind.
 
     Raises FormatError, UnsupportedError, ArgumentError or IoError, each with one line of text.
     """
@@ -102,7 +110,9 @@ def convert(
     source = locate_model(model)
     _check_apart(source.path, target)
     options: dict[str, Any] = {
-        "profile": profile,
+        "profile": profile_name(profile, bits, size),
+        "bits": bits,
+        "size": size,
         "dtype": dtype,
         "group_size": group_size,
         "router_bits": router_bits,
@@ -157,6 +167,8 @@ def convert(
         attention_bits=report.plan.attention_bits,
         mlp_bits=report.plan.mlp_bits,
         seconds=time.perf_counter() - start,
+        parameters=report.plan.parameters,
+        allocation=allocation_of(report.plan),
         files=sorted([*files, SUMS]),
         warnings=[*report.warnings, *warnings],
     )

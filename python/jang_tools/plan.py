@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from jang_tools import _core
+from jang_tools.errors import ArgumentError
 from jang_tools.hub import locate_model
 from jang_tools.role_summary import RoleSummary, role_summaries
+
+DEFAULT_PROFILE = "JANG_4K"
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,62 @@ class PlannedModule:
 
 
 @dataclass(frozen=True)
+class Floor:
+    """The lowest width that a kind of matrix gets.
+
+    ``table_bits`` is the table's, ``bits`` what holds: less where all floors together would take
+    too much of the target. ``binding`` of the ``modules`` would have got less without it.
+    """
+
+    kind: str
+    table_bits: int
+    bits: int
+    modules: int
+    binding: int
+
+
+@dataclass(frozen=True)
+class ChosenWidth:
+    """The modules of one role that got the same format; None of both where unquantized."""
+
+    role: str
+    bits: int | None
+    group_size: int | None
+    modules: int
+    weights: int
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What was asked of ``bits`` or ``size``, and what could be had: bytes of the weight files.
+
+    ``losses`` is "prior" (the built-in table) or "measured".
+    """
+
+    requested_bits: float | None
+    requested_bytes: int
+    lowest_bytes: int
+    highest_bytes: int
+    losses: str
+    floors: list[Floor] = field(default_factory=list)
+    widths: list[ChosenWidth] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """The object ``allocation`` of ``jang plan --json`` and ``jang convert --json``."""
+        return {
+            **vars(self),
+            "floors": [vars(floor).copy() for floor in self.floors],
+            "widths": [vars(width).copy() for width in self.widths],
+        }
+
+
+@dataclass(frozen=True)
 class Plan:
     """A conversion's outcome in numbers.
 
     ``average_bits`` counts the codes of quantized weights, ``average_bits_stored`` their scales and
     biases too; ``bytes`` is the exact size of all weight files and ``bits_per_weight`` is
-    8 * bytes / parameters.
+    8 * bytes / parameters. ``allocation`` is None for a profile.
     """
 
     model: str
@@ -59,6 +112,7 @@ class Plan:
     parameters: int
     attention_bits: int
     mlp_bits: int
+    allocation: Allocation | None = None
     roles: list[RoleSummary] = field(default_factory=list)
     modules: list[PlannedModule] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -75,6 +129,7 @@ class Plan:
             "bits_per_weight": self.bits_per_weight,
             "bytes": self.bytes,
             "parameters": self.parameters,
+            "allocation": self.allocation.to_json() if self.allocation else None,
             "roles": [vars(role).copy() for role in self.roles],
             "modules": [vars(module).copy() for module in self.modules],
             "warnings": list(self.warnings),
@@ -92,10 +147,61 @@ def profiles() -> list[Profile]:
     return table
 
 
+def allocation_of(found: _core.Plan) -> Allocation | None:
+    """What a plan of the core says about its target; None where a profile chose."""
+    allocation = found.allocation
+    if allocation is None:
+        return None
+    return Allocation(
+        requested_bits=allocation.requested_bits,
+        requested_bytes=allocation.requested_bytes,
+        lowest_bytes=allocation.lowest_bytes,
+        highest_bytes=allocation.highest_bytes,
+        losses="measured" if allocation.measured else "prior",
+        floors=[
+            Floor(floor.name, floor.wanted, floor.bits, floor.modules, floor.binding)
+            for floor in allocation.floors
+        ],
+        widths=_chosen_widths(found),
+    )
+
+
+def _chosen_widths(found: _core.Plan) -> list[ChosenWidth]:
+    """In the order of roles in the model, narrow formats first, matrices only."""
+    sums: dict[tuple[str, int | None, int | None], list[int]] = {}
+    order: dict[str, int] = {}
+    for tensor in found.tensors:
+        if tensor.role == "other":
+            continue
+        order.setdefault(tensor.role, len(order))
+        entry = sums.setdefault((tensor.role, tensor.bits, tensor.group_size), [0, 0])
+        entry[0] += 1
+        entry[1] += tensor.weights
+    # 32 bits stand for "unquantized"; of one width, wide groups are the narrower format.
+    rows = sorted(
+        sums.items(), key=lambda row: (order[row[0][0]], row[0][1] or 32, -(row[0][2] or 0))
+    )
+    return [ChosenWidth(*format_of, *counts) for format_of, counts in rows]
+
+
+def profile_name(profile: str | None, bits: float | None, size: int | None) -> str:
+    """The profile to plan with: the default if none of the three is given.
+
+    ArgumentError for more than one.
+    """
+    if sum(value is not None for value in (profile, bits, size)) > 1:
+        raise ArgumentError("give one of profile, bits and size", code="argument")
+    if size is not None and size < 0:
+        raise ArgumentError(f"size: expected bytes, found {size}", code="argument")
+    return DEFAULT_PROFILE if profile is None else profile
+
+
 def plan(
     model: str | Path,
     *,
-    profile: str = "JANG_4K",
+    profile: str | None = None,
+    bits: float | None = None,
+    size: int | None = None,
     dtype: str | None = None,
     group_size: int | None = None,
     router_bits: int | None = None,
@@ -106,7 +212,10 @@ def plan(
 
     Args:
         profile: any spelling of a profile ("4L", "jang_4k") or baseline ("uniform-4", "mixed_2_6",
-            "tiered-4L").
+            "tiered-4L"); JANG_4K if neither this nor bits nor size is given.
+        bits: real bits per weight to reach, 8 * bytes of the weight files / parameters: widths and
+            group sizes are then chosen by loss per byte, and the files take at most this.
+        size: the same as bytes of the weight files.
         dtype: bf16, f16 or f32 for scales, biases and unquantized tensors; None: the source's.
         group_size: 32, 64 or 128; where it does not divide the inputs of a matrix, the largest
             smaller one that does.
@@ -114,13 +223,17 @@ def plan(
         expert_floor: at least this many bits for routed experts.
         rules: "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths; the last match wins.
 
-    Raises ArgumentError (unknown profile, a rule that matches nothing), FormatError,
+    Raises ArgumentError (unknown profile, a rule that matches nothing, a target below what the
+    narrowest widths take: the message names the reachable interval), FormatError,
     UnsupportedError (already quantized, or a format that is refused by name), IoError.
     """
+    name = profile_name(profile, bits, size)
     located = locate_model(model)
     found = _core.plan_directory(
         str(located.path),
-        profile=profile,
+        profile=name,
+        bits=bits,
+        size=size,
         dtype=dtype,
         group_size=group_size,
         router_bits=router_bits,
@@ -138,6 +251,7 @@ def plan(
         parameters=found.parameters,
         attention_bits=found.attention_bits,
         mlp_bits=found.mlp_bits,
+        allocation=allocation_of(found),
         roles=role_summaries(found.roles),
         modules=[
             PlannedModule(tensor.path, tensor.role, tensor.weights, tensor.bits, tensor.group_size)

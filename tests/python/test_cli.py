@@ -229,19 +229,6 @@ def test_a_missing_model_is_one_line(arguments: list[str]) -> None:
     assert not Path("absent-output").exists()
 
 
-@pytest.mark.parametrize("command", ["plan", "convert"])
-@pytest.mark.parametrize(("option", "value"), [("--bits", "4.2"), ("--size", "4GB")])
-def test_bits_and_size_say_that_they_come_later(
-    tmp_path: Path, command: str, option: str, value: str
-) -> None:
-    rest = ["--output", str(tmp_path / "out")] if command == "convert" else []
-    done = jang(command, "--model", str(DEMO), option, value, *rest)
-    assert done.exit_code == 1
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"error: {option} is not available yet")
-    assert not list(tmp_path.iterdir())
-
-
 def test_calibration_options_are_for_gptq(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     done = jang("convert", "--model", str(DEMO), "--calibration", "builtin", "--output", out)

@@ -13,6 +13,7 @@ from jang_tools.cli.options import (
     threads_option,
     width_options,
 )
+from jang_tools.cli.report import allocation_lines
 from jang_tools.cli.ui import Ui, format_size
 
 _METHODS = {
@@ -104,6 +105,9 @@ def command(
             progress=advance,
             **options,
         )
+    if report.allocation:
+        for line in allocation_lines(report.allocation, report.bytes, report.parameters):
+            ui.result(line)
     ui.result(f"Attention layers: {_bits(report.attention_bits)} | MLP: {_bits(report.mlp_bits)}")
     ui.result(f"Average bits: {report.average_bits:.1f} | Size: {format_size(report.bytes)}")
     for warning in report.warnings:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import click
 
 from jang_tools.cli.ui import Ui, log_level
-from jang_tools.errors import UnsupportedError
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -123,13 +122,18 @@ def width_options(command: Command) -> Command:
                 help=f"Profile by name; `jang profiles` lists them [default: {DEFAULT_PROFILE}].",
             ),
             click.option(
-                "--bits", type=float, help="Mean bits per weight to reach (not available yet)."
+                "--bits",
+                type=click.FloatRange(0, 64, min_open=True),
+                metavar="FLOAT",
+                help="Bits per weight of the output's weight files, in place of a profile: widths"
+                " are chosen by loss per byte and never take more.",
             ),
             click.option(
                 "--size",
                 metavar="SIZE",
                 callback=_size,
-                help="Size of the output to reach (not available yet).",
+                help="The same as a size of the weight files: bytes, 4.2GB (10^9) or 3.9GiB"
+                " (2^30).",
             ),
             click.option(
                 "--dtype",
@@ -178,19 +182,14 @@ def plan_options(
 ) -> dict[str, Any]:
     """The values of `width_options` as keyword arguments of `plan` and `convert`.
 
-    UsageError for more than one of profile, bits and size; UnsupportedError for the latter two.
+    UsageError for more than one of profile, bits and size.
     """
     if sum(value is not None for value in (profile, bits, size)) > 1:
         raise click.UsageError("give one of --profile, --bits and --size")
-    for name, value in (("--bits", bits), ("--size", size)):
-        if value is not None:
-            raise UnsupportedError(
-                f"{name} is not available yet: it needs the measured allocation of bits",
-                code="unsupported",
-                hint="choose a profile instead; `jang profiles --model MODEL` shows their sizes",
-            )
     return {
-        "profile": profile or DEFAULT_PROFILE,
+        "profile": profile,
+        "bits": bits,
+        "size": size,
         "dtype": dtype,
         "group_size": int(group_size) if group_size else None,
         "router_bits": int(router_bits) if router_bits else None,

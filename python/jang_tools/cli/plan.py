@@ -14,7 +14,7 @@ from jang_tools.cli.options import (
     plan_options,
     width_options,
 )
-from jang_tools.cli.report import role_table
+from jang_tools.cli.report import allocation_lines, role_table
 from jang_tools.cli.ui import Ui, format_count, format_size
 
 
@@ -39,6 +39,9 @@ def command(ui: Ui, model: str | None, model_option: str | None, **widths: Any) 
     for line in role_table(found.roles):
         ui.result(line)
     ui.result("")
+    if found.allocation:
+        for line in allocation_lines(found.allocation, found.bytes, found.parameters):
+            ui.result(line)
     ui.result(
         f"Average bits: {found.average_bits:.4g}"
         f" ({found.average_bits_stored:.4g} with scales and biases)"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from itertools import groupby
+from typing import TYPE_CHECKING, Protocol
 
 from jang_tools.cli.ui import format_count, format_size, format_table
+
+if TYPE_CHECKING:
+    from jang_tools.plan import Allocation
 
 
 class Role(Protocol):
@@ -45,6 +49,41 @@ def role_table(roles: Sequence[Role]) -> list[str]:
         ]
     )
     return format_table(["role", "tensors", "weights", "bits", "bytes"], rows)
+
+
+def allocation_lines(allocation: Allocation, size: int, parameters: int) -> list[str]:
+    """What was asked, what could be had, and what every role got; for a file of ``size`` bytes."""
+
+    def per_weight(count: int) -> str:
+        return f"{8 * count / parameters:.4g}" if parameters else "0"
+
+    asked, got = allocation.requested_bytes, size
+    lines = [
+        f"Requested: {per_weight(asked)} bits per weight ({asked} bytes)"
+        f" | achieved: {per_weight(got)} ({got} bytes)",
+        f"Reachable: {per_weight(allocation.lowest_bytes)} to"
+        f" {per_weight(allocation.highest_bytes)} bits per weight | losses: {allocation.losses}",
+    ]
+    for role, rows in groupby(allocation.widths, key=lambda row: row.role):
+        chosen = [
+            f"{row.modules} x {row.bits}-bit g{row.group_size}"
+            if row.bits
+            else f"{row.modules} x unquantized"
+            for row in rows
+        ]
+        lines.append(f"  {role}: {', '.join(chosen)}")
+    for floor in allocation.floors:
+        if floor.bits < floor.table_bits:
+            lines.append(
+                f"  floor of {floor.kind}: {floor.bits} bits in place of {floor.table_bits}, which"
+                " would take too much of the target"
+            )
+        if floor.binding:
+            lines.append(
+                f"  floor of {floor.kind}: {floor.bits} bits raises {floor.binding} of"
+                f" {floor.modules}"
+            )
+    return lines
 
 
 def format_bits(bits: float) -> str:

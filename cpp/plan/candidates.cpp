@@ -1,0 +1,69 @@
+// Candidates with exact bytes, and losses from the prior or from measurements.
+#include "plan/candidates.h"
+
+#include <cmath>
+
+#include "base/error.h"
+#include "plan/plan.h"
+#include "plan/prior.h"
+#include "plan/width_rules.h"
+
+namespace jang {
+namespace {
+
+constexpr int kWidestGroup = 128;
+constexpr int kFineGroup = 64;
+constexpr int kLastFineWidth = 6;  // 8 bits in groups of 64 would only be the new maximum
+
+[[noreturn]] void bad_losses(const FinalTensor& tensor, const std::string& message) {
+  throw Error(ErrorCode::kArgument, {}, tensor.path, "measured losses: " + message);
+}
+
+uint64_t stored_bytes(const FinalTensor& tensor, int bits, int group_size, DType metadata) {
+  PlannedTensor planned;
+  planned.tensor.shape = tensor.shape;
+  planned.format = AffineFormat{bits, group_size, metadata};
+  return planned.bytes();
+}
+
+/// nullopt: not listed.
+std::optional<double> measured_loss(const WidthContext& context, const FinalTensor& tensor,
+                                    const ModuleLoss& measured, int bits, int group_size) {
+  for (const CandidateLoss& entry : measured.errors) {
+    if (entry.bits != bits || entry.group_size != group_size) continue;
+    const double sensitivity =
+        measured.sensitivity ? *measured.sensitivity : prior_sensitivity(context, tensor);
+    const double loss = sensitivity * entry.error;
+    if (!std::isfinite(loss) || entry.error < 0 || sensitivity < 0) {
+      bad_losses(tensor, "expected finite numbers >= 0 at " + std::to_string(bits) + " bits, g" +
+                             std::to_string(group_size));
+    }
+    return loss;
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+std::vector<Candidate> candidates_of(const WidthContext& context, const WidthUnit& unit,
+                                     std::optional<int> group_size, DType metadata,
+                                     const ModuleLoss* measured) {
+  const FinalTensor& tensor = *unit.source;
+  const int widest = fitting_group_size(tensor.columns(), group_size.value_or(kWidestGroup));
+  std::vector<Candidate> out;
+  if (widest == 0) return out;
+  const auto add = [&](int bits, int group) {
+    const std::optional<double> loss =
+        measured != nullptr ? measured_loss(context, tensor, *measured, bits, group)
+                            : prior_sensitivity(context, tensor) * prior_error(bits, group);
+    if (loss) out.push_back({bits, group, stored_bytes(tensor, bits, group, metadata), *loss});
+  };
+  for (const int bits : kBitWidths) {
+    add(bits, widest);
+    if (!group_size && widest == kWidestGroup && bits <= kLastFineWidth) add(bits, kFineGroup);
+  }
+  if (out.empty()) bad_losses(tensor, "no candidate of this module is listed");
+  return out;
+}
+
+}  // namespace jang
