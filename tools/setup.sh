@@ -35,6 +35,7 @@ probe() {
         need clang-tidy command -v clang-tidy
         ;;
       gates) need valgrind command -v valgrind ;;
+      cache) need ccache command -v ccache ;;
       fuzz)
         need clang command -v clang++
         version=$(clang++ -dumpversion 2>/dev/null | cut -d. -f1) || version=14

@@ -52,7 +52,7 @@ def test_gptq_beats_mse_on_the_demo_model(profile: str, tmp_path: Path) -> None:
     assert verify(outputs[1], against=DEMO).ok
     report = evaluate(DEMO, outputs, sequence=256, tokens=4096)
     mse, gptq = (model.kl.mean for model in report.models)
-    assert gptq < 0.7 * mse
+    assert gptq < 0.8 * mse  # a text of another kind, and a quarter of the default tokens
     document = json.loads((outputs[1] / "jang_config.json").read_text())["quantization"]
     assert document["quantization_method"] == "gptq"
     assert document["calibration_method"].startswith("builtin sha256:")
