@@ -3,6 +3,7 @@
 #include "convert/convert.h"
 
 #include <chrono>
+#include <iterator>
 #include <map>
 #include <string_view>
 #include <utility>
@@ -115,6 +116,12 @@ CalibrationRecord solve_tensors(const std::filesystem::path& source_path,
   SolveModelHooks hooks;
   hooks.poll = [&] { progress.report({}); };
   hooks.read = [&](uint32_t tensor) { return writer.read(work.whole[place.at(tensor)], scratch); };
+  hooks.read_rows = [&](uint32_t tensor, uint64_t first, uint64_t rows) {
+    Panel part = work.whole[place.at(tensor)];
+    part.row = first;
+    part.rows = rows;
+    return writer.read(part, scratch);
+  };
   hooks.store = [&](uint32_t tensor, const AffinePanel& solved, const SolverRecord& solver) {
     const std::size_t i = place.at(tensor);
     sums[i] = writer.write_solved(work.whole[i], solved);
@@ -129,8 +136,10 @@ CalibrationRecord solve_tensors(const std::filesystem::path& source_path,
   const CalibrationTokens tokens{input.ids, input.tokens};
   record.sequences = static_cast<uint64_t>(tokens.sequences());
   const ModelDirectory directory = open_model_directory(source_path);
-  for (std::string& warning : solve_model(directory, plan, tokens, options, hooks, pool))
-    warnings.push_back(std::move(warning));
+  SolveModelReport report = solve_model(directory, plan, tokens, options, hooks, pool);
+  warnings.insert(warnings.end(), std::make_move_iterator(report.warnings.begin()),
+                  std::make_move_iterator(report.warnings.end()));
+  record.experts = report.experts;
   return record;
 }
 
