@@ -62,8 +62,8 @@ struct Gathered {
                     ExpertRoutes::reach(spec))) {}
 
   ExpertMoments watch(ExpertMoments moments, int64_t top_k) {
-    const ModelSpec model = directory_spec(directory);
-    LayerSpec layer = model.layers[0];
+    ModelSpec model = directory_spec(directory);
+    LayerSpec& layer = model.layers[0];
     std::get<MoeSpec>(*layer.feed_forward).top_k = top_k;
     WeightBinder binder(directory);
     std::vector<Branch> branches;
