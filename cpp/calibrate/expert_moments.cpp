@@ -99,47 +99,66 @@ void ExpertMoments::take_inner(const RoutedInput& input) {
   });
 }
 
-std::vector<float> ExpertMoments::row_weights(int64_t expert) const {
+std::vector<ExpertMoments::Term> ExpertMoments::terms(int64_t expert) const {
   const auto routes = routes_.of(expert);
-  std::vector<float> norms(routes.size());
-  for (std::size_t i = 0; i < routes.size(); ++i)
-    norms[i] = norms_[static_cast<std::size_t>(row(expert, static_cast<int64_t>(i)))];
+  std::vector<Term> terms;
+  if (down_ || static_cast<double>(routes_.chosen(expert)) >= shrinkage()) {
+    for (std::size_t i = 0; i < routes.size(); ++i) {
+      const auto& route = routes[i];
+      terms.push_back({row(expert, static_cast<int64_t>(i)), route.gate,
+                       routes_.probability(route.token, expert)});
+    }
+    return terms;
+  }
+  std::size_t next = 0;
+  for (int64_t token = 0; token < routes_.tokens(); ++token) {
+    const bool near = next < routes.size() && routes[next].token == token;
+    const float gate = near ? routes[next++].gate : 0.0f;
+    const float probability = routes_.probability(token, expert);
+    if (near || probability > 0.0f) terms.push_back({token, gate, probability});
+  }
+  return terms;
+}
+
+std::vector<float> ExpertMoments::weights(std::span<const Term> terms, int64_t expert) const {
+  std::vector<float> norms;
+  for (const Term& term : terms) norms.push_back(norms_[static_cast<std::size_t>(term.row)]);
   const std::vector<float> caps = capped_token_weights(norms);
   const auto square = [](float x) { return static_cast<double>(x) * static_cast<double>(x); };
   double own = 0.0, layer = 0.0;
-  for (std::size_t i = 0; i < routes.size(); ++i) {
-    own += static_cast<double>(caps[i]) * square(routes[i].gate);
-    layer += static_cast<double>(caps[i]) * static_cast<double>(routes[i].probability);
+  for (std::size_t i = 0; i < terms.size(); ++i) {
+    own += static_cast<double>(caps[i]) * square(terms[i].gate);
+    layer += static_cast<double>(caps[i]) * static_cast<double>(terms[i].probability);
   }
   const double own_scale = own > 0.0 ? static_cast<double>(routes_.chosen(expert)) / own : 0.0;
-  const double layer_scale = layer > 0.0 ? 0.5 * static_cast<double>(columns_) / layer : 0.0;
-  std::vector<float> weights(routes.size());
-  for (std::size_t i = 0; i < routes.size(); ++i) {
+  const double layer_scale = layer > 0.0 ? shrinkage() / layer : 0.0;
+  std::vector<float> weights(terms.size());
+  for (std::size_t i = 0; i < terms.size(); ++i) {
     weights[i] = static_cast<float>(static_cast<double>(caps[i]) *
-                                    (own_scale * square(routes[i].gate) +
-                                     layer_scale * static_cast<double>(routes[i].probability)));
+                                    (own_scale * square(terms[i].gate) +
+                                     layer_scale * static_cast<double>(terms[i].probability)));
   }
   return weights;
 }
 
 Hessian ExpertMoments::shrunk(int64_t expert, HessianKind kind) const {
-  const std::vector<float> weights = row_weights(expert);
+  const std::vector<Term> rows = terms(expert);
+  const std::vector<float> row_weights = weights(rows, expert);
   Hessian hessian(columns_, kind);
-  const auto count = static_cast<int64_t>(weights.size());
+  const auto count = static_cast<int64_t>(rows.size());
   AlignedBuffer<float> x(static_cast<std::size_t>(std::min(count, kRows) * columns_));
   for (int64_t begin = 0; begin < count; begin += kRows) {
-    const int64_t rows = std::min(kRows, count - begin);
-    pool_.split(rows, 1, [&](int64_t from, int64_t to, int /*worker*/) {
+    const int64_t run = std::min(kRows, count - begin);
+    pool_.split(run, 1, [&](int64_t from, int64_t to, int /*worker*/) {
       for (int64_t i = from; i < to; ++i)
-        rows_.load(row(expert, begin + i), x.data() + i * columns_);
+        rows_.load(rows[static_cast<std::size_t>(begin + i)].row, x.data() + i * columns_);
     });
-    hessian.add(
-        x.data(), columns_, rows,
-        std::span(weights).subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(rows)),
-        pool_);
+    hessian.add(x.data(), columns_, run,
+                std::span(row_weights)
+                    .subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(run)),
+                pool_);
   }
-  hessian.count_as(static_cast<double>(routes_.chosen(expert)) +
-                   0.5 * static_cast<double>(columns_));
+  hessian.count_as(static_cast<double>(routes_.chosen(expert)) + shrinkage());
   return hessian;
 }
 

@@ -4,17 +4,21 @@
 // With T_e tokens that chose expert e, gate values g, router probabilities p and t = columns / 2:
 //
 //   H_e     = sum over those that chose it of g^2 x x^T / sum g^2
-//   H_layer = sum over those that it is near to (ExpertRoutes::reach) of p x x^T / sum p
+//   H_layer = sum over tokens of p x x^T / sum p
 //   H       = (T_e H_e + t H_layer) / (T_e + t), worth T_e + t tokens
 //
-// A token counts for at most 20 times the median of ||x||^2 of the expert's rows. Gate and up read
-// rows of the block's input by token. The rows of down are made by running each expert on the
-// tokens that it is near to, with the model's own layer told to choose that many; of all tokens, as
-// an exact H_layer would want, they would be experts / top_k times the rows.
+// A token counts for at most 20 times the median of ||x||^2 of the expert's rows. The tokens of
+// H_layer are those that the expert is near to (ExpertRoutes::reach), but all of them for gate and
+// up if T_e < t, where H_layer is the larger part. All of them always would cost experts / top_k
+// times the sums of H_e, for little: beyond its reach a token has little of p.
 //
-// The quantized stream alone: the target W* takes the same tokens in both, but where the two
-// streams route a token differently one has no row of the expert at all, so the tokens left over
-// are a selection, and with T_e near the number of columns the correction would mostly be noise.
+// Gate and up read rows of the block's input by token. The rows of down are made by running each
+// expert on the tokens that it is near to, with the model's own layer told to choose that many.
+//
+// The quantized stream alone. The target W* stands for what the full-precision model makes of a
+// token, but where the streams route it differently that model has no use for this expert, and the
+// tokens on which they agree are a selection. It also needs a second moment of T_e tokens, which
+// near T_e = columns is mostly noise.
 #pragma once
 
 #include <cstdint>
@@ -63,7 +67,15 @@ class ExpertMoments final : public LinearObserver {
   void keep(const float* x, int64_t row);
   void take_blocks(const RoutedInput& input);
   void take_inner(const RoutedInput& input);
-  std::vector<float> row_weights(int64_t expert) const;
+  /// A row of the sum, with what weighs it in H_e and in H_layer.
+  struct Term {
+    int64_t row;
+    float gate, probability;
+  };
+  double shrinkage() const noexcept { return 0.5 * static_cast<double>(columns_); }  // t
+  std::vector<Term> terms(int64_t expert) const;
+  /// What weighs them in H; together T_e + t.
+  std::vector<float> weights(std::span<const Term> terms, int64_t expert) const;
 
   ExpertRoutes& routes_;
   const bool down_;

@@ -16,12 +16,14 @@ int64_t ExpertRoutes::reach(const MoeSpec& spec) noexcept {
 ExpertRoutes::ExpertRoutes(const MoeSpec& spec)
     : routes_(static_cast<std::size_t>(spec.experts)),
       chosen_(static_cast<std::size_t>(spec.experts), 0),
-      probabilities_(static_cast<std::size_t>(spec.experts)),
       near_(static_cast<std::size_t>(reach(spec))) {}
 
 void ExpertRoutes::add(const RoutedInput& input) {
   const kernels::KernelTable& kernels = active_kernels();
   const auto top_k = static_cast<std::size_t>(input.spec.top_k);
+  probabilities_.resize(probabilities_.size() +
+                        static_cast<std::size_t>(input.tokens * input.spec.experts));
+  float* const probabilities = probabilities_.data() + tokens_ * input.spec.experts;
   for (int64_t t = 1; t < input.tokens; ++t) {
     const float* scores = input.scores + t * input.spec.experts;
     const auto gates = input.weights.subspan(static_cast<std::size_t>(t) * top_k, top_k);
@@ -31,13 +33,13 @@ void ExpertRoutes::add(const RoutedInput& input) {
                   "calibration token " + std::to_string(tokens_ + t) +
                       ": the router's weights are not finite");
     }
-    router_probabilities(input.spec, kernels, scores, probabilities_.data());
+    router_probabilities(input.spec, kernels, scores, probabilities + t * input.spec.experts);
     // The first of these are those of `chosen`, by the same kernel.
     kernels.top_k(scores, input.spec.experts, static_cast<int64_t>(near_.size()), near_.data());
     for (std::size_t slot = 0; slot < near_.size(); ++slot) {
       const auto expert = static_cast<std::size_t>(near_[slot]);
       const float gate = slot < top_k ? gates[slot] : 0.0f;
-      routes_[expert].push_back({tokens_ + t, gate, probabilities_[expert]});
+      routes_[expert].push_back({tokens_ + t, gate});
       if (gate > 0.0f) ++chosen_[expert];
     }
   }

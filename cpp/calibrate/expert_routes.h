@@ -14,18 +14,15 @@
 namespace jang {
 
 struct ExpertRoute {
-  int64_t token = 0;         // among those of all sequences
-  float gate = 0.0f;         // what the expert's output is multiplied with; 0: it was not chosen
-  float probability = 0.0f;  // of the expert, by the router
+  int64_t token = 0;  // among those of all sequences
+  float gate = 0.0f;  // what the expert's output is multiplied with; 0: it was not chosen
 };
 
 class ExpertRoutes {
  public:
   explicit ExpertRoutes(const MoeSpec& spec);
 
-  /// Experts that a token counts for, in order of falling score: twice those that it goes to. The
-  /// others have little of its probability, and all of them would cost experts / top_k times the
-  /// moments of those it goes to.
+  /// How many experts are near to a token, by falling score: twice those that it goes to.
   static int64_t reach(const MoeSpec& spec) noexcept;
 
   /// The next sequence. Its position 0 is left out, as everywhere in calibration. Throws kNonFinite
@@ -34,6 +31,10 @@ class ExpertRoutes {
 
   int64_t experts() const noexcept { return static_cast<int64_t>(routes_.size()); }
   int64_t tokens() const noexcept { return tokens_; }  // of all sequences, positions 0 included
+  /// Of the expert for a token, by the router; 0 at positions 0.
+  float probability(int64_t token, int64_t expert) const {
+    return probabilities_[static_cast<std::size_t>(token * experts() + expert)];
+  }
   /// By rising token.
   std::span<const ExpertRoute> of(int64_t expert) const {
     return routes_[static_cast<std::size_t>(expert)];
@@ -45,8 +46,8 @@ class ExpertRoutes {
   std::vector<std::vector<ExpertRoute>> routes_;  // by expert
   std::vector<int64_t> chosen_;                   // by expert
   int64_t tokens_ = 0;
-  std::vector<float> probabilities_;  // of a token
-  std::vector<int64_t> near_;         // the experts that it counts for
+  std::vector<float> probabilities_;  // [tokens][experts]
+  std::vector<int64_t> near_;         // the experts that a token counts for
 };
 
 }  // namespace jang
