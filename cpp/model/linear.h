@@ -25,8 +25,8 @@ struct LinearJob {
 /// What the experts of a routed layer are about to be multiplied with, and where its tokens go.
 struct RoutedInput {
   const MoeSpec& spec;
-  bool down;                        // of down; else of gate and up
-  const float* x;                   // [tokens][hidden]; of down [tokens * top_k][width], by place
+  bool down;       // of down; else of gate and up
+  const float* x;  // [tokens][hidden]; of down [tokens * top_k][width], by place
   int64_t tokens;
   const float* scores;              // [tokens][experts], as choose_experts leaves them
   std::span<const int64_t> chosen;  // experts, [tokens][top_k], by falling weight

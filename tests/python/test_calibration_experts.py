@@ -113,6 +113,19 @@ def test_threads_change_no_byte(source: Path, text: Path, tmp_path: Path) -> Non
     assert read_weights(tmp_path / "1") == read_weights(tmp_path / "2")
 
 
+def test_fused_experts_solve_to_the_same_bytes(source: Path, text: Path, tmp_path: Path) -> None:
+    name = source.parent.name.rstrip("0123456789")
+    case = tiny.BY_NAME[name]
+    config = {**case.config, **CASES[name]}
+    tiny.write_checkpoint(replace(case, config=config, fused_experts=True), tmp_path / "fused")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / file, tmp_path / "fused" / file)
+    assert read_weights(tmp_path / "fused").keys() != read_weights(source).keys()
+    solve(source, tmp_path / "a", text, 6)
+    solve(tmp_path / "fused", tmp_path / "b", text, 6)
+    assert read_weights(tmp_path / "a") == read_weights(tmp_path / "b")
+
+
 def test_experts_with_few_tokens_are_searched_and_said_so(
     source: Path, text: Path, tmp_path: Path
 ) -> None:
