@@ -1,6 +1,6 @@
 # Settings of the whole build: JANG_SANITIZE=address,undefined or thread, and optional LTO.
 if(JANG_SANITIZE)
-  add_compile_options(-fsanitize=${JANG_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g)
+  add_compile_options(-fsanitize=${JANG_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g1)
   add_link_options(-fsanitize=${JANG_SANITIZE})
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # With the sanitizers' checks between, GCC takes the inactive members of a variant for used ones.

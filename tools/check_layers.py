@@ -23,9 +23,10 @@ RANKS = {
     "io": 1, "quant": 1,
     "arch": 2,
     "plan": 3, "model": 3,
-    "calibrate": 4, "eval": 4,
-    "convert": 5,
-    "bind": 6,
+    "eval": 4,
+    "calibrate": 5,
+    "convert": 6,
+    "bind": 7,
 }  # fmt: skip
 
 

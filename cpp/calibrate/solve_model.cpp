@@ -13,44 +13,13 @@
 #include "calibrate/expert_solve.h"
 #include "calibrate/hidden_states.h"
 #include "calibrate/moments.h"
+#include "calibrate/stored_matrix.h"
 #include "model/embedding.h"
 #include "quant/active_kernels.h"
 #include "quant/quantize.h"
 
 namespace jang {
 namespace {
-
-kernels::FloatType float_type(DType dtype) {
-  switch (dtype) {
-    case DType::kF16:
-      return kernels::FloatType::kF16;
-    case DType::kBF16:
-      return kernels::FloatType::kBF16;
-    default:
-      return kernels::FloatType::kF32;
-  }
-}
-
-/// A matrix as it will be stored.
-struct StoredMatrix {
-  AlignedBuffer<std::byte> codes, scales, biases;
-  kernels::AffineMatrix view{};
-
-  StoredMatrix(const AffineFormat& format, uint64_t rows, uint64_t columns)
-      : codes(rows * format.row_bytes(columns)),
-        scales(rows * format.row_groups(columns) *
-               static_cast<uint64_t>(dtype_size(format.metadata))),
-        biases(scales.size()),
-        view{reinterpret_cast<const uint8_t*>(codes.data()),
-             reinterpret_cast<const uint8_t*>(scales.data()),
-             reinterpret_cast<const uint8_t*>(biases.data()),
-             static_cast<int64_t>(rows),
-             static_cast<int64_t>(columns),
-             format.bits,
-             format.group_size,
-             float_type(format.metadata)} {}
-  AffinePanel panel() { return {codes.data(), scales.data(), biases.data()}; }
-};
 
 /// The linear layers that share an input, in the order of a pass.
 using Stage = std::vector<std::string>;
@@ -401,8 +370,10 @@ SolveModelReport ModelSolve::run() {
   return report;
 }
 
-void check_tokens(const ModelDirectory& source, const ModelSpec& spec,
-                  const CalibrationTokens& tokens) {
+}  // namespace
+
+void check_calibration_tokens(const ModelDirectory& source, const CalibrationTokens& tokens) {
+  const ModelSpec spec = directory_spec(source);
   if (tokens.tokens < 2 || tokens.sequences() < 1 ||
       static_cast<int64_t>(tokens.ids.size()) != tokens.sequences() * tokens.tokens) {
     throw Error(ErrorCode::kArgument,
@@ -421,12 +392,10 @@ void check_tokens(const ModelDirectory& source, const ModelSpec& spec,
   }
 }
 
-}  // namespace
-
 SolveModelReport solve_model(const ModelDirectory& source, const Plan& plan,
                              const CalibrationTokens& tokens, const SolveModelOptions& options,
                              const SolveModelHooks& hooks, ThreadPool& pool) {
-  check_tokens(source, directory_spec(source), tokens);
+  check_calibration_tokens(source, tokens);
   return ModelSolve(source, plan, tokens, options, hooks, pool).run();
 }
 

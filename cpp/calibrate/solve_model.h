@@ -32,6 +32,9 @@ struct CalibrationTokens {
   }
 };
 
+/// Throws kArgument for tokens that do not fit the model in `source`.
+void check_calibration_tokens(const ModelDirectory& source, const CalibrationTokens& tokens);
+
 struct SolveModelOptions {
   SolveOptions solver;
   bool two_streams = true;                     // a full-precision stream beside the quantized one

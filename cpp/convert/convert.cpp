@@ -3,15 +3,13 @@
 #include "convert/convert.h"
 
 #include <chrono>
-#include <iterator>
 #include <map>
 #include <string_view>
 #include <utility>
 
-#include "arch/directory.h"
 #include "arch/family.h"
 #include "base/error.h"
-#include "calibrate/solve_model.h"
+#include "convert/calibrated_job.h"
 #include "convert/panel_writer.h"
 #include "convert/panels.h"
 #include "convert/shard_output.h"
@@ -100,49 +98,6 @@ std::map<std::string, uint32_t> join_checksums(const Plan& plan, const ShardOutp
   return joined;
 }
 
-/// Solves the quantized tensors in the order of the forward pass and writes each as it is done.
-CalibrationRecord solve_tensors(const std::filesystem::path& source_path,
-                                const std::filesystem::path& partial, const Plan& plan,
-                                const CalibrationInput& input, const WorkList& work,
-                                const PanelWriter& writer, ShardOutput& output,
-                                std::span<PanelSums> sums, JobProgress& progress, ThreadPool& pool,
-                                std::vector<std::string>& warnings) {
-  CalibrationRecord record{
-      input.text, input.sha256, 0, static_cast<uint64_t>(input.tokens), input.two_streams ? 2u : 1u,
-      {}};
-  std::map<uint32_t, std::size_t> place;
-  for (std::size_t i = 0; i < work.whole.size(); ++i) place[work.whole[i].tensor] = i;
-  WriteScratch scratch;
-  SolveModelHooks hooks;
-  hooks.poll = [&] { progress.report({}); };
-  hooks.read = [&](uint32_t tensor) { return writer.read(work.whole[place.at(tensor)], scratch); };
-  hooks.read_rows = [&](uint32_t tensor, uint64_t first, uint64_t rows) {
-    Panel part = work.whole[place.at(tensor)];
-    part.row = first;
-    part.rows = rows;
-    return writer.read(part, scratch);
-  };
-  hooks.store = [&](uint32_t tensor, const AffinePanel& solved, const SolverRecord& solver) {
-    const std::size_t i = place.at(tensor);
-    sums[i] = writer.write_solved(work.whole[i], solved);
-    output.panel_done(tensor);
-    progress.done += work.whole[i].bytes;
-    record.tensors[plan.tensors[tensor].tensor.path] = solver;
-    progress.report(plan.tensors[tensor].tensor.name);
-  };
-  SolveModelOptions options;
-  options.two_streams = input.two_streams;
-  options.scratch_directory = partial;
-  const CalibrationTokens tokens{input.ids, input.tokens};
-  record.sequences = static_cast<uint64_t>(tokens.sequences());
-  const ModelDirectory directory = open_model_directory(source_path);
-  SolveModelReport report = solve_model(directory, plan, tokens, options, hooks, pool);
-  warnings.insert(warnings.end(), std::make_move_iterator(report.warnings.begin()),
-                  std::make_move_iterator(report.warnings.end()));
-  record.experts = report.experts;
-  return record;
-}
-
 }  // namespace
 
 ConvertReport convert_directory(const std::filesystem::path& source_path,
@@ -153,18 +108,31 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   require_convertible(source);
   ConvertReport report;
   report.plan = make_plan(source.config, source.inventory, options.plan);
+
+  ThreadPool pool(options.threads != 0 ? options.threads : default_thread_count().threads);
+  const SourceReader reader(source, options.plan.dtype);
+  JobProgress progress{callbacks};
+  std::optional<CalibratedJob> calibrated;
+  if (options.calibration) {
+    calibrated.emplace(source_path, partial, *options.calibration, reader, progress, pool);
+    if (options.plan.target) {
+      progress.total = 2 * quantized_bytes(report.plan);
+      PlanOptions measured = options.plan;
+      measured.losses = calibrated->measure(report.plan, options.plan.group_size);
+      report.plan = make_plan(source.config, source.inventory, measured);
+    }
+  }
   const Plan& plan = report.plan;
   report.warnings = plan.warnings;
   report.file_bytes = plan.file_bytes;
 
-  ThreadPool pool(options.threads != 0 ? options.threads : default_thread_count().threads);
   const WorkList work = cut_plan(plan, options.calibration.has_value());
   ShardOutput output(partial, plan, work.counts);
-  const PanelWriter writer(source, plan, options.method, options.plan.dtype, output);
+  const PanelWriter writer(reader, plan, options.method, output);
   std::vector<WriteScratch> scratch(static_cast<std::size_t>(pool.size()));
   std::vector<PanelSums> sums(work.panels.size()), solved_sums(work.whole.size());
   const std::size_t ahead = kPrefetchPanels * static_cast<std::size_t>(pool.size());
-  JobProgress progress{callbacks, work.bytes};
+  progress.total = progress.done + work.bytes;
   const auto name = [&](uint32_t tensor) -> std::string_view {
     return plan.tensors[tensor].tensor.name;
   };
@@ -177,9 +145,12 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
     output.panel_done(work.panels[i].tensor);
   });
   std::optional<CalibrationRecord> calibration;
-  if (options.calibration) {
-    calibration = solve_tensors(source_path, partial, plan, *options.calibration, work, writer,
-                                output, solved_sums, progress, pool, report.warnings);
+  if (calibrated) {
+    const auto store = [&](std::size_t i, const AffinePanel& solved) {
+      solved_sums[i] = writer.write_solved(work.whole[i], solved);
+      output.panel_done(work.whole[i].tensor);
+    };
+    calibration = calibrated->solve(plan, work.whole, store, report.warnings);
   }
   output.finish();
   progress.report({});

@@ -1,7 +1,6 @@
 // The life of a panel, from the mapped source to the bytes of up to three output tensors.
 #include "convert/panel_writer.h"
 
-#include <cmath>
 #include <string>
 
 #include "base/error.h"
@@ -10,18 +9,6 @@
 
 namespace jang {
 namespace {
-
-std::string value_text(float value) {
-  if (std::isnan(value)) return "NaN";
-  if (std::isinf(value)) return value > 0 ? "infinity" : "-infinity";
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", static_cast<double>(value));
-  return text;
-}
-
-std::string range_hint(DType dtype) {
-  return dtype == DType::kF16 ? "bf16 holds the range of f32: --dtype bf16" : "use --dtype f32";
-}
 
 /// The first group that cannot be quantized, found by trying each alone.
 PanelPlace failing_group(const SourcePanel& values, const AffineFormat& format, Method method,
@@ -41,51 +28,9 @@ PanelPlace failing_group(const SourcePanel& values, const AffineFormat& format, 
 
 }  // namespace
 
-Error place_error(ErrorCode code, const Checkpoint& checkpoint, const FinalTensor& tensor,
-                  const Panel& panel, uint64_t row, uint64_t column, const std::string& what,
-                  const std::string& hint) {
-  const SourceRow at = locate_row(tensor, panel.row + row);
-  const CheckpointTensor& source = checkpoint.tensors()[at.tensor];
-  return Error(code, checkpoint.files()[source.file], source.name,
-               "row " + std::to_string(at.row) + ", column " +
-                   std::to_string(panel.column + column) + ": " + what,
-               hint);
-}
-
-void require_finite(const SourcePanel& values, const Checkpoint& checkpoint,
-                    const FinalTensor& tensor, const Panel& panel) {
-  const auto bad = find_non_finite(values);
-  if (!bad) return;
-  throw place_error(ErrorCode::kNonFinite, checkpoint, tensor, panel, bad->row, bad->column,
-                    "expected a finite value, found " + value_text(bad->value));
-}
-
-SourcePanel PanelWriter::cast_to(const SourcePanel& values, DType to, const Panel& panel,
-                                 WriteScratch& scratch) const {
-  if (values.dtype == to) return values;
-  const FinalTensor& tensor = plan_.tensors[panel.tensor].tensor;
-  const uint64_t bytes = values.rows * values.columns * static_cast<uint64_t>(dtype_size(to));
-  scratch.cast.reserve_discarding(bytes);
-  if (const auto lost = cast_panel(values, to, scratch.cast.data())) {
-    throw place_error(
-        ErrorCode::kRange, *source_.checkpoint, tensor, panel, lost->row, lost->column,
-        value_text(lost->value) + " does not fit " + std::string(dtype_name(to)), range_hint(to));
-  }
-  return {scratch.cast.data(), to, values.rows, values.columns};
-}
-
-SourcePanel PanelWriter::read(const Panel& panel, WriteScratch& scratch) const {
-  const PlannedTensor& planned = plan_.tensors[panel.tensor];
-  const Checkpoint& checkpoint = *source_.checkpoint;
-  const SourcePanel values = read_panel(checkpoint, planned.tensor, panel, scratch.gathered);
-  require_finite(values, checkpoint, planned.tensor, panel);
-  if (!planned.format) return cast_to(values, planned.dtype, panel, scratch);
-  return cast_ ? cast_to(values, *cast_, panel, scratch) : values;
-}
-
 PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
   const PlannedTensor& planned = plan_.tensors[panel.tensor];
-  const SourcePanel values = read(panel, scratch);
+  const SourcePanel values = reader_.read(planned, panel, scratch.source);
   PanelSums sums;
   if (planned.format) {
     sums = write_quantized(values, panel, scratch);
@@ -94,13 +39,13 @@ PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
     const uint64_t offset = (panel.row * planned.tensor.columns() + panel.column) * size;
     put(panel, 0, offset, {values.data, values.rows * values.columns * size}, sums);
   }
-  drop_panel(*source_.checkpoint, planned.tensor, panel);
+  reader_.drop(planned, panel);
   return sums;
 }
 
 PanelSums PanelWriter::write_solved(const Panel& panel, const AffinePanel& solved) const {
   const PanelSums sums = put_quantized(panel, solved);
-  drop_panel(*source_.checkpoint, plan_.tensors[panel.tensor].tensor, panel);
+  reader_.drop(plan_.tensors[panel.tensor], panel);
   return sums;
 }
 
@@ -121,7 +66,7 @@ PanelSums PanelWriter::write_quantized(const SourcePanel& values, const Panel& p
     // Values are finite, so this is a scale or a bias; the quantizer does not know where the panel
     // lies.
     const PanelPlace at = failing_group(values, format, method_, scratch);
-    throw place_error(error.code(), *source_.checkpoint, planned.tensor, panel, at.row, at.column,
+    throw place_error(error.code(), reader_.checkpoint(), planned.tensor, panel, at.row, at.column,
                       "the scale or bias of the group there does not fit " +
                           std::string(dtype_name(format.metadata)),
                       range_hint(format.metadata));

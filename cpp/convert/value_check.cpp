@@ -6,7 +6,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "convert/panel_writer.h"
+#include "convert/source_reader.h"
 #include "convert/values.h"
 
 namespace jang {

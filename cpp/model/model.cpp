@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <functional>
 #include <string>
 
@@ -10,6 +9,7 @@
 #include "model/branch.h"
 #include "model/embedding.h"
 #include "model/linear.h"
+#include "model/output_head.h"
 #include "quant/active_kernels.h"
 
 namespace jang {
@@ -57,8 +57,7 @@ struct Model::Impl {
     embedding = binder.linear({spec.embedding.path, spec.vocabulary, spec.hidden, false});
     for (std::size_t l = 0; l < spec.layers.size(); ++l)
       append_branches(spec.layers[l], static_cast<int64_t>(l), binder, branches);
-    final_norm = NormLayer{spec.final_norm, binder.norm(spec.final_norm)};
-    if (!spec.head.tied) head = binder.linear(spec.head.linear);
+    head.emplace(spec, embedding, binder);
     binder.check_all_used();
     // Rounding the cache is worth it beside rounded activations; without any of these the model is
     // computed in f32 throughout.
@@ -82,8 +81,7 @@ struct Model::Impl {
   KvType kv_type = KvType::kF32;
   LinearWeight embedding;
   std::vector<Branch> branches;
-  NormLayer final_norm;
-  std::optional<LinearWeight> head;
+  std::optional<OutputHead> head;
   double load_seconds = 0;
 
   Workspace work;
@@ -103,16 +101,8 @@ void Model::Impl::run_layers(LayerContext& context, float* h, const std::functio
 }
 
 void Model::Impl::project_logits(const float* h, int64_t tokens, float* logits) {
-  final_norm.forward(kernels, pool, h, tokens, normed.data());
-  const LinearJob job{head ? &*head : &embedding, logits, spec.vocabulary};
-  if (!linear.run({&job, 1}, normed.data(), tokens)) return;
-  const int64_t n = tokens * spec.vocabulary;
-  if (spec.head.multiplier != 1.0f) {
-    for (int64_t i = 0; i < n; ++i) logits[i] *= spec.head.multiplier;
-  }
-  if (const float cap = spec.head.softcap; cap > 0) {
-    for (int64_t i = 0; i < n; ++i) logits[i] = cap * std::tanh(logits[i] / cap);
-  }
+  [[maybe_unused]] const bool whole = head->run(pool, linear, h, tokens, normed.data(), logits);
+  JANG_ASSERT(whole);  // nobody observes a model's own pass
 }
 
 void Model::Impl::check(std::span<const BatchEntry> batch) const {

@@ -45,24 +45,32 @@ std::optional<double> measured_loss(const WidthContext& context, const FinalTens
 
 }  // namespace
 
+std::vector<std::pair<int, int>> candidate_formats(uint64_t columns,
+                                                   std::optional<int> group_size) {
+  const int widest = fitting_group_size(columns, group_size.value_or(kWidestGroup));
+  std::vector<std::pair<int, int>> out;
+  if (widest == 0) return out;
+  for (const int bits : kBitWidths) {
+    out.emplace_back(bits, widest);
+    if (!group_size && widest == kWidestGroup && bits <= kLastFineWidth)
+      out.emplace_back(bits, kFineGroup);
+  }
+  return out;
+}
+
 std::vector<Candidate> candidates_of(const WidthContext& context, const WidthUnit& unit,
                                      std::optional<int> group_size, DType metadata,
                                      const ModuleLoss* measured) {
   const FinalTensor& tensor = *unit.source;
-  const int widest = fitting_group_size(tensor.columns(), group_size.value_or(kWidestGroup));
   std::vector<Candidate> out;
-  if (widest == 0) return out;
-  const auto add = [&](int bits, int group) {
+  const auto formats = candidate_formats(tensor.columns(), group_size);
+  for (const auto& [bits, group] : formats) {
     const std::optional<double> loss =
         measured != nullptr ? measured_loss(context, tensor, *measured, bits, group)
                             : prior_sensitivity(context, tensor) * prior_error(bits, group);
     if (loss) out.push_back({bits, group, stored_bytes(tensor, bits, group, metadata), *loss});
-  };
-  for (const int bits : kBitWidths) {
-    add(bits, widest);
-    if (!group_size && widest == kWidestGroup && bits <= kLastFineWidth) add(bits, kFineGroup);
   }
-  if (out.empty()) bad_losses(tensor, "no candidate of this module is listed");
+  if (out.empty() && !formats.empty()) bad_losses(tensor, "no candidate of this module is listed");
   return out;
 }
 

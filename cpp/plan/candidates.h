@@ -1,6 +1,9 @@
 // The formats among which allocation chooses, matrix by matrix.
 #pragma once
 
+#include <cstdint>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "plan/losses.h"
@@ -15,10 +18,13 @@ struct Candidate {
   double loss = 0;     // a*e
 };
 
-/// Ascending by bits, wide groups first: 2, 3, 4, 5 and 6 bits in groups of 128 and 64, 8 bits in
-/// groups of 128. Where 128 does not divide the inputs the widest group that does; `group_size`
-/// narrows all to one. Empty if no group divides the inputs. `measured`: in place of the prior,
-/// or null. Error{kArgument} for measured losses that are no numbers >= 0 or list no candidate.
+/// (bits, group size), ascending by bits, wide groups first: 2, 3, 4, 5 and 6 bits in groups of 128
+/// and 64, 8 bits in groups of 128. Where 128 does not divide the inputs the widest group that
+/// does; `group_size` narrows all to one. Empty if no group divides the inputs.
+std::vector<std::pair<int, int>> candidate_formats(uint64_t columns, std::optional<int> group_size);
+
+/// These formats with their bytes and losses. `measured`: in place of the prior, or null.
+/// Error{kArgument} for measured losses that are no numbers >= 0 or list no candidate.
 std::vector<Candidate> candidates_of(const WidthContext& context, const WidthUnit& unit,
                                      std::optional<int> group_size, DType metadata,
                                      const ModuleLoss* measured);

@@ -90,7 +90,7 @@ double PanelError::relative_rms() const noexcept {
 }
 
 PanelError panel_error(const SourcePanel& source, const AffinePanel& quantized,
-                       const AffineFormat& format) {
+                       const AffineFormat& format, std::span<const float> weights) {
   const uint64_t values = source.rows * source.columns;
   RunDecoder decode(quantized, format, values);
   AlignedBuffer<float> expected(std::min(kRunValues, values));
@@ -106,8 +106,10 @@ PanelError panel_error(const SourcePanel& source, const AffinePanel& quantized,
     for (uint64_t i = 0; i < count; ++i) {
       const double w = static_cast<double>(expected[i]);
       const double error = static_cast<double>(found[i]) - w;
-      total.error_squares += error * error;
-      total.source_squares += w * w;
+      const double weight =
+          weights.empty() ? 1.0 : static_cast<double>(weights[(first + i) % source.columns]);
+      total.error_squares += weight * error * error;
+      total.source_squares += weight * w * w;
       total.max_abs = larger(total.max_abs, std::fabs(error));
     }
   }

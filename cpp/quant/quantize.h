@@ -48,16 +48,17 @@ void unpack_codes(const std::byte* packed, uint64_t rows, uint64_t columns, int 
 /// Source values as float32, exactly.
 void load_floats(const SourcePanel& source, float* out);
 
-/// Sums for `verify --against` and reports, in double, over the rows of a panel.
+/// Sums for `verify --against` and reports, in double, over the rows of a panel; r_k is the weight
+/// of column k, 1 without weights.
 struct PanelError {
-  double error_squares = 0;   // sum (w_hat - w)^2
-  double source_squares = 0;  // sum w^2
+  double error_squares = 0;   // sum r_k (w_hat - w)^2
+  double source_squares = 0;  // sum r_k w^2
   double max_abs = 0;         // max |w_hat - w|
   void merge(const PanelError& other) noexcept;
   double relative_rms()
       const noexcept;  // sqrt(error_squares / source_squares), 0 for a zero source
 };
 PanelError panel_error(const SourcePanel& source, const AffinePanel& quantized,
-                       const AffineFormat& format);
+                       const AffineFormat& format, std::span<const float> weights = {});
 
 }  // namespace jang

@@ -365,6 +365,27 @@ TEST(Convert, GptqGivesTheSameBytesWithAnyThreads) {
   }
 }
 
+TEST(Convert, GptqToASizeMeasuresWhatWidthsCost) {
+  const TemporaryDirectory directory;
+  SourceModel model;
+  model.fill(5).write(directory / "source");
+  std::string first;
+  for (const int threads : {1, 2}) {
+    ConvertOptions options = options_for("JANG_3M", Method::kMse, threads);
+    options.plan.target = SizeTarget{6.0, {}};
+    options.calibration = calibration_for(model, 9, 24);
+    const fs::path out = directory / ("out" + std::to_string(threads));
+    const ConvertReport report = convert_to(directory / "source", out, options);
+    ASSERT_TRUE(report.plan.allocation.has_value());
+    EXPECT_TRUE(report.plan.allocation->measured);
+    EXPECT_LE(report.file_bytes, report.plan.allocation->requested_bytes);
+    EXPECT_TRUE(verify_directory(out, directory / "source", threads, {}).faults.empty());
+    const std::string bytes = read_file(out / "model-00001-of-00001.safetensors");
+    if (threads == 1) first = bytes;
+    EXPECT_EQ(bytes, first);
+  }
+}
+
 TEST(Convert, GptqRefusesTokensThatDoNotFit) {
   const TemporaryDirectory directory;
   SourceModel model;
