@@ -257,7 +257,7 @@ void LossMeter::measure_branch(const LayerSpec& layer, std::size_t branch, std::
   const MoeSpec* moe = branch == 1 ? std::get_if<MoeSpec>(&*layer.feed_forward) : nullptr;
   for (BranchMoments::Stage& stage : seen.stages) {
     if (moe != nullptr && stage.paths.front() == moe->router.path) {
-      const std::vector<float> weights = stage.moments->column_weights();
+      const std::vector<float> weights = column_weights(stage.moments->hessian());
       add(moe->gate.path, {nullptr, weights});
       add(moe->up.path, {nullptr, weights});
       add(moe->down.path, {});

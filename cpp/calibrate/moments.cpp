@@ -61,10 +61,10 @@ GptqSolver InputMoments::solver(ThreadPool& pool) {
   return solver;
 }
 
-std::vector<float> InputMoments::column_weights() const {
-  std::vector<float> weights(static_cast<std::size_t>(hessian_.columns()));
+std::vector<float> column_weights(const Hessian& hessian) {
+  std::vector<float> weights(static_cast<std::size_t>(hessian.columns()));
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    weights[i] = static_cast<float>(hessian_.diagonal(static_cast<int64_t>(i)) / hessian_.weight());
+    weights[i] = static_cast<float>(hessian.diagonal(static_cast<int64_t>(i)) / hessian.weight());
   }
   std::vector<float> positive;
   std::copy_if(weights.begin(), weights.end(), std::back_inserter(positive),

@@ -32,8 +32,6 @@ class InputMoments {
   GptqSolver solver(ThreadPool& pool);
   const Hessian& hessian() const noexcept { return hessian_; }
   const CrossMoment* cross() const noexcept { return cross_ ? &*cross_ : nullptr; }
-  /// Importance of each column: the mean diagonal, floored so that all are positive.
-  std::vector<float> column_weights() const;
 
  private:
   static constexpr int64_t kHeldOut = 8;
@@ -44,5 +42,8 @@ class InputMoments {
   std::optional<Hessian> held_hessian_;
   std::vector<float> norms_;
 };
+
+/// Importance of each column: the mean diagonal, floored so that all are positive.
+std::vector<float> column_weights(const Hessian& hessian);
 
 }  // namespace jang

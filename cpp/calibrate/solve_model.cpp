@@ -1,14 +1,16 @@
 // A branch is solved in the order in which its inputs arise: those of q, k and v; with them
 // quantized those of o; then gate and up, then down. Both streams stand before the branch until all
-// of it is solved, and then walk through it.
+// of it is solved, and then walk through it. Experts follow their router: gate and up, then down.
 #include "calibrate/solve_model.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <utility>
 
 #include "base/error.h"
 #include "calibrate/branch_pass.h"
+#include "calibrate/expert_solve.h"
 #include "calibrate/hidden_states.h"
 #include "calibrate/moments.h"
 #include "calibrate/stored_matrix.h"
@@ -71,22 +73,25 @@ class ModelSolve {
  public:
   ModelSolve(const ModelDirectory& source, const Plan& plan, const CalibrationTokens& tokens,
              const SolveModelOptions& options, const SolveModelHooks& hooks, ThreadPool& pool);
-  std::vector<std::string> run();
+  SolveModelReport run();
 
  private:
   void embed();
   void solve_branch(const LayerSpec& layer, std::size_t branch);
   void solve_head();
   InputMoments collect(const Branch& quantized, const Branch* full, const std::string& path,
-                       int64_t columns, HessianKind kind);
+                       int64_t columns);
   void solve(const std::string& path, const GptqSolver& solver);
-  void round(const std::string& path, std::span<const float> weights);
-  void round_experts(const MoeSpec& moe, const InputMoments& moments);
+  void round(const std::string& path);
+  void solve_experts(LayerSpec layer, std::size_t branch);
+  void solve_stacks(std::span<const StackSpec* const> specs, const ExpertMoments& moments);
+  void watch(const Branch& branch, LinearObserver& observer);
   void advance(Stream& stream, const Branch& branch);
   void drop_pages();
   bool planned(const std::string& path) const { return planned_.contains(path); }
   template <typename Quantize>
   void store(const std::string& path, bool keep, Quantize&& quantize);
+  void run_with(const std::string& path, StoredMatrix matrix);
   std::vector<Stream*> streams() {
     return full_ ? std::vector<Stream*>{&quantized_, &*full_} : std::vector<Stream*>{&quantized_};
   }
@@ -103,7 +108,8 @@ class ModelSolve {
   std::optional<Stream> full_;
   std::vector<StoredMatrix> kept_;  // what the quantized stream's binder points to
   std::size_t stored_ = 0;
-  bool experts_rounded_ = false;
+  std::vector<int64_t> expert_tokens_;  // of each expert met so far
+  ExpertWays expert_ways_;
 };
 
 ModelSolve::ModelSolve(const ModelDirectory& source, const Plan& plan,
@@ -123,6 +129,12 @@ ModelSolve::ModelSolve(const ModelDirectory& source, const Plan& plan,
   }
 }
 
+/// The quantized stream runs with it from now on.
+void ModelSolve::run_with(const std::string& path, StoredMatrix matrix) {
+  quantized_.binder.replace(path, matrix.view);
+  kept_.push_back(std::move(matrix));
+}
+
 /// Quantizes a planned tensor by quantize(values, format, out) -> SolverRecord and hands it on.
 /// `keep`: the quantized stream runs with it from now on.
 template <typename Quantize>
@@ -139,9 +151,7 @@ void ModelSolve::store(const std::string& path, bool keep, Quantize&& quantize) 
     throw Error(error.code(), {}, tensor.tensor.source, error.message(), error.hint());
   }
   ++stored_;
-  if (!keep) return;
-  quantized_.binder.replace(path, matrix.view);
-  kept_.push_back(std::move(matrix));
+  if (keep) run_with(path, std::move(matrix));
 }
 
 void ModelSolve::solve(const std::string& path, const GptqSolver& solver) {
@@ -152,20 +162,65 @@ void ModelSolve::solve(const std::string& path, const GptqSolver& solver) {
         });
 }
 
-void ModelSolve::round(const std::string& path, std::span<const float> weights) {
+void ModelSolve::round(const std::string& path) {
   store(path, true,
         [&](const SourcePanel& values, const AffineFormat& format, const AffinePanel& out) {
-          quantize_matrix(values, format, Method::kMse, out, pool_, weights);
+          quantize_matrix(values, format, Method::kMse, out, pool_);
           return SolverRecord{"mse"};
         });
 }
 
-void ModelSolve::round_experts(const MoeSpec& moe, const InputMoments& moments) {
-  const std::vector<float> weights = moments.column_weights();
-  if (planned(moe.gate.path)) round(moe.gate.path, weights);
-  if (planned(moe.up.path)) round(moe.up.path, weights);
-  if (planned(moe.down.path)) round(moe.down.path, {});
-  experts_rounded_ = true;
+// Stacks that share an input, expert by expert.
+void ModelSolve::solve_stacks(std::span<const StackSpec* const> specs,
+                              const ExpertMoments& moments) {
+  std::vector<StoredMatrix> matrices;
+  std::vector<ExpertStack> stacks;
+  for (const StackSpec* spec : specs) {
+    if (!planned(spec->path)) continue;
+    const uint32_t index = planned_.at(spec->path);
+    const PlannedTensor& tensor = plan_.tensors[index];
+    const auto rows = static_cast<uint64_t>(spec->out);
+    matrices.emplace_back(*tensor.format, static_cast<uint64_t>(spec->count) * rows,
+                          static_cast<uint64_t>(spec->in));
+    stacks.push_back({tensor.tensor.source, *tensor.format,
+                      [this, index, rows](int64_t expert) {
+                        return hooks_.read_rows(index, static_cast<uint64_t>(expert) * rows, rows);
+                      },
+                      matrices.back().panel()});
+  }
+  const std::vector<SolverRecord> records =
+      jang::solve_experts(moments, stacks, options_.solver, hooks_.poll, pool_);
+  for (std::size_t i = 0, stack = 0; i < specs.size(); ++i) {
+    if (!planned(specs[i]->path)) continue;
+    hooks_.store(planned_.at(specs[i]->path), matrices[stack].panel(), records[stack]);
+    expert_ways_.merge(*records[stack].experts);
+    run_with(specs[i]->path, std::move(matrices[stack]));
+    ++stored_;
+    ++stack;
+  }
+}
+
+void ModelSolve::solve_experts(LayerSpec layer, std::size_t branch) {
+  auto& moe = std::get<MoeSpec>(*layer.feed_forward);
+  if (!planned(moe.gate.path) && !planned(moe.up.path) && !planned(moe.down.path)) return;
+  const ExpertScratch scratch{options_.memory_budget,
+                              options_.scratch_directory / ".calibration-experts"};
+  ExpertRoutes routes(moe);
+  {
+    ExpertMoments moments = ExpertMoments::of_gate_and_up(
+        moe, routes, static_cast<int64_t>(tokens_.ids.size()), scratch, pool_);
+    watch(quantized_.bind(layer, branch), moments);
+    const std::array specs = {&std::as_const(moe.gate), &std::as_const(moe.up)};
+    solve_stacks(specs, moments);
+  }
+  for (int64_t expert = 0; expert < moe.experts; ++expert)
+    expert_tokens_.push_back(routes.chosen(expert));
+  if (!planned(moe.down.path)) return;
+  ExpertMoments moments = ExpertMoments::of_down(moe, routes, scratch, pool_);
+  moe.top_k = ExpertRoutes::reach(moe);
+  watch(quantized_.bind(layer, branch), moments);
+  const std::array specs = {&std::as_const(moe.down)};
+  solve_stacks(specs, moments);
 }
 
 // The first layer's inputs are rows of the quantized embedding; a tied one is stored only once the
@@ -179,10 +234,9 @@ void ModelSolve::embed() {
       const SourcePanel values = hooks_.read(planned_.at(path));
       StoredMatrix matrix(*tensor.format, values.rows, values.columns);
       quantize_matrix(values, *tensor.format, Method::kMse, matrix.panel(), pool_);
-      quantized_.binder.replace(path, matrix.view);
-      kept_.push_back(std::move(matrix));
+      run_with(path, std::move(matrix));
     } else {
-      round(path, {});
+      round(path);
     }
   }
   for (Stream* stream : streams()) {
@@ -200,8 +254,8 @@ void ModelSolve::embed() {
 }
 
 InputMoments ModelSolve::collect(const Branch& quantized, const Branch* full,
-                                 const std::string& path, int64_t columns, HessianKind kind) {
-  InputMoments moments(columns, kind, full != nullptr, tokens_.sequences());
+                                 const std::string& path, int64_t columns) {
+  InputMoments moments(columns, HessianKind::kFull, full != nullptr, tokens_.sequences());
   for (int64_t s = 0; s < tokens_.sequences(); ++s) {
     hooks_.poll();
     StageInput seen(path), seen_full(path);
@@ -216,6 +270,15 @@ InputMoments ModelSolve::collect(const Branch& quantized, const Branch* full,
   return moments;
 }
 
+// Shows the quantized stream's pass through a branch, all sequences in order.
+void ModelSolve::watch(const Branch& branch, LinearObserver& observer) {
+  for (int64_t s = 0; s < tokens_.sequences(); ++s) {
+    hooks_.poll();
+    quantized_.states.load(s, quantized_.rows.data());
+    quantized_.pass.run(branch, quantized_.rows.data(), &observer);
+  }
+}
+
 void ModelSolve::advance(Stream& stream, const Branch& branch) {
   for (int64_t s = 0; s < tokens_.sequences(); ++s) {
     hooks_.poll();
@@ -226,7 +289,6 @@ void ModelSolve::advance(Stream& stream, const Branch& branch) {
 }
 
 void ModelSolve::solve_branch(const LayerSpec& layer, std::size_t branch) {
-  const MoeSpec* moe = branch == 1 ? std::get_if<MoeSpec>(&*layer.feed_forward) : nullptr;
   const std::optional<Branch> full =
       full_ ? std::optional(full_->bind(layer, branch)) : std::nullopt;
   StageList list;
@@ -239,19 +301,16 @@ void ModelSolve::solve_branch(const LayerSpec& layer, std::size_t branch) {
     const Stage& stage = list.stages[i];
     const bool solved =
         std::any_of(stage.begin(), stage.end(), [&](const auto& path) { return planned(path); });
-    const bool routes = moe != nullptr && stage.front() == moe->router.path;
-    if (!solved && !routes) continue;
-    const Branch before = quantized_.bind(layer, branch);
-    InputMoments moments =
-        collect(before, full && solved ? &*full : nullptr, stage.front(), list.columns[i],
-                solved ? HessianKind::kFull : HessianKind::kDiagonal);
-    if (routes) round_experts(*moe, moments);
     if (!solved) continue;
+    const Branch before = quantized_.bind(layer, branch);
+    InputMoments moments = collect(before, full ? &*full : nullptr, stage.front(), list.columns[i]);
     const GptqSolver solver = moments.solver(pool_);
     for (const std::string& path : stage) {
       if (planned(path)) solve(path, solver);
     }
   }
+  if (branch == 1 && std::holds_alternative<MoeSpec>(*layer.feed_forward))
+    solve_experts(layer, branch);
   advance(quantized_, quantized_.bind(layer, branch));
   if (full) advance(*full_, *full);
 }
@@ -286,7 +345,7 @@ void ModelSolve::drop_pages() {
   }
 }
 
-std::vector<std::string> ModelSolve::run() {
+SolveModelReport ModelSolve::run() {
   embed();
   for (const LayerSpec& layer : spec_.layers) {
     for (Stream* stream : streams()) stream->pass.set_layer(layer);
@@ -303,13 +362,12 @@ std::vector<std::string> ModelSolve::run() {
                     " quantized tensors in the forward pass, found " + std::to_string(stored_),
                 "use --method mse");
   }
-  std::vector<std::string> warnings;
-  if (experts_rounded_) {
-    warnings.emplace_back(
-        "routed experts were quantized by mse, weighted by their layer's inputs: error feedback"
-        " for experts is not available yet");
-  }
-  return warnings;
+  SolveModelReport report;
+  if (expert_tokens_.empty()) return report;
+  report.experts = expert_coverage(std::move(expert_tokens_));
+  std::string warning = coverage_warning(*report.experts, expert_ways_);
+  if (!warning.empty()) report.warnings.push_back(std::move(warning));
+  return report;
 }
 
 }  // namespace
@@ -334,10 +392,9 @@ void check_calibration_tokens(const ModelDirectory& source, const CalibrationTok
   }
 }
 
-std::vector<std::string> solve_model(const ModelDirectory& source, const Plan& plan,
-                                     const CalibrationTokens& tokens,
-                                     const SolveModelOptions& options, const SolveModelHooks& hooks,
-                                     ThreadPool& pool) {
+SolveModelReport solve_model(const ModelDirectory& source, const Plan& plan,
+                             const CalibrationTokens& tokens, const SolveModelOptions& options,
+                             const SolveModelHooks& hooks, ThreadPool& pool) {
   check_calibration_tokens(source, tokens);
   return ModelSolve(source, plan, tokens, options, hooks, pool).run();
 }

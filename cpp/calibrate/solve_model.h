@@ -3,12 +3,14 @@
 //
 // Relies on a source directory that the runtime can run and on a plan for its tensors; leaves
 // reading of source values, writing and progress to its user. Memory: the hidden states or a
-// scratch file, and one branch with the moments of one of its inputs.
+// scratch file, and one branch with the moments of one of its inputs; of a routed branch its inputs
+// or its experts' beside them, in memory or in a scratch file likewise.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -36,7 +38,7 @@ void check_calibration_tokens(const ModelDirectory& source, const CalibrationTok
 struct SolveModelOptions {
   SolveOptions solver;
   bool two_streams = true;                     // a full-precision stream beside the quantized one
-  uint64_t memory_budget = uint64_t{4} << 30;  // of each stream's hidden states
+  uint64_t memory_budget = uint64_t{4} << 30;  // of each stream's hidden states; of experts' rows
   std::filesystem::path scratch_directory;     // for those beyond it
 };
 
@@ -44,18 +46,24 @@ struct SolveModelHooks {
   /// All values of a planned tensor, finite, in the dtype to quantize from; valid until the next
   /// call.
   std::function<SourcePanel(uint32_t planned)> read;
+  /// The same of rows [first, first + rows) of a stack, whose experts lie one behind the other.
+  std::function<SourcePanel(uint32_t planned, uint64_t first, uint64_t rows)> read_rows;
   /// Called once for every tensor with a format. The bytes live only for the call.
   std::function<void(uint32_t planned, const AffinePanel&, const SolverRecord&)> store;
   /// Called several times a second; may throw to stop.
   std::function<void()> poll;
 };
 
+struct SolveModelReport {
+  std::vector<std::string> warnings;
+  std::optional<ExpertCoverage> experts;  // of a model whose experts have a format
+};
+
 /// `source` is a plain directory and `plan` one for it. Throws kUnsupportedModel for families that
 /// cannot be run, kArgument for tokens that do not fit the model, and what solving finds, with the
-/// tensor's name. Returns warnings.
-std::vector<std::string> solve_model(const ModelDirectory& source, const Plan& plan,
-                                     const CalibrationTokens& tokens,
-                                     const SolveModelOptions& options, const SolveModelHooks& hooks,
-                                     ThreadPool& pool);
+/// tensor's name.
+SolveModelReport solve_model(const ModelDirectory& source, const Plan& plan,
+                             const CalibrationTokens& tokens, const SolveModelOptions& options,
+                             const SolveModelHooks& hooks, ThreadPool& pool);
 
 }  // namespace jang

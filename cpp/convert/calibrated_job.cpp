@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <utility>
 
@@ -85,6 +86,12 @@ CalibrationRecord CalibratedJob::solve(const Plan& plan, std::span<const Panel> 
   hooks.read = [&](uint32_t tensor) {
     return reader_.read(plan.tensors[tensor], panels[place.at(tensor)], scratch);
   };
+  hooks.read_rows = [&](uint32_t tensor, uint64_t first, uint64_t rows) {
+    Panel part = panels[place.at(tensor)];
+    part.row = first;
+    part.rows = rows;
+    return reader_.read(plan.tensors[tensor], part, scratch);
+  };
   hooks.store = [&](uint32_t tensor, const AffinePanel& solved, const SolverRecord& solver) {
     const std::size_t i = place.at(tensor);
     store(i, solved);
@@ -95,8 +102,10 @@ CalibrationRecord CalibratedJob::solve(const Plan& plan, std::span<const Panel> 
   SolveModelOptions options;
   options.two_streams = input_.two_streams;
   options.scratch_directory = scratch_;
-  for (std::string& warning : solve_model(directory_, plan, tokens, options, hooks, pool_))
-    warnings.push_back(std::move(warning));
+  SolveModelReport report = solve_model(directory_, plan, tokens, options, hooks, pool_);
+  warnings.insert(warnings.end(), std::make_move_iterator(report.warnings.begin()),
+                  std::make_move_iterator(report.warnings.end()));
+  record.experts = report.experts;
   return record;
 }
 

@@ -22,6 +22,18 @@ struct LinearJob {
   int64_t set = 0;    // jobs of one set are finished together
 };
 
+/// What the experts of a routed layer are about to be multiplied with, and where its tokens go.
+struct RoutedInput {
+  const MoeSpec& spec;
+  bool down;       // of down; else of gate and up
+  const float* x;  // [tokens][hidden]; of down [tokens * top_k][width], by place
+  int64_t tokens;
+  const float* scores;              // [tokens][experts], as choose_experts leaves them
+  std::span<const int64_t> chosen;  // experts, [tokens][top_k], by falling weight
+  std::span<const float> weights;   // of their outputs, [tokens][top_k]
+  std::span<const int64_t> places;  // [tokens][top_k]
+};
+
 /// Sees the rows that matrices are about to be multiplied with.
 class LinearObserver {
  public:
@@ -29,6 +41,8 @@ class LinearObserver {
   /// `x`: [tokens][columns of the jobs' weights]. False: nothing is multiplied and the pass ends;
   /// what the layer would have written is undefined.
   virtual bool on_input(std::span<const LinearJob> jobs, const float* x, int64_t tokens) = 0;
+  /// The same of experts: gate and up first, then down.
+  virtual bool on_routed_input(const RoutedInput& /*input*/) { return true; }
 };
 
 class LinearRunner {
@@ -36,8 +50,13 @@ class LinearRunner {
   LinearRunner(ThreadPool& pool, Precision precision);
 
   Precision precision() const noexcept { return input_precision_; }
-  /// Shows it every input from now on but those of routed experts; nullptr: nobody.
+  /// Shows it every input from now on; nullptr: nobody.
   void observe(LinearObserver* observer) noexcept { observer_ = observer; }
+  /// Shows the observer, if any, an input of experts, whose jobs say less than it wants to know.
+  /// False if it ended the pass.
+  [[nodiscard]] bool show(const RoutedInput& input) {
+    return observer_ == nullptr || observer_->on_routed_input(input);
+  }
 
   /// `x`: [tokens][columns] contiguous, the columns of every job's weight. A row of the result
   /// depends only on its own weights and x: not on the split, nor on the number of threads. In

@@ -17,6 +17,12 @@ void choose_experts(const MoeSpec& spec, const kernels::KernelTable& kernels, fl
   for (int64_t i = 0; i < spec.top_k; ++i) weights[i] /= sum;
 }
 
+void router_probabilities(const MoeSpec& spec, const kernels::KernelTable& kernels,
+                          const float* scores, float* probabilities) {
+  std::copy_n(scores, spec.experts, probabilities);
+  if (spec.rule == RouterRule::kTopKThenSoftmax) kernels.softmax(probabilities, spec.experts);
+}
+
 void ExpertGroups::sort(std::span<const int64_t> chosen, int64_t top_k, int64_t experts) {
   const std::size_t pairs = chosen.size();
   next_.assign(static_cast<std::size_t>(experts), 0);

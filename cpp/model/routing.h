@@ -17,6 +17,10 @@ namespace jang {
 void choose_experts(const MoeSpec& spec, const kernels::KernelTable& kernels, float* logits,
                     int64_t* chosen, float* weights);
 
+/// The router's probability of every expert, [experts], from the logits that choose_experts left.
+void router_probabilities(const MoeSpec& spec, const kernels::KernelTable& kernels,
+                          const float* scores, float* probabilities);
+
 /// The pairs of one expert: places [first, first + rows) of the sorted pairs.
 struct ExpertRows {
   int64_t expert = 0;

@@ -56,6 +56,14 @@ std::string calibration_name(const ConversionRecord& record) {
   return record.calibration->text + " sha256:" + record.calibration->sha256;
 }
 
+Json ways_json(const ExpertWays& ways) {
+  Json out;
+  out["solved"] = ways.solved;
+  out["weighted"] = ways.weighted;
+  out["plain"] = ways.plain;
+  return out;
+}
+
 Json calibration_json(const CalibrationRecord& calibration) {
   Json out;
   out["text"] = calibration.text;
@@ -65,6 +73,17 @@ Json calibration_json(const CalibrationRecord& calibration) {
   out["tokens"] = calibration.sequences * calibration.tokens;
   out["streams"] = calibration.streams;
   out["seed"] = nullptr;  // nothing is drawn: sequences are spread evenly over the text
+  if (!calibration.experts) return out;
+  Json& experts = out["experts"];
+  experts["count"] = calibration.experts->experts;
+  experts["tokens_least"] = calibration.experts->least;
+  experts["tokens_1_percent"] = calibration.experts->low;
+  experts["tokens_median"] = calibration.experts->median;
+  ExpertWays ways;
+  for (const auto& [path, tensor] : calibration.tensors) {
+    if (tensor.experts) ways.merge(*tensor.experts);
+  }
+  experts["matrices"] = ways_json(ways);
   return out;
 }
 
@@ -75,6 +94,7 @@ void add_solver(Json& entry, const ConversionRecord& record, const std::string& 
     if (at != record.calibration->tensors.end()) found = &at->second;
   }
   entry["solver"] = found != nullptr ? found->solver : record.method;
+  if (found != nullptr && found->experts) entry["experts"] = ways_json(*found->experts);
   if (found == nullptr || found->solver != "gptq") return;
   entry["lambda"] = found->lambda;
   entry["alpha"] = found->alpha;

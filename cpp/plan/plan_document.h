@@ -18,12 +18,35 @@ std::string output_config_json(const Plan& plan, const ModelConfig& source);
 /// model.safetensors.index.json.
 std::string output_index_json(const Plan& plan);
 
+/// The experts of a stack, by what few tokens left possible.
+struct ExpertWays {
+  uint64_t solved = 0;    // gptq
+  uint64_t weighted = 0;  // mse, columns weighted by the diagonal of H
+  uint64_t plain = 0;     // mse: no token went there
+
+  void merge(const ExpertWays& other) noexcept {
+    solved += other.solved;
+    weighted += other.weighted;
+    plain += other.plain;
+  }
+};
+
 /// How one tensor got its codes. `error`: tr(E H E^T) / tr(W H W^T) over the calibration tokens.
+/// Of a stack of experts lambda and error are means over those that were solved.
 struct SolverRecord {
   std::string solver;  // "gptq", or "mse" where nothing was solved
   double lambda = 0;   // damping, a share of the mean diagonal of H
   double alpha = 0;    // share of the correction for inherited error
   double error = 0;
+  std::optional<ExpertWays> experts = std::nullopt;
+};
+
+/// How many calibration tokens went to each routed expert, over all layers.
+struct ExpertCoverage {
+  uint64_t experts = 0;
+  uint64_t least = 0;
+  uint64_t low = 0;  // one expert in a hundred has at most these
+  uint64_t median = 0;
 };
 
 /// What a conversion was calibrated on.
@@ -33,7 +56,8 @@ struct CalibrationRecord {
   uint64_t sequences = 0;
   uint64_t tokens = 0;  // of each sequence
   uint64_t streams = 2;
-  std::map<std::string, SolverRecord> tensors;  // by path
+  std::map<std::string, SolverRecord> tensors;           // by path
+  std::optional<ExpertCoverage> experts = std::nullopt;  // of a model that has routed ones
 };
 
 struct ConversionRecord {

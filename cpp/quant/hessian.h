@@ -35,6 +35,8 @@ class Hessian {
   int64_t columns() const noexcept { return columns_; }
   HessianKind kind() const noexcept { return kind_; }
   double tokens() const noexcept { return tokens_; }  // rows added
+  /// How many tokens the sums are worth, for damping, where rows do not count alike.
+  void count_as(double tokens) noexcept { tokens_ = tokens; }
   double weight() const noexcept { return weight_; }  // sum of r_t
   double diagonal(int64_t column) const noexcept;     // a sum, not a mean
   /// Row-major, columns() apart; the lower triangle, and all of it after symmetrize(). Full only.

@@ -4,6 +4,24 @@
 
 namespace jang {
 
+namespace {
+
+RoutedInput routed_input(const MoeSpec& spec, const LayerContext& context, bool down,
+                         const float* x) {
+  const Workspace& work = context.work;
+  const auto pairs = static_cast<std::size_t>(context.tokens * spec.top_k);
+  return {spec,
+          down,
+          x,
+          context.tokens,
+          work.router.data(),
+          work.chosen.span().first(pairs),
+          work.expert_weights.span().first(pairs),
+          work.groups.places()};
+}
+
+}  // namespace
+
 MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
     : spec_(spec),
       router_(binder.linear(spec.router)),
@@ -14,9 +32,7 @@ MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
                     stored_bytes(down_.front())) {}
 
 bool MoeLayer::forward(LayerContext& context, const float* x, float* out) const {
-  if (!route(context, x)) return false;
-  activate(context, x);
-  project_down(context);
+  if (!route(context, x) || !activate(context, x) || !project_down(context)) return false;
   combine(context, out);
   context.work.expert_bytes += expert_bytes_ * context.work.groups.groups().size();
   return true;
@@ -44,7 +60,8 @@ bool MoeLayer::route(LayerContext& context, const float* x) const {
 }
 
 // work.gate = act(gate x) * up x, rows in the order of the sorted pairs.
-void MoeLayer::activate(LayerContext& context, const float* x) const {
+bool MoeLayer::activate(LayerContext& context, const float* x) const {
+  if (!context.linear.show(routed_input(spec_, context, false, x))) return false;
   Workspace& work = context.work;
   const int64_t width = spec_.gate.out;
   const int64_t pairs = context.tokens * spec_.top_k;
@@ -77,10 +94,12 @@ void MoeLayer::activate(LayerContext& context, const float* x) const {
     work.expert_inner.complete(group.first, group.rows);
   };
   context.linear.run(work.jobs, work.expert_input, std::ref(finish));
+  return true;
 }
 
-void MoeLayer::project_down(LayerContext& context) const {
+bool MoeLayer::project_down(LayerContext& context) const {
   Workspace& work = context.work;
+  if (!context.linear.show(routed_input(spec_, context, true, work.gate.data()))) return false;
   const int64_t hidden = spec_.down.out;
   work.expert_out.reserve_discarding(
       static_cast<std::size_t>(context.tokens * spec_.top_k * hidden));
@@ -91,6 +110,7 @@ void MoeLayer::project_down(LayerContext& context) const {
                          group.rows});
   }
   context.linear.run(work.jobs, work.expert_inner);
+  return true;
 }
 
 void MoeLayer::combine(LayerContext& context, float* out) const {

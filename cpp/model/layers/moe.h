@@ -20,13 +20,13 @@ class MoeLayer {
 
   /// `x`: normed input [tokens][hidden]; `out` [tokens][hidden] is overwritten. In exact precision
   /// a token's result does not depend on the others; in fast one only through how many chose the
-  /// same expert.
+  /// same expert. False if an observer ended the pass.
   bool forward(LayerContext& context, const float* x, float* out) const;
 
  private:
   bool route(LayerContext& context, const float* x) const;
-  void activate(LayerContext& context, const float* x) const;
-  void project_down(LayerContext& context) const;
+  bool activate(LayerContext& context, const float* x) const;
+  bool project_down(LayerContext& context) const;
   void combine(LayerContext& context, float* out) const;
 
   MoeSpec spec_;

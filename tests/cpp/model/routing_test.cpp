@@ -76,6 +76,23 @@ TEST(Routing, WeightsAreThoseOfTheRule) {
   }
 }
 
+TEST(Routing, ProbabilitiesAreOfAllExpertsByEitherRule) {
+  const std::vector<float> logits = {0.5f, -1.0f, 2.0f, 0.0f, 1.5f};
+  double all = 0;
+  for (const float logit : logits) all += std::exp(static_cast<double>(logit));
+  for (const RouterRule rule : {RouterRule::kSoftmaxThenTopK, RouterRule::kTopKThenSoftmax}) {
+    const MoeSpec spec = router(5, 2, rule, true);
+    std::vector<float> scores = logits, weights(2), found(5);
+    std::vector<int64_t> chosen(2);
+    choose_experts(spec, active_kernels(), scores.data(), chosen.data(), weights.data());
+    router_probabilities(spec, active_kernels(), scores.data(), found.data());
+    for (std::size_t e = 0; e < 5; ++e) {
+      EXPECT_NEAR(static_cast<double>(found[e]), std::exp(static_cast<double>(logits[e])) / all,
+                  1e-6);
+    }
+  }
+}
+
 TEST(Routing, EqualLogitsGoByNumberAndNanSpreads) {
   const MoeSpec spec = router(6, 3, RouterRule::kSoftmaxThenTopK, true);
   const Choice even = choose(spec, {1, 2, 2, 1, 2, 2});

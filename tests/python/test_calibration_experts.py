@@ -1,0 +1,156 @@
+"""Routed experts under gptq: what is solved and recorded, and that stock mlx-lm runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+import tiny_checkpoints as tiny
+from jang_tools import convert, verify
+from jang_tools.calibration import BUILTIN, read_calibration_text
+from jang_tools.evaluate import evaluate
+from jang_tools.model import load_model
+from weight_files import read_weights
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
+LENGTH = 64
+# With the demo model's tokenizer, so that a text can be read; widths that groups divide.
+SHAPE = {
+    "vocab_size": 4096,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+}
+CASES = {
+    "qwen3-moe": {**SHAPE, "moe_intermediate_size": 64},
+    "mixtral": {**SHAPE, "intermediate_size": 64, "num_experts": 8},
+}
+EXPERTS = ["*=none", "*switch_mlp*=3:32"]  # nothing else is quantized
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "calibration.txt"
+    path.write_text(read_calibration_text(BUILTIN).content[:12_000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module", params=sorted(CASES))
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param) / "source"
+    case = tiny.BY_NAME[request.param]
+    tiny.write_checkpoint(replace(case, config={**case.config, **CASES[request.param]}), folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(DEMO / name, folder / name)
+    return folder
+
+
+def solve(source: Path, output: Path, text: Path, sequences: int, **options: Any) -> Any:
+    return convert(
+        source,
+        output,
+        method="gptq",
+        calibration=text,
+        calibration_sequences=sequences,
+        calibration_tokens=LENGTH,
+        **{"profile": "uniform-3", "rules": EXPERTS, "threads": 2, **options},
+    )
+
+
+def quantization(output: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((output / "jang_config.json").read_text())
+    return dict(document["quantization"])
+
+
+def stacks(found: dict[str, Any]) -> dict[str, Any]:
+    manifest = found["tensor_quantization_manifest"]
+    return {path: entry for path, entry in manifest.items() if ".switch_mlp." in path}
+
+
+def test_solved_experts_beat_searched_ones_on_their_text(
+    source: Path, text: Path, tmp_path: Path
+) -> None:
+    options = {"profile": "uniform-3", "rules": EXPERTS, "threads": 2}
+    convert(source, tmp_path / "mse", method="mse", **options)
+    result = solve(source, tmp_path / "gptq", text, 40)
+    assert result.warnings == []
+    assert verify(tmp_path / "gptq", against=source).ok
+    outputs = [tmp_path / "mse", tmp_path / "gptq"]
+    report = evaluate(source, outputs, text=text, sequence=LENGTH, tokens=40 * LENGTH)
+    mse, gptq = (model.kl.mean for model in report.models)
+    assert 0 < gptq < 0.7 * mse
+
+    found = quantization(tmp_path / "gptq")
+    entries = stacks(found)
+    assert entries.keys() == found["tensor_quantization_manifest"].keys()
+    assert len(entries) == 6
+    for entry in entries.values():
+        assert entry["solver"] == "gptq"
+        assert entry["experts"] == {"solved": 8, "weighted": 0, "plain": 0}
+        assert entry["alpha"] == 0
+        assert 0.01 <= entry["lambda"] <= 0.5
+        assert 0 < entry["error"] < 0.1
+    experts = found["calibration"]["experts"]
+    assert experts["count"] == 16
+    assert experts["matrices"] == {"solved": 48, "weighted": 0, "plain": 0}
+    config = json.loads((source / "config.json").read_text())
+    mean = 40 * (LENGTH - 1) * config["num_experts_per_tok"] / 8
+    assert 32 <= experts["tokens_least"] == experts["tokens_1_percent"]
+    assert experts["tokens_least"] < experts["tokens_median"] < 1.3 * mean
+
+
+def test_threads_change_no_byte(source: Path, text: Path, tmp_path: Path) -> None:
+    for threads in (1, 2):
+        solve(source, tmp_path / str(threads), text, 6, threads=threads)
+    assert read_weights(tmp_path / "1") == read_weights(tmp_path / "2")
+
+
+def test_fused_experts_solve_to_the_same_bytes(source: Path, text: Path, tmp_path: Path) -> None:
+    name = source.parent.name.rstrip("0123456789")
+    case = tiny.BY_NAME[name]
+    config = {**case.config, **CASES[name]}
+    tiny.write_checkpoint(replace(case, config=config, fused_experts=True), tmp_path / "fused")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / file, tmp_path / "fused" / file)
+    assert read_weights(tmp_path / "fused").keys() != read_weights(source).keys()
+    solve(source, tmp_path / "a", text, 6)
+    solve(tmp_path / "fused", tmp_path / "b", text, 6)
+    assert read_weights(tmp_path / "a") == read_weights(tmp_path / "b")
+
+
+def test_experts_with_few_tokens_are_searched_and_said_so(
+    source: Path, text: Path, tmp_path: Path
+) -> None:
+    result = solve(source, tmp_path / "out", text, 1)
+    experts = quantization(tmp_path / "out")["calibration"]["experts"]
+    ways = experts["matrices"]
+    assert sum(ways.values()) == 48
+    assert ways["weighted"] + ways["plain"] > 0
+    few = f"{ways['weighted'] + ways['plain']} of 48 expert matrices"
+    assert [warning for warning in result.warnings if few in warning]
+    assert verify(tmp_path / "out", against=source).ok
+    for entry in stacks(quantization(tmp_path / "out")).values():
+        assert sum(entry["experts"].values()) == 8
+        assert entry["solver"] == ("gptq" if entry["experts"]["solved"] else "mse")
+
+
+def test_stock_loads_solved_experts(source: Path, text: Path, tmp_path: Path) -> None:
+    from mlx_lm.utils import load_model as load_stock
+
+    mx.set_default_device(mx.cpu)
+    solve(source, tmp_path / "out", text, 12, profile="JANG_3M", rules=[], router_bits=8)
+    stock, _ = load_stock(tmp_path / "out", strict=True)
+    stock.set_dtype(mx.float32)
+    tokens = np.arange(5, 4000, 90, dtype=np.int32)
+    theirs = np.array(stock(mx.array(tokens)[None])[0])
+    ours = load_model(tmp_path / "out", "exact", threads=2)(tokens)
+    assert np.abs(ours - theirs).max() <= 1e-3 * np.abs(theirs).max()
+    assert np.array_equal(ours.argmax(axis=-1), theirs.argmax(axis=-1))
