@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "calibrate/column_weights.h"
 #include "convert/panels.h"
 #include "convert/shard_output.h"
 #include "convert/source.h"
@@ -29,9 +30,15 @@ struct WriteScratch {
 class PanelWriter {
  public:
   /// `cast`: the dtype that all weights are rounded to before anything else (PlanOptions::dtype).
+  /// `weights`: importance of columns for kMse, or null for none.
   PanelWriter(const ConversionSource& source, const Plan& plan, Method method,
-              std::optional<DType> cast, ShardOutput& output)
-      : source_(source), plan_(plan), method_(method), cast_(cast), output_(output) {}
+              const ColumnWeights* weights, std::optional<DType> cast, ShardOutput& output)
+      : source_(source),
+        plan_(plan),
+        method_(method),
+        weights_(weights),
+        cast_(cast),
+        output_(output) {}
 
   /// Throws Error{kNonFinite | kRange} naming file, tensor, row and column of the source.
   PanelSums write(const Panel& panel, WriteScratch& scratch) const;
@@ -47,6 +54,7 @@ class PanelWriter {
                       WriteScratch& scratch) const;
   PanelSums write_quantized(const SourcePanel& values, const Panel& panel,
                             WriteScratch& scratch) const;
+  void quantize(const SourcePanel& values, const Panel& panel, WriteScratch& scratch) const;
   PanelSums put_quantized(const Panel& panel, const AffinePanel& quantized) const;
   void put(const Panel& panel, std::size_t piece, uint64_t offset, std::span<const std::byte> bytes,
            PanelSums& sums) const;
@@ -54,6 +62,7 @@ class PanelWriter {
   const ConversionSource& source_;
   const Plan& plan_;
   Method method_;
+  const ColumnWeights* weights_;
   std::optional<DType> cast_;
   ShardOutput& output_;
 };
