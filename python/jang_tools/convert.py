@@ -125,10 +125,12 @@ def convert(
         "rules": list(rules),
     }
     calibrated: dict[str, Any] = {}
+    warnings: list[str] = []
     if statistics is not None:
-        from jang_tools.statistics import statistics_for
+        from jang_tools.statistics import load_statistics
 
-        given = statistics_for(statistics, source.path)
+        given = load_statistics(statistics, source.path)
+        warnings += given.warnings
         calibrated = {
             "column_weights": given.mean_squares,
             "statistics_file": given.file,
@@ -152,7 +154,8 @@ def convert(
             "calibration_sha256": found.text.sha256,
         }
     copied = _files_to_copy(source.path)
-    warnings = [] if "tokenizer.json" in copied else [_NO_TOKENIZER]
+    if "tokenizer.json" not in copied:
+        warnings.append(_NO_TOKENIZER)
     with PartialOutput(target, overwrite=overwrite) as partial:
         _check_space(partial.path, plan.file_bytes + sum(copied.values()))
         count = _Progress(progress, plan.file_bytes + sum(copied.values()))

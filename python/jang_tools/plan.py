@@ -253,17 +253,19 @@ def plan(
         rules: "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths; the last match wins.
         progress: called as progress(done, total, tensor) while losses are measured.
 
-    Raises ArgumentError (statistics of another model, unknown profile, a rule that matches nothing, a target below what the
-    narrowest widths take: the message names the reachable interval), FormatError,
-    UnsupportedError (already quantized, or a format that is refused by name), IoError.
+    Raises ArgumentError (statistics of another model, unknown profile, a rule that matches nothing,
+    a target below what the narrowest widths take: the message names the reachable interval),
+    FormatError, UnsupportedError (already quantized, or a format that is refused by name), IoError.
     """
     name = profile_name(profile, bits, size)
     located = locate_model(model)
-    losses = {}
+    losses: dict[str, _core.ModuleLoss] = {}
+    warnings: list[str] = []
     if statistics is not None:
-        from jang_tools.statistics import statistics_for
+        from jang_tools.statistics import load_statistics
 
-        given = statistics_for(statistics, located.path)
+        given = load_statistics(statistics, located.path)
+        warnings = given.warnings
         if bits is not None or size is not None:
             losses = measured_losses(located.path, given, dtype, group_size, None, progress)
     found = _core.plan_directory(
@@ -296,5 +298,5 @@ def plan(
             for tensor in found.tensors
             if tensor.bits is not None and tensor.group_size is not None
         ],
-        warnings=list(found.warnings),
+        warnings=[*found.warnings, *warnings],
     )

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from jang_tools import _core
 from jang_tools.calibration import BUILTIN, calibrate_on
-from jang_tools.errors import ArgumentError, FormatError, IoError
+from jang_tools.errors import ArgumentError, IoError
 from jang_tools.hub import locate_model
 
 Progress = Callable[[int, int, str], None]  # done, in all, the layer at work
@@ -55,13 +55,11 @@ class Statistics:
 
     ``mean_squares``: by module path float32 [columns], or [experts, columns] of a stack; only the
     ratios within a matrix count. ``file`` is the bare name, ``sha256`` that of the file.
-    ``model_sha256`` is empty where the file does not say what model it belongs to.
     """
 
     mean_squares: MeanSquares
     file: str
     sha256: str
-    model_sha256: str = ""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -127,36 +125,23 @@ def collect(
     return report
 
 
-def load_statistics(path: str | Path) -> Statistics:
-    """Statistics of `collect`, or an importance matrix of llama.cpp (GGUF, or its older form).
+def load_statistics(path: str | Path, model: Path) -> Statistics:
+    """Statistics of `collect`, or an importance matrix of llama.cpp (GGUF, or its older form), for
+    the directory ``model``. Which it is, its content decides.
 
-    Which it is, its content decides. Raises FormatError, UnsupportedError or IoError.
+    Raises ArgumentError for statistics of another model, FormatError, UnsupportedError or IoError.
     """
     file = Path(path)
     digest = _hash_file(file)
-    if _is_safetensors(file):
-        found = _core.Statistics(str(file))
-        return Statistics(found.mean_squares(), file.name, digest, found.model_sha256)
-    try:
-        from jang_tools.foreign.imatrix import load_imatrix
-    except ImportError as error:
-        raise FormatError(
-            f"{file}: expected a statistics file of `jang calibrate`", code="unknown_format"
-        ) from error
-    weights = load_imatrix(file)
-    return Statistics(dict(weights), file.name, digest)
+    if not _is_safetensors(file):
+        from jang_tools.foreign.imatrix import read_imatrix
+        from jang_tools.foreign.reference import read_reference
 
-
-def statistics_for(path: str | Path, model: Path) -> Statistics:
-    """`load_statistics`, refused with ArgumentError if they are those of another model."""
-    found = load_statistics(path)
-    if found.model_sha256 and found.model_sha256 != (expected := model_hash(model)):
-        raise ArgumentError(
-            f"{path}: expected statistics of model {expected}, found those of {found.model_sha256}",
-            code="argument",
-            hint="`jang calibrate` makes statistics of this model",
-        )
-    return found
+        imported = read_imatrix(file, read_reference(model))
+        return Statistics(imported.weights, file.name, digest, imported.warnings)
+    found = _core.Statistics(str(file))
+    _check_hash(file, "model", model_hash(model), found.model_sha256)
+    return Statistics(found.mean_squares(), file.name, digest)
 
 
 def model_hash(directory: Path) -> str:
@@ -181,15 +166,17 @@ def tokenizer_hash(directory: Path) -> str:
 def _check_origin(path: str | Path, model_sha256: str, tokenizer_sha256: str) -> None:
     """Refuses before any work what could not be added at its end."""
     found = _core.Statistics(str(path))
-    for what, expected, real in (
-        ("model", model_sha256, found.model_sha256),
-        ("tokenizer", tokenizer_sha256, found.tokenizer_sha256),
-    ):
-        if real != expected:
-            raise ArgumentError(
-                f"{path}: expected statistics of {what} {expected}, found those of {real}",
-                code="argument",
-            )
+    _check_hash(path, "model", model_sha256, found.model_sha256)
+    _check_hash(path, "tokenizer", tokenizer_sha256, found.tokenizer_sha256)
+
+
+def _check_hash(path: str | Path, what: str, expected: str, found: str) -> None:
+    if found != expected:
+        raise ArgumentError(
+            f"{path}: expected statistics of {what} {expected}, found those of {found}",
+            code="argument",
+            hint="`jang calibrate` makes statistics of this model",
+        )
 
 
 def _report(path: Path, output: Path) -> StatisticsReport:

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -363,6 +364,40 @@ TEST_F(HostileStatistics, AreRefusedWithOneLine) {
           {{"a.sum_x2", DType::kF64, {2}, {1, HUGE_VAL}}, {"a.count", DType::kI64, {1}, {}}});
   refuses(ErrorCode::kNonFinite, "element 0",
           {{"a.sum_x2", DType::kF64, {2}, {-1, 1}}, {"a.count", DType::kI64, {1}, {}}});
+}
+
+TEST_F(HostileStatistics, ChangedBytesAreAnErrorOrStillSums) {
+  std::vector<Crafted> tensors = good_tensors();
+  tensors.push_back({"a.H", DType::kF32, {3}, {}});
+  tensors.push_back({"b.sum_x2", DType::kF64, {3, 2}, {1, 2, 3, 4, 5, 6}});
+  tensors.push_back({"b.count", DType::kI64, {3}, {}});
+  const std::string good = read_file(write(tensors, good_metadata()));
+  std::mt19937 random(7);
+  int refused = 0, opened = 0;
+  for (int i = 0; i < 1500; ++i) {
+    std::string text = good;
+    for (int k = 0; k < 1 + i % 3; ++k) {
+      const std::size_t at = random() % text.size();
+      // A digit more often than not: lengths and offsets are the interesting part.
+      text[at] = random() % 2 == 0 ? static_cast<char>('0' + random() % 10)
+                                   : static_cast<char>(random() % 256);
+    }
+    if (i % 5 == 0) text.resize(random() % text.size());
+    const std::filesystem::path file = put("mutated", text);
+    try {
+      const StatisticsFile statistics = StatisticsFile::open(file);
+      ++opened;
+      for (const auto& [path, shape] : statistics.linears()) {
+        for (const double sum : statistics.sums(path).sum_x2) EXPECT_TRUE(std::isfinite(sum));
+      }
+    } catch (const Error& error) {
+      ++refused;
+      EXPECT_EQ(error.kind() == ErrorKind::kFormat || error.kind() == ErrorKind::kUnsupported, true)
+          << error.what();
+    }
+  }
+  EXPECT_GT(refused, 500);
+  EXPECT_GT(opened, 50);
 }
 
 TEST_F(HostileStatistics, OfAnotherModelAreNotAdded) {
