@@ -374,7 +374,7 @@ TEST_F(HostileStatistics, ChangedBytesAreAnErrorOrStillSums) {
   const std::string good = read_file(write(tensors, good_metadata()));
   std::mt19937 random(7);
   int refused = 0, opened = 0;
-  for (int i = 0; i < 1500; ++i) {
+  for (int i = 0; i < 600; ++i) {
     std::string text = good;
     for (int k = 0; k < 1 + i % 3; ++k) {
       const std::size_t at = random() % text.size();
@@ -396,8 +396,8 @@ TEST_F(HostileStatistics, ChangedBytesAreAnErrorOrStillSums) {
           << error.what();
     }
   }
-  EXPECT_GT(refused, 500);
-  EXPECT_GT(opened, 50);
+  EXPECT_GT(refused, 200);
+  EXPECT_GT(opened, 20);
 }
 
 TEST_F(HostileStatistics, OfAnotherModelAreNotAdded) {
