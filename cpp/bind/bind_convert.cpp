@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "bind/bindings.h"
 #include "bind/plan_options.h"
+#include "bind/statistics_input.h"
 #include "convert/convert.h"
 #include "convert/inspect.h"
 #include "convert/verify.h"
@@ -60,10 +61,17 @@ void bind_convert_directory(py::module_& module) {
          const std::string& source_name, const std::string& source_revision, bool think_in_template,
          const std::string& generator_version, const std::optional<Tokens>& calibration_ids,
          const std::string& calibration_text, const std::string& calibration_sha256,
-         int calibration_streams, const py::object& progress) {
+         int calibration_streams, const MeasuredLosses& losses,
+         const std::optional<ArraysByPath>& column_weights, const std::string& statistics_file,
+         const std::string& statistics_sha256, const py::object& progress) {
         ConvertOptions options{};
         options.plan = make_plan_options(profile, bits, size, dtype, group_size, router_bits,
                                          expert_floor, rules);
+        options.plan.losses = losses;
+        if (column_weights) {
+          options.statistics =
+              statistics_input(*column_weights, statistics_file, statistics_sha256);
+        }
         if (method == "gptq") {
           options.calibration = calibration_of(calibration_ids, calibration_text,
                                                calibration_sha256, calibration_streams);
@@ -87,10 +95,14 @@ void bind_convert_directory(py::module_& module) {
       py::arg("source_revision") = "", py::arg("think_in_template") = false,
       py::arg("generator_version"), py::arg("calibration_ids") = py::none(),
       py::arg("calibration_text") = "", py::arg("calibration_sha256") = "",
-      py::arg("calibration_streams") = 2, py::arg("progress") = py::none(),
+      py::arg("calibration_streams") = 2, py::arg("losses") = MeasuredLosses{},
+      py::arg("column_weights") = py::none(), py::arg("statistics_file") = "",
+      py::arg("statistics_sha256") = "", py::arg("progress") = py::none(),
       "Writes shards, index, config.json and jang_config.json into the existing directory\n"
       "`partial`. calibration_ids: int32 [sequences, tokens], for method gptq;\n"
       "calibration_streams 2 also runs the full-precision model beside the quantized one.\n"
+      "column_weights: float32 [columns] or [experts, columns] by module path, for method mse;\n"
+      "losses: those of measure_losses, where bits or size is given.\n"
       "progress(done, total, item) counts bytes of source weights, on the calling thread.\n"
       "threads 0: as many as the process may use. Raises FormatError, UnsupportedError,\n"
       "ArgumentError, IoError.");

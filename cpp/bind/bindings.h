@@ -9,6 +9,7 @@ namespace jang::bind {
 
 void bind_io(pybind11::module_& module);
 void bind_quant(pybind11::module_& module);
+void bind_statistics(pybind11::module_& module);
 void bind_plan(pybind11::module_& module);
 void bind_convert(pybind11::module_& module);
 void bind_model(pybind11::module_& module);

@@ -71,6 +71,7 @@ PYBIND11_MODULE(_core, module) {
   });
   jang::bind::bind_io(module);
   jang::bind::bind_quant(module);
+  jang::bind::bind_statistics(module);
   jang::bind::bind_plan(module);
   jang::bind::bind_convert(module);
   jang::bind::bind_model(module);

@@ -6,7 +6,6 @@
 #include "base/error.h"
 
 namespace jang::bind {
-namespace {
 
 DType cast_dtype(std::string name) {
   std::transform(name.begin(), name.end(), name.begin(), [](char c) {
@@ -18,8 +17,6 @@ DType cast_dtype(std::string name) {
   }
   return *dtype;
 }
-
-}  // namespace
 
 PlanOptions make_plan_options(const std::string& profile, std::optional<double> bits,
                               std::optional<uint64_t> size, const std::optional<std::string>& dtype,

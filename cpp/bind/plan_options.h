@@ -6,9 +6,13 @@
 #include <string>
 #include <vector>
 
+#include "base/dtype.h"
 #include "plan/plan.h"
 
 namespace jang::bind {
+
+/// "bf16", "f16" or "f32", any case; else Error{kArgument}.
+DType cast_dtype(std::string name);
 
 /// At most one of `bits` and `size` is given; either replaces the profile. `dtype`: "bf16", "f16"
 /// or "f32", any case. `rules`: "GLOB=BITS[:GROUP]" or "GLOB=none". Throws Error{kArgument}.

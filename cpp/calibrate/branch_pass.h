@@ -24,6 +24,8 @@ class BranchPass {
   /// h += the branch, [tokens][hidden]. If `observer` ends the pass, false, and h is as before; the
   /// rows that it saw last stay where they are until the next call.
   bool run(const Branch& branch, float* h, LinearObserver* observer = nullptr);
+  /// What the layer left behind in the last whole run: choice of experts and their rows.
+  const Workspace& workspace() const noexcept { return work_; }
 
  private:
   ModelSpec spec_;  // of one layer

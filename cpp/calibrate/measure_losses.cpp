@@ -332,7 +332,7 @@ MeasuredLosses LossMeter::run() {
 MeasuredLosses measure_losses(const ModelDirectory& source, const Plan& plan,
                               const CalibrationTokens& tokens, const MeasureOptions& options,
                               const MeasureHooks& hooks, ThreadPool& pool) {
-  check_calibration_tokens(source, tokens);
+  check_tokens(source, directory_spec(source), tokens);
   return LossMeter(source, plan, tokens, options, hooks, pool).run();
 }
 

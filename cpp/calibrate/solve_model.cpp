@@ -372,30 +372,10 @@ SolveModelReport ModelSolve::run() {
 
 }  // namespace
 
-void check_calibration_tokens(const ModelDirectory& source, const CalibrationTokens& tokens) {
-  const ModelSpec spec = directory_spec(source);
-  if (tokens.tokens < 2 || tokens.sequences() < 1 ||
-      static_cast<int64_t>(tokens.ids.size()) != tokens.sequences() * tokens.tokens) {
-    throw Error(ErrorCode::kArgument,
-                "calibration: expected one or more sequences of at least 2 tokens");
-  }
-  if (spec.max_positions > 0 && tokens.tokens > spec.max_positions) {
-    throw Error(ErrorCode::kArgument, source.config.file(), {},
-                "calibration: expected sequences of at most " + std::to_string(spec.max_positions) +
-                    " tokens, found " + std::to_string(tokens.tokens));
-  }
-  for (const int32_t id : tokens.ids) {
-    if (id >= 0 && id < spec.vocabulary) continue;
-    throw Error(ErrorCode::kArgument, "calibration: token " + std::to_string(id) +
-                                          " is outside the vocabulary of " +
-                                          std::to_string(spec.vocabulary));
-  }
-}
-
 SolveModelReport solve_model(const ModelDirectory& source, const Plan& plan,
                              const CalibrationTokens& tokens, const SolveModelOptions& options,
                              const SolveModelHooks& hooks, ThreadPool& pool) {
-  check_calibration_tokens(source, tokens);
+  check_tokens(source, directory_spec(source), tokens);
   return ModelSolve(source, plan, tokens, options, hooks, pool).run();
 }
 

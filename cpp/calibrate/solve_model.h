@@ -18,22 +18,12 @@
 
 #include "arch/directory.h"
 #include "base/thread_pool.h"
+#include "calibrate/calibration_tokens.h"
 #include "plan/plan.h"
 #include "plan/plan_document.h"
 #include "quant/gptq.h"
 
 namespace jang {
-
-struct CalibrationTokens {
-  std::span<const int32_t> ids;  // [sequences][tokens]
-  int64_t tokens = 0;            // of a sequence
-  int64_t sequences() const noexcept {
-    return tokens == 0 ? 0 : static_cast<int64_t>(ids.size()) / tokens;
-  }
-};
-
-/// Throws kArgument for tokens that do not fit the model in `source`.
-void check_calibration_tokens(const ModelDirectory& source, const CalibrationTokens& tokens);
 
 struct SolveModelOptions {
   SolveOptions solver;

@@ -128,7 +128,12 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
 
   const WorkList work = cut_plan(plan, options.calibration.has_value());
   ShardOutput output(partial, plan, work.counts);
-  const PanelWriter writer(reader, plan, options.method, output);
+  std::optional<ColumnWeights> weights;
+  if (options.statistics) {
+    weights.emplace(options.statistics->mean_squares, source.inventory, options.statistics->file,
+                    report.warnings);
+  }
+  const PanelWriter writer(reader, plan, options.method, weights ? &*weights : nullptr, output);
   std::vector<WriteScratch> scratch(static_cast<std::size_t>(pool.size()));
   std::vector<PanelSums> sums(work.panels.size()), solved_sums(work.whole.size());
   const std::size_t ahead = kPrefetchPanels * static_cast<std::size_t>(pool.size());
@@ -165,6 +170,10 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   ConversionRecord record;
   record.method = calibration ? "gptq" : method_name(options.method);
   record.calibration = std::move(calibration);
+  if (options.statistics) {
+    record.statistics =
+        StatisticsRecord{options.statistics->file, options.statistics->sha256, weights->size()};
+  }
   record.source_name = options.source_name;
   record.source_revision = options.source_revision;
   record.source_dtype = main_dtype(source.inventory);

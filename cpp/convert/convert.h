@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "base/progress.h"
+#include "calibrate/candidate_losses.h"
+#include "calibrate/column_weights.h"
 #include "plan/plan.h"
 #include "quant/quantize.h"
 
@@ -24,10 +26,18 @@ struct CalibrationInput {
   bool two_streams = true;  // see SolveModelOptions
 };
 
+/// What weights the columns of `mse`, and where it comes from.
+struct StatisticsInput {
+  MeanSquaresByPath mean_squares;
+  std::string file;    // bare name
+  std::string sha256;  // of the file
+};
+
 struct ConvertOptions {
   PlanOptions plan;
   Method method = Method::kMse;
   std::optional<CalibrationInput> calibration;  // present: method gptq, whatever `method` says
+  std::optional<StatisticsInput> statistics;    // recorded; with kMse also used
   int threads = 0;                              // 0: default_thread_count()
   std::string source_name;                      // recorded; never a path
   std::string source_revision;
@@ -51,6 +61,12 @@ struct PlannedSource {
 };
 PlannedSource plan_directory(const std::filesystem::path& source, const PlanOptions& options,
                              bool headers_only);
+
+/// Measured losses for PlanOptions::losses (calibrate/candidate_losses.h), weighted by
+/// `statistics`.
+MeasuredLosses measure_losses(const std::filesystem::path& source,
+                              const StatisticsInput& statistics, const LossOptions& options,
+                              int threads, const JobCallbacks& callbacks);
 
 /// Writes shards, index, config.json and, last, jang_config.json into `partial`, which exists and
 /// holds none of them. Memory: O(threads * panel), independent of the model; source pages are

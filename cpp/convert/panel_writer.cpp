@@ -1,6 +1,8 @@
 // The life of a panel, from the mapped source to the bytes of up to three output tensors.
 #include "convert/panel_writer.h"
 
+#include <algorithm>
+#include <span>
 #include <string>
 
 #include "base/error.h"
@@ -12,15 +14,16 @@ namespace {
 
 /// The first group that cannot be quantized, found by trying each alone.
 PanelPlace failing_group(const SourcePanel& values, const AffineFormat& format, Method method,
-                         WriteScratch& scratch) {
+                         std::span<const float> weights, const AffinePanel& out) {
   const auto group = static_cast<uint64_t>(format.group_size);
   const uint64_t bytes = group * static_cast<uint64_t>(dtype_size(values.dtype));
-  const AffinePanel out{scratch.codes.data(), scratch.scales.data(), scratch.biases.data()};
   for (uint64_t i = 0; i < values.rows * format.row_groups(values.columns); ++i) {
+    const uint64_t column = i * group % values.columns;
     try {
-      quantize_panel({values.data + i * bytes, values.dtype, 1, group}, format, method, out);
+      quantize_panel({values.data + i * bytes, values.dtype, 1, group}, format, method, out,
+                     weights.empty() ? weights : weights.subspan(column, group));
     } catch (const Error&) {
-      return {i * group / values.columns, i * group % values.columns, 0};
+      return {i * group / values.columns, column, 0};
     }
   }
   return {};
@@ -59,19 +62,44 @@ PanelSums PanelWriter::write_quantized(const SourcePanel& values, const Panel& p
   scratch.codes.reserve_discarding(code_bytes);
   scratch.scales.reserve_discarding(group_bytes);
   scratch.biases.reserve_discarding(group_bytes);
-  try {
-    quantize_panel(values, format, method_,
-                   {scratch.codes.data(), scratch.scales.data(), scratch.biases.data()});
-  } catch (const Error& error) {
-    // Values are finite, so this is a scale or a bias; the quantizer does not know where the panel
-    // lies.
-    const PanelPlace at = failing_group(values, format, method_, scratch);
-    throw place_error(error.code(), reader_.checkpoint(), planned.tensor, panel, at.row, at.column,
-                      "the scale or bias of the group there does not fit " +
-                          std::string(dtype_name(format.metadata)),
-                      range_hint(format.metadata));
-  }
+  quantize(values, panel, scratch);
   return put_quantized(panel, {scratch.codes.data(), scratch.scales.data(), scratch.biases.data()});
+}
+
+// A panel may run through several experts, and each has weights of its own.
+void PanelWriter::quantize(const SourcePanel& values, const Panel& panel,
+                           WriteScratch& scratch) const {
+  const PlannedTensor& planned = plan_.tensors[panel.tensor];
+  const AffineFormat& format = *planned.format;
+  const auto metadata_size = static_cast<uint64_t>(dtype_size(format.metadata));
+  const uint64_t row_bytes = values.columns * static_cast<uint64_t>(dtype_size(values.dtype));
+  for (uint64_t row = 0; row < values.rows;) {
+    uint64_t rows = values.rows - row;
+    std::span<const float> weights;
+    if (weights_ != nullptr) weights = weights_->of(planned.tensor, panel.row + row);
+    if (!weights.empty()) {
+      const uint64_t block_rows = ColumnWeights::block_rows(planned.tensor);
+      rows = std::min(rows, block_rows - (panel.row + row) % block_rows);
+      weights = weights.subspan(panel.column, panel.columns);
+    }
+    const SourcePanel block{values.data + row * row_bytes, values.dtype, rows, values.columns};
+    const uint64_t groups = row * format.row_groups(values.columns) * metadata_size;
+    const AffinePanel out{scratch.codes.data() + row * format.row_bytes(values.columns),
+                          scratch.scales.data() + groups, scratch.biases.data() + groups};
+    try {
+      quantize_panel(block, format, method_, out, weights);
+    } catch (const Error& error) {
+      // Values are finite, so this is a scale or a bias; the quantizer does not know where the
+      // panel lies.
+      const PanelPlace at = failing_group(block, format, method_, weights, out);
+      throw place_error(error.code(), reader_.checkpoint(), planned.tensor, panel, row + at.row,
+                        at.column,
+                        "the scale or bias of the group there does not fit " +
+                            std::string(dtype_name(format.metadata)),
+                        range_hint(format.metadata));
+    }
+    row += rows;
+  }
 }
 
 // A panel is whole rows or a run of whole groups of one row: one contiguous range of each piece.

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "calibrate/column_weights.h"
 #include "convert/panels.h"
 #include "convert/shard_output.h"
 #include "convert/source_reader.h"
@@ -28,8 +29,10 @@ struct WriteScratch {
 
 class PanelWriter {
  public:
-  PanelWriter(const SourceReader& reader, const Plan& plan, Method method, ShardOutput& output)
-      : reader_(reader), plan_(plan), method_(method), output_(output) {}
+  /// `weights`: importance of columns for kMse, or null for none.
+  PanelWriter(const SourceReader& reader, const Plan& plan, Method method,
+              const ColumnWeights* weights, ShardOutput& output)
+      : reader_(reader), plan_(plan), method_(method), weights_(weights), output_(output) {}
 
   /// Throws Error{kNonFinite | kRange} naming file, tensor, row and column of the source.
   PanelSums write(const Panel& panel, WriteScratch& scratch) const;
@@ -39,6 +42,7 @@ class PanelWriter {
  private:
   PanelSums write_quantized(const SourcePanel& values, const Panel& panel,
                             WriteScratch& scratch) const;
+  void quantize(const SourcePanel& values, const Panel& panel, WriteScratch& scratch) const;
   PanelSums put_quantized(const Panel& panel, const AffinePanel& quantized) const;
   void put(const Panel& panel, std::size_t piece, uint64_t offset, std::span<const std::byte> bytes,
            PanelSums& sums) const;
@@ -46,6 +50,7 @@ class PanelWriter {
   const SourceReader& reader_;
   const Plan& plan_;
   Method method_;
+  const ColumnWeights* weights_;
   ShardOutput& output_;
 };
 

@@ -1,4 +1,7 @@
-// Planning a directory: what `plan` shows and `convert` runs.
+// Planning a directory: what `plan` shows and `convert` runs, and measuring for it.
+#include <string>
+#include <vector>
+
 #include "convert/convert.h"
 #include "convert/source.h"
 
@@ -9,6 +12,16 @@ PlannedSource plan_directory(const std::filesystem::path& source, const PlanOpti
   ConversionSource opened = open_source(source, headers_only);
   Plan plan = make_plan(opened.config, opened.inventory, options);
   return {std::move(opened.config), std::move(plan)};
+}
+
+MeasuredLosses measure_losses(const std::filesystem::path& source,
+                              const StatisticsInput& statistics, const LossOptions& options,
+                              int threads, const JobCallbacks& callbacks) {
+  const ConversionSource opened = open_source(source, false);
+  std::vector<std::string> warnings;  // a conversion with these statistics says the same
+  const ColumnWeights weights(statistics.mean_squares, opened.inventory, statistics.file, warnings);
+  ThreadPool pool(threads != 0 ? threads : default_thread_count().threads);
+  return candidate_losses(*opened.checkpoint, opened.inventory, weights, options, pool, callbacks);
 }
 
 }  // namespace jang

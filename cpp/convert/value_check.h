@@ -1,11 +1,12 @@
 // One panel of a written directory against the same panel of its source.
 //
 // Plain rounding at the same format is computed beside what is stored, and the bound of a tensor is
-// 1.5 times its relative RMS (2 times for gptq, which trades weight error for output error). What
-// this program writes with rtn or mse is held to the same factor in every single group: no group of
-// either may be worse than plain rounding, so a row or a code that was exchanged shows even where
-// the tensor as a whole still looks right. Plain rounding moreover has one right answer, so what
-// says that it is rtn of a source of the stored dtype must be equal to it.
+// 1.5 times its relative RMS (2 times for gptq and 3 for mse with statistics, which trade weight
+// error for output error). What this program writes with rtn or plain mse is held to the same
+// factor in every single group: no group of either may be worse than plain rounding, so a row or a
+// code that was exchanged shows even where the tensor as a whole still looks right. Plain rounding
+// moreover has one right answer, so what says that it is rtn of a source of the stored dtype must
+// be equal to it.
 #pragma once
 
 #include <cstdint>

@@ -58,6 +58,14 @@ std::string entry(const OutputTensor& tensor, uint64_t begin, uint64_t end) {
   return text + R"(],"data_offsets":[)" + std::to_string(begin) + "," + std::to_string(end) + "]}";
 }
 
+std::string metadata_text(const std::map<std::string, std::string>& metadata) {
+  try {
+    return nlohmann::json(metadata).dump();
+  } catch (const nlohmann::json::exception&) {
+    throw Error(ErrorCode::kHeaderEncoding, "__metadata__ is not valid UTF-8");
+  }
+}
+
 std::string framed(std::string json) {
   json.append((kAlignment - (kLengthBytes + json.size()) % kAlignment) % kAlignment, ' ');
   if (json.size() > kMaxHeaderBytes) {
@@ -86,7 +94,8 @@ uint64_t OutputTensor::bytes() const {
   return *size;
 }
 
-SafetensorsLayout layout_safetensors(std::vector<OutputTensor> tensors) {
+SafetensorsLayout layout_safetensors(std::vector<OutputTensor> tensors,
+                                     const std::map<std::string, std::string>& metadata) {
   if (tensors.size() > kMaxTensors) {
     throw Error(ErrorCode::kHeaderCap, "expected at most " + std::to_string(kMaxTensors) +
                                            " tensors, found " + std::to_string(tensors.size()));
@@ -108,7 +117,7 @@ SafetensorsLayout layout_safetensors(std::vector<OutputTensor> tensors) {
   }
 
   SafetensorsLayout layout;
-  std::string json = R"({"__metadata__":{"format":"mlx"})";
+  std::string json = R"({"__metadata__":)" + metadata_text(metadata);
   uint64_t begin = 0;
   for (const OutputTensor& tensor : tensors) {
     const auto end = checked_add(begin, tensor.bytes());

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -25,17 +26,20 @@ struct OutputTensor {
 };
 
 /// The layout of format.md 4.2: payloads whose length is a multiple of 64 first, by name; the rest
-/// by descending element size, then name; `__metadata__` exactly {"format":"mlx"}; header padded
-/// with spaces until 8 + N is a multiple of 64.
+/// by descending element size, then name; header padded with spaces until 8 + N is a multiple of
+/// 64.
 struct SafetensorsLayout {
   std::string header;                 // the 8 length bytes and the padded JSON
   std::vector<OutputTensor> tensors;  // in payload order
   std::vector<uint64_t> begins;       // absolute file offset of each
   uint64_t file_bytes = 0;
 };
-/// Throws, by the reader's rules, for what a reader would refuse: equal names, too many tensors,
-/// sizes that overflow.
-SafetensorsLayout layout_safetensors(std::vector<OutputTensor> tensors);
+/// `metadata` becomes `__metadata__`; weight files hold exactly {"format":"mlx"}. Throws, by the
+/// reader's rules, for what a reader would refuse: equal names, too many tensors, sizes that
+/// overflow, text that is not UTF-8.
+SafetensorsLayout layout_safetensors(std::vector<OutputTensor> tensors,
+                                     const std::map<std::string, std::string>& metadata = {
+                                         {"format", "mlx"}});
 
 class SafetensorsWriter {
  public:

@@ -50,10 +50,19 @@ std::string cache_type(const Traits& traits, const std::string& attention) {
   return attention == "mla" ? "mla" : "kv";
 }
 
-/// What `calibration_method` names: "none", or the text and its hash.
+/// What `calibration_method` names: "none", or the text or the statistics and their hash.
 std::string calibration_name(const ConversionRecord& record) {
-  if (!record.calibration) return "none";
-  return record.calibration->text + " sha256:" + record.calibration->sha256;
+  if (record.calibration) return record.calibration->text + " sha256:" + record.calibration->sha256;
+  if (record.statistics) return record.statistics->file + " sha256:" + record.statistics->sha256;
+  return "none";
+}
+
+Json statistics_json(const StatisticsRecord& statistics) {
+  Json out;
+  out["file"] = statistics.file;
+  out["sha256"] = statistics.sha256;
+  out["modules"] = statistics.modules;
+  return out;
 }
 
 Json ways_json(const ExpertWays& ways) {
@@ -164,6 +173,7 @@ Json quantization_json(const Plan& plan, const ConversionRecord& record) {
   out["quantization_method"] = record.method;
   out["calibration_method"] = calibration_name(record);
   if (record.calibration) out["calibration"] = calibration_json(*record.calibration);
+  if (record.statistics) out["statistics"] = statistics_json(*record.statistics);
   out["hadamard_rotation"] = false;
   if (plan.allocation) out["allocation"] = allocation_json(*plan.allocation);
   Json manifest = manifest_json(plan, record);

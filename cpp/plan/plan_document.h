@@ -60,12 +60,20 @@ struct CalibrationRecord {
   std::optional<ExpertCoverage> experts = std::nullopt;  // of a model that has routed ones
 };
 
+/// Statistics of inputs that weighted columns or losses.
+struct StatisticsRecord {
+  std::string file;      // bare name
+  std::string sha256;    // of the file
+  uint64_t modules = 0;  // that it says something about
+};
+
 struct ConversionRecord {
   std::string method;           // what really ran: "rtn", "mse", "gptq"
   std::string source_name;      // directory name or org/name, never a path
   std::string source_revision;  // of a Hub source, or empty
   DType source_dtype = DType::kBF16;
   std::optional<CalibrationRecord> calibration;
+  std::optional<StatisticsRecord> statistics;
   std::map<std::string, uint32_t> checksums;  // tensor -> CRC-32 of its payload
   bool think_in_template = false;             // what the chat template shows
   std::string generator_version;

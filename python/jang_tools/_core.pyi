@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import os
 import typing
-__all__: list[str] = ['Allocation', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LockStep', 'Model', 'OptionScorer', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'TensorError', 'TensorInfo', 'Verification', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'runtime_info', 'unpack', 'verify_directory']
+__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'Statistics', 'TensorError', 'TensorInfo', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'runtime_info', 'unpack', 'verify_directory']
 class TensorInfo:
     """
     A tensor as its file's header describes it.
@@ -73,6 +73,69 @@ class Checkpoint:
         """
         list of TensorInfo, by name
         """
+class Statistics:
+    """
+    A statistics file, checked when it is opened.
+    """
+    def __init__(self, path: str) -> None:
+        """
+        Raises FormatError, UnsupportedError or IoError.
+        """
+    def counts(self) -> dict[str, typing.Any]:
+        """
+        By module path int64 [1] or [experts]: tokens that were added.
+        """
+    def mean_squares(self) -> dict[str, typing.Any]:
+        """
+        By module path float32 [columns] or [experts, columns]: mean squares of the inputs.
+        """
+    @property
+    def model_sha256(self) -> str:
+        ...
+    @property
+    def sequences(self) -> int:
+        ...
+    @property
+    def text_sha256(self) -> list[str]:
+        """
+        Of every text, in the order in which they were added.
+        """
+    @property
+    def tokenizer_sha256(self) -> str:
+        ...
+    @property
+    def tokens(self) -> int:
+        ...
+class CandidateLoss:
+    """
+    What a format costs a module.
+    """
+    @property
+    def bits(self) -> int:
+        ...
+    @property
+    def error(self) -> float:
+        """
+        Relative squared error, weighted.
+        """
+    @property
+    def group_size(self) -> int:
+        ...
+class ModuleLoss:
+    """
+    What the formats of a module cost.
+    """
+    @property
+    def errors(self) -> list[CandidateLoss]:
+        ...
+    @property
+    def sensitivity(self) -> float | None:
+        """
+        What a unit of error costs; None: the prior's.
+        """
+    @sensitivity.setter
+    def sensitivity(self, arg0: typing.SupportsFloat | typing.SupportsIndex | None) -> None:
+        ...
 class RoleRow:
     """
     The tensors of one role together.
@@ -577,11 +640,19 @@ class OptionScorer:
         """
         The summed log-probability (nats) of each continuation, int32 arrays, after `context`, int32 [n]. What the context shares with that of the call before is not computed again. Raises ArgumentError for an empty one or a token outside the vocabulary.
         """
-def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, progress: typing.Any = None) -> ConvertReport:
+def collect_statistics(source: str, output: str, ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], *, model_sha256: str, tokenizer_sha256: str, text_sha256: str, hessians: bool = False, threads: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None) -> None:
+    """
+    Runs the model over int32 [sequences, tokens] and writes a statistics file, which must not
+    exist. progress(done, total, item) counts sequences through branches, on the calling
+    thread. Raises FormatError, UnsupportedError, ArgumentError, IoError.
+    """
+def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, losses: collections.abc.Mapping[str, ModuleLoss] = {}, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', progress: typing.Any = None) -> ConvertReport:
     """
     Writes shards, index, config.json and jang_config.json into the existing directory
     `partial`. calibration_ids: int32 [sequences, tokens], for method gptq;
     calibration_streams 2 also runs the full-precision model beside the quantized one.
+    column_weights: float32 [columns] or [experts, columns] by module path, for method mse;
+    losses: those of measure_losses, where bits or size is given.
     progress(done, total, item) counts bytes of source weights, on the calling thread.
     threads 0: as many as the process may use. Raises FormatError, UnsupportedError,
     ArgumentError, IoError.
@@ -601,6 +672,18 @@ def k_profile_targets() -> list[int]:
     """
     Mean bits that the K profiles hold.
     """
+def measure_losses(source: str, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]], *, file: str = 'statistics', dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, threads: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None) -> dict[str, ModuleLoss]:
+    """
+    By module path the weighted error of a sample of its rows in every format it may get, for
+    `losses` of plan_directory and convert_directory. column_weights: float32 [columns] or
+    [experts, columns] by module path. Raises FormatError, UnsupportedError, ArgumentError,
+    IoError.
+    """
+def merge_statistics(files: collections.abc.Sequence[str], output: str) -> None:
+    """
+    Adds the sums of statistics files of one model into a new one. Raises ArgumentError where
+    model, tokenizer or modules differ, FormatError, UnsupportedError, IoError.
+    """
 def normalize_json(text: bytes, non_finite: bool = False) -> str:
     """
     Parses strict JSON and returns its canonical text: sorted keys, two spaces, final newline. non_finite: take Infinity, -Infinity and NaN, as config.json may hold. Raises FormatError.
@@ -618,12 +701,12 @@ def parse_profile(text: str) -> str:
     The canonical name of a profile in any spelling. Raises ArgumentError with the nearest
     names.
     """
-def plan_directory(path: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = []) -> Plan:
+def plan_directory(path: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], losses: collections.abc.Mapping[str, ModuleLoss] = {}) -> Plan:
     """
     Plans from headers alone: shards may lack their payloads, and config.json with or without
     an index is enough where the model type is described. bits (per weight of the files) or
-    size (bytes of the files) take the place of the profile. Raises FormatError,
-    UnsupportedError, ArgumentError, IoError.
+    size (bytes of the files) take the place of the profile; for them losses counts
+    (measure_losses), else the prior. Raises FormatError, UnsupportedError, ArgumentError, IoError.
     """
 def profiles() -> list[Profile]:
     """

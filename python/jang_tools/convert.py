@@ -21,7 +21,7 @@ from jang_tools.calibration import BUILTIN, calibrate_on
 from jang_tools.errors import ArgumentError, IoError, JangError
 from jang_tools.hub import locate_model
 from jang_tools.partial_output import COPIED, PartialOutput, check_output
-from jang_tools.plan import Allocation, allocation_of, profile_name
+from jang_tools.plan import Allocation, allocation_of, measured_losses, profile_name
 from jang_tools.sha256sums import SUMS, format_sums, hash_files
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the item just finished
@@ -78,6 +78,7 @@ def convert(
     calibration: str | Path = BUILTIN,
     calibration_sequences: int | None = None,
     calibration_tokens: int | None = None,
+    statistics: str | Path | None = None,
     dtype: str | None = None,
     group_size: int | None = None,
     router_bits: int | None = None,
@@ -95,11 +96,15 @@ def convert(
     "gptq" (error feedback against the inputs that each layer sees on a text). The text is
     ``calibration``, "builtin" or a UTF-8 file; of it ``calibration_sequences`` (128) sequences of
     ``calibration_tokens`` (512, or the model's limit) tokens are read; only "gptq" looks at these.
+    ``statistics``: a file of `jang calibrate`, or an importance matrix of llama.cpp; "mse" then
+    weights each column by the mean square of its input, and ``bits`` and ``size`` choose widths by
+    losses measured with these weights.
     ``dtype``: "bf16", "f16" or "f32" casts all weights first; else scales, biases and unquantized
     tensors keep the source's. ``rules``: "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths, the
     last match wins. ``overwrite`` replaces a directory that this package wrote.
-    ``progress(done, total, item)`` counts bytes converted and hashed, on the calling thread; Ctrl-C
-    stops within a second and leaves nothing behind.
+    ``progress(done, total, item)`` counts bytes converted and hashed, on the calling thread, and
+    before that, on a scale of their own, those of samples whose losses are measured; Ctrl-C stops
+    within a second and leaves nothing behind.
 
     Raises FormatError, UnsupportedError, ArgumentError or IoError, each with one line of text.
     """
@@ -119,8 +124,23 @@ def convert(
         "expert_floor": expert_floor,
         "rules": list(rules),
     }
-    plan = _core.plan_directory(str(source.path), **options)
     calibrated: dict[str, Any] = {}
+    warnings: list[str] = []
+    if statistics is not None:
+        from jang_tools.statistics import load_statistics
+
+        given = load_statistics(statistics, source.path)
+        warnings += given.warnings
+        calibrated = {
+            "column_weights": given.mean_squares,
+            "statistics_file": given.file,
+            "statistics_sha256": given.sha256,
+        }
+        if bits is not None or size is not None:
+            options["losses"] = measured_losses(
+                source.path, given, dtype, group_size, threads, progress
+            )
+    plan = _core.plan_directory(str(source.path), **options)
     if method == "gptq":
         found = calibrate_on(
             source.path,
@@ -128,13 +148,14 @@ def convert(
             sequences=calibration_sequences,
             tokens=calibration_tokens,
         )
-        calibrated = {
+        calibrated |= {
             "calibration_ids": found.ids,
             "calibration_text": found.text.name,
             "calibration_sha256": found.text.sha256,
         }
     copied = _files_to_copy(source.path)
-    warnings = [] if "tokenizer.json" in copied else [_NO_TOKENIZER]
+    if "tokenizer.json" not in copied:
+        warnings.append(_NO_TOKENIZER)
     with PartialOutput(target, overwrite=overwrite) as partial:
         _check_space(partial.path, plan.file_bytes + sum(copied.values()))
         count = _Progress(progress, plan.file_bytes + sum(copied.values()))

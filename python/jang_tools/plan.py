@@ -6,17 +6,21 @@ model types config.json (with its index, if there is one) is enough.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jang_tools import _core
 from jang_tools.errors import ArgumentError
 from jang_tools.hub import locate_model
 from jang_tools.role_summary import RoleSummary, role_summaries
 
+if TYPE_CHECKING:
+    from jang_tools.statistics import Statistics
+
 DEFAULT_PROFILE = "JANG_4K"
+Progress = Callable[[int, int, str], None]  # bytes of samples measured, in all, the last tensor
 
 
 @dataclass(frozen=True)
@@ -196,6 +200,26 @@ def profile_name(profile: str | None, bits: float | None, size: int | None) -> s
     return DEFAULT_PROFILE if profile is None else profile
 
 
+def measured_losses(
+    source: Path,
+    statistics: Statistics,
+    dtype: str | None,
+    group_size: int | None,
+    threads: int | None,
+    progress: Progress | None,
+) -> dict[str, _core.ModuleLoss]:
+    """By module path what every format costs, weighted by ``statistics``."""
+    return _core.measure_losses(
+        str(source),
+        statistics.mean_squares,
+        file=statistics.file,
+        dtype=dtype,
+        group_size=group_size,
+        threads=threads or 0,
+        progress=progress,
+    )
+
+
 def plan(
     model: str | Path,
     *,
@@ -206,7 +230,9 @@ def plan(
     group_size: int | None = None,
     router_bits: int | None = None,
     expert_floor: int | None = None,
+    statistics: str | Path | None = None,
     rules: Sequence[str] = (),
+    progress: Progress | None = None,
 ) -> Plan:
     """Plans the conversion of a directory or of org/name in the Hub cache.
 
@@ -221,14 +247,27 @@ def plan(
             smaller one that does.
         router_bits: 8 quantizes the routers of expert models; None leaves them.
         expert_floor: at least this many bits for routed experts.
+        statistics: a file of `jang calibrate` or an importance matrix of llama.cpp. With bits or
+            size the loss of every width is measured on a sample of each matrix, weighted by it,
+            in place of the built-in table; the weights must be there then.
         rules: "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths; the last match wins.
+        progress: called as progress(done, total, tensor) while losses are measured.
 
-    Raises ArgumentError (unknown profile, a rule that matches nothing, a target below what the
-    narrowest widths take: the message names the reachable interval), FormatError,
-    UnsupportedError (already quantized, or a format that is refused by name), IoError.
+    Raises ArgumentError (statistics of another model, unknown profile, a rule that matches nothing,
+    a target below what the narrowest widths take: the message names the reachable interval),
+    FormatError, UnsupportedError (already quantized, or a format that is refused by name), IoError.
     """
     name = profile_name(profile, bits, size)
     located = locate_model(model)
+    losses: dict[str, _core.ModuleLoss] = {}
+    warnings: list[str] = []
+    if statistics is not None:
+        from jang_tools.statistics import load_statistics
+
+        given = load_statistics(statistics, located.path)
+        warnings = given.warnings
+        if bits is not None or size is not None:
+            losses = measured_losses(located.path, given, dtype, group_size, None, progress)
     found = _core.plan_directory(
         str(located.path),
         profile=name,
@@ -239,6 +278,7 @@ def plan(
         router_bits=router_bits,
         expert_floor=expert_floor,
         rules=list(rules),
+        losses=losses,
     )
     return Plan(
         model=located.name,
@@ -258,5 +298,5 @@ def plan(
             for tensor in found.tensors
             if tensor.bits is not None and tensor.group_size is not None
         ],
-        warnings=list(found.warnings),
+        warnings=[*found.warnings, *warnings],
     )

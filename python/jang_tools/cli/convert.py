@@ -78,6 +78,9 @@ def command(
     wishes = (calibration, calibration_sequences, calibration_tokens)
     if method != "gptq" and any(wish is not None for wish in wishes):
         raise click.UsageError("--calibration options are for --method gptq")
+    sized = options["bits"] is not None or options["size"] is not None
+    if options["statistics"] and method != "mse" and not sized:
+        raise click.UsageError("--statistics is for --method mse, or for --bits and --size")
     fetch(ui, model)
 
     from jang_tools.convert import convert

@@ -24,6 +24,7 @@ COMMANDS = {
     "run": "Generate text: a chat or a completion.",
     "plan": "Show which widths a conversion would choose, from headers alone.",
     "inspect": "Show what a model directory holds.",
+    "calibrate": "Collect statistics of a model's inputs on a text, and merge them.",
     "verify": "Check a model directory, its checksums and its values.",
     "eval": "Compare models with a reference: KL divergence, agreement, perplexity, tasks.",
     "profiles": "List the profiles, with averages and sizes for a model.",

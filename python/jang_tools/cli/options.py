@@ -157,6 +157,12 @@ def width_options(command: Command) -> Command:
                 help="At least this many bits for routed experts.",
             ),
             click.option(
+                "--statistics",
+                metavar="FILE",
+                help="Statistics of `jang calibrate`, or an importance matrix of llama.cpp: weights"
+                " the columns of mse, and with --bits or --size measures what each width costs.",
+            ),
+            click.option(
                 "--set",
                 "rules",
                 multiple=True,
@@ -178,6 +184,7 @@ def plan_options(
     group_size: str | None,
     router_bits: str | None,
     expert_floor: str | None,
+    statistics: str | None,
     rules: tuple[str, ...],
 ) -> dict[str, Any]:
     """The values of `width_options` as keyword arguments of `plan` and `convert`.
@@ -194,5 +201,6 @@ def plan_options(
         "group_size": int(group_size) if group_size else None,
         "router_bits": int(router_bits) if router_bits else None,
         "expert_floor": int(expert_floor) if expert_floor else None,
+        "statistics": statistics,
         "rules": rules,
     }

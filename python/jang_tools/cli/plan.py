@@ -33,7 +33,8 @@ def command(ui: Ui, model: str | None, model_option: str | None, **widths: Any) 
 
     from jang_tools.plan import plan
 
-    found = plan(path, **options)
+    with ui.progress("measuring") as progress:
+        found = plan(path, **options, progress=progress)
     ui.result(f"{found.model}: {format_count(found.parameters)} parameters as {found.profile}")
     ui.result("")
     for line in role_table(found.roles):

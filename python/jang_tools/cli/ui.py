@@ -72,6 +72,8 @@ class Ui:
                 bars.append(
                     tqdm(desc=label, unit=name, unit_scale=True, dynamic_ncols=True, leave=False)
                 )
+            if done < bars[0].n:  # the next phase of the same job
+                bars[0].reset()
             bars[0].total = total
             bars[0].set_postfix_str(one_line(item), refresh=False)
             bars[0].update(done - bars[0].n)
