@@ -17,12 +17,21 @@ from jang_tools.quantize import quantize
 from tiny_checkpoints import BY_NAME, write_checkpoint
 
 DENSE = {
-    "attn_q": 128, "attn_k": 128, "attn_v": 128, "attn_output": 128,
-    "ffn_gate": 128, "ffn_up": 128, "ffn_down": 224,
+    "attn_q": 128,
+    "attn_k": 128,
+    "attn_v": 128,
+    "attn_output": 128,
+    "ffn_gate": 128,
+    "ffn_up": 128,
+    "ffn_down": 224,
 }
 MODULES = {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
 Entries = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -53,7 +62,7 @@ def dense(seed: int = 0) -> Entries:
 def test_gguf_means_by_module(sources: dict[str, Reference], tmp_path: Path) -> None:
     entries = dense()
     file = write_gguf_imatrix(tmp_path / "imatrix.gguf", entries, ["prose.txt", "code.txt"])
-    found = read_imatrix(file, sources["llama-gqa"])
+    found = read_imatrix(file, sources["llama-gqa"].path)
     assert found.warnings == []
     assert (found.datasets, found.chunks) == (["prose.txt", "code.txt"], 7)
     assert len(found.weights) == 28

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from jang_tools.foreign.faults import malformed, shown
 from jang_tools.foreign.gguf_names import Place, place_of
 from jang_tools.foreign.imatrix_file import Entry, read_entries
-from jang_tools.foreign.reference import EMBEDDING, HEAD, Reference, Shape
+from jang_tools.foreign.reference import EMBEDDING, HEAD, Reference, Shape, read_reference
 
 _SMALLEST = 1e-6  # of a matrix's mean: columns that were always zero still count a little
 _NAMED = 3  # modules that a warning names
@@ -38,14 +38,17 @@ class ImportanceMatrix:
     chunks: int = 0
 
 
-def read_imatrix(path: Path, reference: Reference) -> ImportanceMatrix:
+def read_imatrix(path: Path, reference: Reference | Path) -> ImportanceMatrix:
     """The importance matrix in ``path``, GGUF or the older form, for the model ``reference``.
 
+    ``reference`` is a model directory, or what was read of one.
     Entries that the model lacks, modules without an entry and experts without tokens are named in
     ``warnings``. Raises FormatError for a file that breaks its format or has other columns than the
     model, naming file, entry, expected and found; UnsupportedError for a GGUF file that is no
     importance matrix; IoError.
     """
+    if isinstance(reference, Path):
+        reference = read_reference(reference)
     file = read_entries(path)
     found = ImportanceMatrix({}, datasets=file.datasets, chunks=file.chunks)
     return _by_module(path.name, file.entries, reference, found)
