@@ -51,7 +51,7 @@ def _tasks(_: click.Context, __: click.Parameter, value: str | None) -> dict[str
     multiple=True,
     metavar="MODEL[,MODEL...]",
     callback=_models,
-    help="Models to compare, by directory or Hub id; repeatable.",
+    help="Models to compare, by directory, Hub id or GGUF file; repeatable.",
 )
 @click.option(
     "--text",
@@ -166,7 +166,7 @@ def command(
 
         require_plots(plot)
     places = _task_paths(tasks, task_data)
-    paths = [fetch(ui, model) for model in (reference, *models)]
+    paths = [fetch(ui, reference), *(_fetch_or_file(ui, model) for model in models)]
 
     from jang_tools.evaluate import evaluate
 
@@ -223,6 +223,11 @@ class _Stages:
             self._bar = self._stack.enter_context(self._ui.progress(stage, unit))
         if self._bar is not None:
             self._bar(done, total, "")
+
+
+def _fetch_or_file(ui: Ui, model: str) -> Path:
+    """A file stays one: `evaluate` takes GGUF files, and says what others are."""
+    return Path(model) if Path(model).is_file() else fetch(ui, model)
 
 
 def _task_paths(tasks: dict[str, str | None], data: Path | None) -> dict[str, str | Path]:
