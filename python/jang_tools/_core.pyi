@@ -241,6 +241,11 @@ class Plan:
     def payload_bytes(self) -> int:
         ...
     @property
+    def prior_loss(self) -> float:
+        """
+        Expected loss by the prior, in no unit: to compare plans of one model.
+        """
+    @property
     def profile(self) -> str:
         ...
     @property
@@ -580,9 +585,10 @@ class OptionScorer:
 def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, progress: typing.Any = None) -> ConvertReport:
     """
     Writes shards, index, config.json and jang_config.json into the existing directory
-    `partial`. calibration_ids: int32 [sequences, tokens], for method gptq; calibration_streams
-    2 also runs the full-precision model beside the quantized one. progress(done, total, item) counts bytes of source weights, on the calling
-    thread. threads 0: as many as the process may use. Raises FormatError, UnsupportedError,
+    `partial`. calibration_ids: int32 [sequences, tokens], for method gptq;
+    calibration_streams 2 also runs the full-precision model beside the quantized one.
+    progress(done, total, item) counts bytes of source weights, on the calling thread.
+    threads 0: as many as the process may use. Raises FormatError, UnsupportedError,
     ArgumentError, IoError.
     """
 def dequantize(codes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], scales: numpy.ndarray, biases: numpy.ndarray, *, bits: typing.SupportsInt | typing.SupportsIndex, group_size: typing.SupportsInt | typing.SupportsIndex, dtype: str | None = None, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> numpy.typing.NDArray[numpy.float32]:
