@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from jang_tools import _core
 from jang_tools.errors import ArgumentError, IoError
+from jang_tools.evaluation.opened import OpenedModel, open_models
 from jang_tools.evaluation.report import (
     Evaluation,
     ModelScores,
@@ -21,11 +22,10 @@ from jang_tools.evaluation.tasks import TASKS, Contestant, Task, open_task
 from jang_tools.evaluation.text_run import Progress, TextRun
 from jang_tools.evaluation.texts import (
     BUILTIN,
+    Text,
     read_text,
 )
 from jang_tools.evaluation.tokenizers import Tokenizers
-from jang_tools.hub import resolve_model
-from jang_tools.inspect import inspect
 from jang_tools.model import PRECISIONS, load_model
 
 __all__ = ["BUILTIN", "TASKS", "Evaluation", "ModelScores", "evaluate"]
@@ -52,6 +52,9 @@ def evaluate(
 ) -> Evaluation:
     """Compares models with a reference, all of them directories or Hub ids.
 
+    A model may also be a GGUF file or a GPTQ directory: its weights are dequantized to float32 in a
+    temporary directory (docs/evaluation.md), and its bytes are those of its own files.
+
     On ``text`` (a UTF-8 file, "builtin", or None for none) the models run in lock-step over windows
     of ``sequence`` tokens, at most ``tokens`` in all, and every position's distributions over the
     whole vocabulary are compared. The reference always computes in float32 with a float32 cache;
@@ -77,14 +80,50 @@ def evaluate(
         )
     opened = [open_task(name, Path(path), task_limit) for name, path in tasks.items()]
     content = None if text is None else read_text(text)
+    with open_models(reference, wanted, progress) as ready:
+        return _measure(
+            ready,
+            content,
+            opened,
+            sequence=sequence,
+            tokens=tokens,
+            score=score,
+            allow_code_execution=allow_code_execution,
+            samples=samples,
+            precision=precision,
+            threads=threads,
+            seed=seed,
+            progress=progress,
+        )
 
-    paths = [resolve_model(str(path)) for path in [reference, *wanted]]
-    subjects = _subjects(paths)
+
+def _measure(
+    models: Sequence[OpenedModel],
+    content: Text | None,
+    opened: Sequence[Task],
+    *,
+    sequence: int | None,
+    tokens: int | None,
+    score: str,
+    allow_code_execution: bool,
+    samples: str | Path | None,
+    precision: Literal["fast", "exact"],
+    threads: int | None,
+    seed: int,
+    progress: Progress | None,
+) -> Evaluation:
+    """The evaluation of opened models, the reference first, on a text and on opened tasks."""
+    paths = [model.directory for model in models]
+    subjects = _subjects(models)
     loaded = [load_model(paths[0], "exact", threads, "f32")]
     loaded += [load_model(path, precision, threads) for path in paths[1:]]
     tokenizers = Tokenizers(paths)
 
-    notices: list[str] = []
+    notices = [
+        f"{subject.name}: weights from {subject.format.upper()}, dequantized to float32"
+        for subject, model in zip(subjects, models, strict=True)
+        if model.foreign is not None
+    ]
     info: TextInfo | None = None
     scores: list[ModelScores] = []
     if content is not None:
@@ -146,9 +185,9 @@ def _check_options(
             raise ArgumentError(f"tasks: expected one of {', '.join(TASKS)}, found {name!r}")
 
 
-def _subjects(paths: Sequence[Path]) -> list[Subject]:
-    """The directories with names that tell them apart: the last folder, or more of the path."""
-    places = [path.resolve() for path in paths]
+def _subjects(models: Sequence[OpenedModel]) -> list[Subject]:
+    """The models with names that tell them apart: the last folder, or more of the path."""
+    places = [model.path.resolve() for model in models]
     depth = 1
     names = ["/".join(place.parts[-depth:]) for place in places[1:]]
     while len(set(names)) < len(set(places[1:])):
@@ -157,21 +196,9 @@ def _subjects(paths: Sequence[Path]) -> list[Subject]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ArgumentError(f"models: {twice} is given twice", code="argument")
-    subjects = []
-    for path, name in zip(paths, [places[0].name, *names], strict=True):
-        found = inspect(path)
-        subjects.append(
-            Subject(
-                path=path,
-                name=name,
-                format=found.format,
-                profile=found.profile,
-                method=found.method,
-                bytes=found.bytes,
-                bits_per_weight=found.bits_per_weight,
-            )
-        )
-    return subjects
+    return [
+        model.subject(name) for model, name in zip(models, [places[0].name, *names], strict=True)
+    ]
 
 
 def _run_task(

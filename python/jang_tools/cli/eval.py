@@ -50,7 +50,7 @@ def _tasks(_: click.Context, __: click.Parameter, value: str | None) -> dict[str
     multiple=True,
     metavar="MODEL[,MODEL...]",
     callback=_models,
-    help="Models to compare, by directory or Hub id; repeatable.",
+    help="Models to compare, by directory, Hub id or GGUF file; repeatable.",
 )
 @click.option(
     "--text",
@@ -165,7 +165,7 @@ def command(
 
         require_plots(plot)
     places = _task_paths(tasks, task_data)
-    paths = [fetch(ui, model) for model in (reference, *models)]
+    paths = [fetch(ui, reference), *(_fetch_or_file(ui, model) for model in models)]
 
     from jang_tools.evaluate import evaluate
 
@@ -198,6 +198,11 @@ def command(
 
         draw(found, plot)
         ui.note(f"drawn to {plot}")
+
+
+def _fetch_or_file(ui: Ui, model: str) -> Path:
+    """A file stays one: `evaluate` takes GGUF files, and says what others are."""
+    return Path(model) if Path(model).is_file() else fetch(ui, model)
 
 
 def _task_paths(tasks: dict[str, str | None], data: Path | None) -> dict[str, str | Path]:
