@@ -8,6 +8,7 @@ from typing import Literal
 
 from jang_tools.calibration import BUILTIN, calibrate_on
 from jang_tools.comparison.folder import DOCUMENT, WorkFolder, write_json
+from jang_tools.comparison.given import locate_given
 from jang_tools.comparison.measure import prepare
 from jang_tools.comparison.report import Comparison, RowPair, RowScores, pairs_of
 from jang_tools.comparison.rows import Row, plan_rows
@@ -16,7 +17,7 @@ from jang_tools.errors import ArgumentError
 from jang_tools.evaluate import SCORES
 from jang_tools.evaluation.text_run import Progress
 from jang_tools.evaluation.texts import read_text
-from jang_tools.hub import locate_model, resolve_model
+from jang_tools.hub import locate_model
 from jang_tools.model import PRECISIONS
 
 __all__ = ["Comparison", "Row", "RowPair", "RowScores", "WorkPlan", "compare"]
@@ -69,7 +70,7 @@ def compare(
     _check(score, precision, sequence, tokens)
     located = locate_model(model)
     source = located.path
-    given = [_given(one) for one in also]
+    given = [locate_given(one) for one in also]
     wanted = plan_rows(
         source,
         profiles=profiles,
@@ -93,7 +94,7 @@ def compare(
     with WorkFolder(place, located.name, progress) as folder:
         work = Work(
             folder,
-            source,
+            located,
             wanted.rows,
             settings,
             wish,
@@ -102,7 +103,7 @@ def compare(
             threads=threads,
             progress=progress,
         )
-        plan = work.plan(wanted.notices)
+        plan = work.plan()
         if on_plan is not None:
             on_plan(plan)
 
@@ -129,10 +130,6 @@ def compare(
                 on_batch=lambda: write_json(folder.path / DOCUMENT, found().to_json()),
             )
         return found()
-
-
-def _given(path: str | Path) -> Path:
-    return Path(path) if Path(path).is_file() else resolve_model(str(path))
 
 
 def _check(score: str, precision: str, sequence: int | None, tokens: int | None) -> None:

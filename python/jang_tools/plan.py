@@ -18,7 +18,9 @@ from jang_tools.role_summary import RoleSummary, role_summaries
 
 DEFAULT_PROFILE = "JANG_4K"
 
-CLEARLY_BETTER = 0.7  # of the expected loss, which is known to about a quarter
+# Of the expected loss. On the demo model what is below it has a clearly better KL, too: measured
+# ratios are 0.6 to 1.3 times the expected ones (docs/quantization.md, "Allocation").
+CLEARLY_BETTER = 0.65
 _TIERED = ("JANG_", "tiered-")  # profiles that favour some roles whatever that costs
 
 

@@ -15,12 +15,15 @@ import pytest
 from click.testing import CliRunner, Result
 
 import jang_tools
+from foreign_files import Type, write_gguf
 from jang_tools.cli.main import cli
 from jang_tools.comparison import measure, plot, work
+from jang_tools.comparison.given import locate_given
 from jang_tools.comparison.rows import Row, plan_rows
 from jang_tools.errors import ArgumentError, FormatError, IoError
 from jang_tools.evaluate import evaluate
 from jang_tools.evaluation.texts import read_text
+from jang_tools.hub import ResolvedModel
 from jang_tools.plan import plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -268,6 +271,21 @@ def test_other_models_are_rows_too(copy: Path, tmp_path: Path, text: Path) -> No
         run(copy, text, also=[other, other])
 
 
+def test_a_gguf_file_is_a_row_too(tmp_path: Path, text: Path) -> None:
+    file = write_gguf(tmp_path / "demo-Q8_0.gguf", DEMO, Type.Q8_0)
+    wishes: dict[str, Any] = {"profiles": [], "methods": ["rtn"], "also": [file]}
+    found = run(tmp_path / "work", text, **wishes)
+    rows = {scores.row.name: scores for scores in found.rows}
+    given = rows["demo-Q8_0.gguf"]
+    assert given.row.bytes == file.stat().st_size
+    assert given.kl == evaluate(DEMO, file, text=text, **SIZE).models[0].kl
+    (pair,) = found.pairs
+    assert rows[pair.first].row.bytes <= given.row.bytes and pair.second == "demo-Q8_0.gguf"
+    assert any("dequantized to float32" in notice for notice in found.notices)
+    file.write_bytes(file.read_bytes() + b"0")  # another file: measured again
+    assert left(tmp_path / "work", text, **wishes)["demo-Q8_0.gguf"] == "measure"
+
+
 def test_names_of_given_models_tell_them_apart(tmp_path: Path) -> None:
     for place in ("a/m", "b/m"):
         shutil.copytree(DEMO, tmp_path / place, ignore=shutil.ignore_patterns("*.safetensors"))
@@ -279,7 +297,7 @@ def test_names_of_given_models_tell_them_apart(tmp_path: Path) -> None:
         profiles=["4L"],
         bits=[3.5],
         methods=["rtn", "mse"],
-        given=[tmp_path / "a/m", tmp_path / "b/m", tiny],
+        given=[locate_given(path) for path in (tmp_path / "a/m", tmp_path / "b/m", tiny)],
         equal_bytes=True,
     )
     names = [row.name for row in wanted.rows]
@@ -291,6 +309,16 @@ def test_names_of_given_models_tell_them_apart(tmp_path: Path) -> None:
     assert by_name["bits-3.5-rtn"].equal is None  # is by size already
     assert by_name[names[6]].equal is None
     assert len(wanted.notices) == 1 and "no file of ours is as small" in wanted.notices[0]
+
+
+def test_models_of_the_hub_are_named_as_there(tmp_path: Path) -> None:
+    snapshot = ResolvedModel(DEMO, "org/name", "0123abc")
+    assert snapshot.argument == "org/name@0123abc"
+    assert ResolvedModel(tmp_path, "x", "").argument == str(tmp_path)
+    wanted = plan_rows(
+        DEMO, profiles=[], bits=[], methods=["rtn"], given=[snapshot], equal_bytes=False
+    )
+    assert [row.name for row in wanted.rows] == ["org/name"]
 
 
 def test_batches_fit_the_memory_and_strangers_are_alone(
@@ -444,7 +472,11 @@ def test_the_command_speaks_json(copy: Path, text: Path) -> None:
 def test_the_command_plans_without_work(tmp_path: Path, text: Path) -> None:
     done = jang_compare(tmp_path / "new", text, "--dry-run")
     assert done.exit_code == 0, done.stderr
-    assert "6 models, 6 to do in new, which takes" in done.stderr
+    assert "6 models, 6 to do in new, which takes" in done.stdout
+    document = json.loads(jang_compare(tmp_path / "new", text, "--dry-run", "--json").stdout)
+    steps = {step["name"]: step["left"] for step in document["plan"]["steps"]}
+    assert set(steps.values()) == {"convert"} and set(steps) > NAMES
+    assert document["rows"] == [] and not document["complete"]
     assert not (tmp_path / "new").exists()
 
 
@@ -452,7 +484,7 @@ def test_the_command_plans_without_work(tmp_path: Path, text: Path) -> None:
     ("arguments", "message"),
     [
         ([], "nothing to compare"),
-        (["--profiles", "4L", "--calibration", "x.txt"], "are for the method gptq"),
+        (["--profiles", "4L", "--calibration", "x.txt"], "are for --methods gptq"),
         (["--profiles", "4L,"], "an empty name"),
         (["--bits", "four"], "'four' is not a number"),
     ],

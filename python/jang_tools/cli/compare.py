@@ -83,7 +83,7 @@ def _bits(
     multiple=True,
     metavar="DIR|FILE,...",
     callback=_names,
-    help="Models to measure as they are: directories or Hub ids; repeatable.",
+    help="Models to measure as they are: directories, Hub ids, GGUF files; repeatable.",
 )
 @click.option(
     "--equal-bytes",
@@ -199,6 +199,7 @@ def command(
     sorted by size; differences are paired, with 95 % intervals over windows.
     """
     wishes = calibration_wishes(
+        "--methods",
         methods,
         calibration=calibration,
         calibration_sequences=calibration_sequences,
@@ -211,28 +212,35 @@ def command(
             from jang_tools.bench.plot import require_plots
 
             require_plots(picture)
-    source = fetch(ui, one_model(model, model_option))
-    given = [one if Path(one).is_file() else fetch(ui, one) for one in also]
+    chosen = one_model(model, model_option)
+    for wish in (chosen, *(one for one in also if not Path(one).is_file())):
+        fetch(ui, wish)
     _check_folders(markdown, plot, layer_plot)
 
     from jang_tools.compare import compare
 
+    plans: list[WorkPlan] = []
     with Stages(ui) as stages:
 
         def planned(plan: WorkPlan) -> None:
             stages.end()
-            _show_plan(ui, plan, keep)
+            plans.append(plan)
+            for line in _plan_lines(plan, keep):
+                if dry_run:
+                    ui.result(line)
+                else:
+                    ui.note(line)
 
         def done(scores: RowScores) -> None:
             stages.end()
             ui.note(_row_line(scores))
 
         found = compare(
-            source,
+            chosen,
             profiles=[*profiles, *baselines],
             bits=bits,
             methods=methods,
-            also=given,
+            also=also,
             equal_bytes=equal_bytes,
             output=output,
             keep=keep,
@@ -252,6 +260,9 @@ def command(
         )
     for notice in found.notices:
         ui.note(f"notice: {notice}")
+    if dry_run:
+        ui.document({**found.to_json(), "plan": plans[0].to_json()})
+        return
     _print(ui, found)
     ui.document(found.to_json())
     _write(ui, found, markdown, plot, layer_plot)
@@ -264,7 +275,7 @@ def _check_folders(*files: Path | None) -> None:
             raise IoError(f"{file.parent}: no such directory", code="io")
 
 
-def _show_plan(ui: Ui, plan: WorkPlan, keep: bool) -> None:
+def _plan_lines(plan: WorkPlan, keep: bool) -> list[str]:
     words = {"convert": "convert, measure", "measure": "measure", "nothing": "done before"}
     rows = [
         [
@@ -275,15 +286,14 @@ def _show_plan(ui: Ui, plan: WorkPlan, keep: bool) -> None:
         ]
         for step in plan.steps
     ]
-    for line in format_table(["model", "size", "bits/weight", "to do"], rows):
-        ui.note(line)
     left = sum(step.left != "nothing" for step in plan.steps)
     free = "" if plan.free_bytes is None else f" of {format_size(plan.free_bytes)} that are free"
     stays = "" if keep else " at a time"
-    ui.note(
+    return [
+        *format_table(["model", "size", "bits/weight", "to do"], rows),
         f"{len(plan.steps)} models, {left} to do in {plan.folder.name}, which takes"
-        f" {format_size(plan.disk_bytes)}{stays}{free}"
-    )
+        f" {format_size(plan.disk_bytes)}{stays}{free}",
+    ]
 
 
 def _row_line(scores: RowScores) -> str:
@@ -314,8 +324,6 @@ def _write(
         except OSError as error:
             raise IoError(f"{markdown}: {error.strerror or error}", code="io") from error
         ui.note(f"written to {markdown}")
-    if not found.rows:
-        return
     if plot is not None:
         from jang_tools.comparison.plot import draw
 

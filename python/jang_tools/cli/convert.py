@@ -64,6 +64,7 @@ def command(
     """
     options = plan_options(**widths)
     wishes = calibration_wishes(
+        "--method",
         [method],
         calibration=calibration,
         calibration_sequences=calibration_sequences,

@@ -138,6 +138,7 @@ def calibration_options(command: Command) -> Command:
 
 
 def calibration_wishes(
+    option: str,
     methods: Sequence[str],
     *,
     calibration: str | None,
@@ -146,11 +147,11 @@ def calibration_wishes(
 ) -> dict[str, Any]:
     """The values of `calibration_options` as keyword arguments of `convert` and `compare`.
 
-    UsageError where any is given and no method reads the text.
+    UsageError where any is given and none of the methods, those of ``option``, reads the text.
     """
     wishes = (calibration, calibration_sequences, calibration_tokens)
     if "gptq" not in methods and any(wish is not None for wish in wishes):
-        raise click.UsageError("--calibration options are for the method gptq")
+        raise click.UsageError(f"--calibration options are for {option} gptq")
     return {
         "calibration": calibration or "builtin",
         "calibration_sequences": calibration_sequences,

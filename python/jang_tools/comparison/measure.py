@@ -105,12 +105,16 @@ def measure(
     """A record for each row of a batch, in order, from its directory or file."""
     with ExitStack() as stack:
         places = [
-            stack.enter_context(open_given(path, reference)) if row.path is not None else path
+            path if row.path is None else stack.enter_context(open_given(path, reference, progress))
             for row, path in batch
         ]
         models = [load_model(reference, "exact", threads, "f32")]
         models += [load_model(path, settings.precision, threads) for path in places]
-        notices: list[str] = []
+        notices = [
+            f"{row.name}: of another format, dequantized to float32 to be run"
+            for row, _ in batch
+            if row.path is not None and is_foreign(row.path)
+        ]
         run = TextRun(
             settings.text,
             models,

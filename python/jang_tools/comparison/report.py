@@ -15,6 +15,7 @@ import numpy as np
 from jang_tools.comparison.rows import Row
 from jang_tools.evaluation.report import TextInfo, finite
 from jang_tools.evaluation.statistics import (
+    RESAMPLES,
     Difference,
     Estimate,
     KlSummary,
@@ -251,6 +252,11 @@ def pair_row(pair: RowPair, means: dict[str, float]) -> list[str]:
         number(pair.kl.mean),
         number(pair.kl.low),
         number(pair.kl.high),
-        percent(pair.kl.confidence),
+        _confidence(pair.kl.confidence),
         pair.verdict,
     ]
+
+
+def _confidence(share: float | None) -> str:
+    """A bootstrap of so many resamples cannot tell certainty from less than one of them."""
+    return f"> {100 - 100 / RESAMPLES:g} %" if share == 1 else percent(share)

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from jang_tools import _core
+from jang_tools.comparison.given import given_bytes
 from jang_tools.convert import METHODS
-from jang_tools.errors import ArgumentError, FormatError, UnsupportedError
-from jang_tools.inspect import inspect
+from jang_tools.errors import ArgumentError
+from jang_tools.hub import ResolvedModel
 from jang_tools.plan import plan
 
 MADE = ("profile", "baseline", "bits", "size")
@@ -62,7 +63,7 @@ def plan_rows(
     profiles: Sequence[str],
     bits: Sequence[float],
     methods: Sequence[str],
-    given: Sequence[Path],
+    given: Sequence[ResolvedModel],
     equal_bytes: bool,
 ) -> Wanted:
     """All rows for a source directory; ArgumentError for names, methods or sizes that make none."""
@@ -75,26 +76,21 @@ def plan_rows(
         _add_made(wanted, source, "bits", methods, bits=value)
     parameters = plan(source, profile="uniform-4").parameters
     taken = {row.name for row in wanted.rows}
-    for path, name in zip(given, _given_names(given, taken), strict=True):
-        size = given_bytes(path)
-        wanted.rows.append(Row(name, "given", None, None, size, 8 * size / parameters, path=path))
+    for model, name in zip(given, _given_names(given, taken), strict=True):
+        size = given_bytes(model.path)
+        wanted.rows.append(
+            Row(name, "given", None, None, size, 8 * size / parameters, path=model.path)
+        )
     if equal_bytes:
         _add_equal(wanted, source, "gptq" if "gptq" in methods else methods[-1])
     return wanted
 
 
-def given_bytes(path: Path) -> int:
-    """Bytes of a given model's weights: the whole file, or all weight files of a directory."""
-    if path.is_file():
-        return path.stat().st_size
-    try:
-        return inspect(path).bytes
-    except (FormatError, UnsupportedError):  # a layout of others, for their readers to judge
-        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
-
-
 def _check(
-    profiles: Sequence[str], bits: Sequence[float], methods: Sequence[str], given: Sequence[Path]
+    profiles: Sequence[str],
+    bits: Sequence[float],
+    methods: Sequence[str],
+    given: Sequence[ResolvedModel],
 ) -> None:
     if not profiles and not bits and not given:
         raise ArgumentError(
@@ -109,7 +105,7 @@ def _check(
                 f"methods: expected some of {', '.join(METHODS)}, found '{method}'",
                 code="argument",
             )
-    real = [path.resolve() for path in given]
+    real = [model.path.resolve() for model in given]
     if len(set(real)) < len(real):
         twice = next(path for path in real if real.count(path) > 1)
         raise ArgumentError(f"{twice}: given twice", code="argument")
@@ -151,10 +147,10 @@ def _add_equal(wanted: Wanted, source: Path, method: str) -> None:
         wanted.rows[index] = replace(row, equal=made[row.bytes])
 
 
-def _given_names(given: Sequence[Path], taken: set[str]) -> list[str]:
-    """The last part of each path, or more of it where that does not tell them apart."""
-    places = [path.resolve() for path in given]
-    names = [place.name for place in places]
+def _given_names(given: Sequence[ResolvedModel], taken: set[str]) -> list[str]:
+    """The name of each, or more of the path where that does not tell them apart."""
+    places = [model.path.resolve() for model in given]
+    names = [model.name for model in given]
     deepest = max((len(place.parts) for place in places), default=1)
     for depth in range(2, deepest + 1):
         if len({*names, *taken}) == len(names) + len(taken):

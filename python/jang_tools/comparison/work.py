@@ -21,6 +21,7 @@ from jang_tools.comparison.rows import Row
 from jang_tools.convert import convert
 from jang_tools.errors import FormatError, IoError
 from jang_tools.evaluation.text_run import Progress
+from jang_tools.hub import ResolvedModel
 from jang_tools.partial_output import COPIED
 from jang_tools.verify import verify
 
@@ -53,7 +54,18 @@ class WorkPlan:
     steps: list[Step]
     disk_bytes: int
     free_bytes: int | None
-    notices: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The object ``plan`` of ``jang compare --dry-run --json``."""
+        return {
+            "folder": str(self.folder),
+            "disk_bytes": self.disk_bytes,
+            "free_bytes": self.free_bytes,
+            "steps": [
+                {"name": step.row.name, "bytes": step.row.bytes, "left": step.left}
+                for step in self.steps
+            ],
+        }
 
 
 class Work:
@@ -66,7 +78,7 @@ class Work:
     def __init__(
         self,
         folder: WorkFolder,
-        source: Path,
+        model: ResolvedModel,
         rows: Sequence[Row],
         settings: Settings,
         calibration: Calibration | None,
@@ -77,7 +89,8 @@ class Work:
         progress: Progress | None,
     ) -> None:
         self._folder = folder
-        self._source = source
+        self._model = model
+        self._source = model.path
         self._rows = rows
         self._settings = settings
         self._calibration = calibration
@@ -85,13 +98,13 @@ class Work:
         self._layers = layers
         self._threads = threads
         self._progress = progress
-        self._source_hash = folder.model_hash(source, threads)
+        self._source_hash = folder.model_hash(self._source, threads)
         runtime = _core.runtime_info()
         self.version = str(runtime["version"])
         self.level = next(name for name, state in runtime["levels"].items() if state["active"])
         self._hashes = {row.name: self._known_hash(row) for row in rows}
 
-    def plan(self, notices: list[str]) -> WorkPlan:
+    def plan(self) -> WorkPlan:
         steps = [Step(row, self._left(row)) for row in self._rows]
         copied = sum(_size(self._source / name) for name in COPIED)
         new = [step.row.bytes + copied for step in steps if step.left == "convert"]
@@ -103,7 +116,7 @@ class Work:
             needed = max(
                 (self._space(batch, copied) for batch in self._batches(left, free)), default=0
             )
-        return WorkPlan(self._folder.path, steps, needed, free, notices)
+        return WorkPlan(self._folder.path, steps, needed, free)
 
     def check_space(self, plan: WorkPlan) -> None:
         """IoError if what is planned does not fit the disk."""
@@ -252,7 +265,7 @@ class Work:
                 "calibration_tokens": wish.tokens,
             }
         made = convert(
-            self._source,
+            self._model.argument,
             self._place(row),
             **row.widths,
             method=row.method or "",
