@@ -480,6 +480,19 @@ def test_the_command_plans_without_work(tmp_path: Path, text: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
+def test_an_interrupted_command_says_that_it_continues(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(work, "convert", stop)
+    done = jang_compare(tmp_path / "new", text)
+    assert done.exit_code == 130
+    assert f"the same command continues in {tmp_path / 'new'}" in done.stderr
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

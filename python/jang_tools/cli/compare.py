@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +19,7 @@ from jang_tools.cli.options import (
     threads_option,
 )
 from jang_tools.cli.ui import Stages, Ui, format_size, format_table
-from jang_tools.errors import IoError
+from jang_tools.errors import CancelledError, IoError
 
 if TYPE_CHECKING:
     from jang_tools.compare import Comparison, RowScores, WorkPlan
@@ -220,7 +221,7 @@ def command(
     from jang_tools.compare import compare
 
     plans: list[WorkPlan] = []
-    with Stages(ui) as stages:
+    with _continued(ui, plans), Stages(ui) as stages:
 
         def planned(plan: WorkPlan) -> None:
             stages.end()
@@ -266,6 +267,17 @@ def command(
     _print(ui, found)
     ui.document(found.to_json())
     _write(ui, found, markdown, plot, layer_plot)
+
+
+@contextmanager
+def _continued(ui: Ui, plans: Sequence[WorkPlan]) -> Iterator[None]:
+    """Says after an interruption that nothing is lost."""
+    try:
+        yield
+    except (KeyboardInterrupt, CancelledError):
+        if plans:
+            ui.note(f"the same command continues in {plans[0].folder}")
+        raise
 
 
 def _check_folders(*files: Path | None) -> None:
