@@ -30,8 +30,6 @@ STATE, DOCUMENT = "state.json", "comparison.json"
 Progress = Callable[[str, int, int, str], None]  # stage, done, in all, unit
 
 _SCHEMA = "jang.compare-state/1"
-# All that decides what a model computes and which tokens it reads.
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def key_of(**parts: Any) -> str:
@@ -122,11 +120,12 @@ class WorkFolder:
             remove_output(directory)
 
     def model_hash(self, model: Path, threads: int | None) -> str:
-        """The hash of a model that was given: of its one file, or of weights and tokenizer."""
+        """The hash of a model that was given: of its one file, or of weights, configuration and
+        tokenizer: all that decides what it computes and which tokens it reads."""
         if model.is_file():
             return self.hashes(model.parent, [model.name], threads)[model.name]
-        names = [file.name for file in model.glob("*.safetensors") if file.is_file()]
-        names += [name for name in ("config.json", *_TOKENIZER_FILES) if (model / name).is_file()]
+        files = (file for kind in ("*.safetensors", "*.json") for file in model.glob(kind))
+        names = [file.name for file in files if file.is_file()]
         sums = self.hashes(model, names, threads)
         return hashlib.sha256(format_sums(sums)).hexdigest()
 
