@@ -86,6 +86,8 @@ void bind_planned(py::module_& module) {
       .def_readonly("average_bits", &Plan::average_bits, "Codes of quantized weights.")
       .def_readonly("average_bits_stored", &Plan::average_bits_stored, "With scales and biases.")
       .def_readonly("bits_per_weight", &Plan::bits_per_weight, "8 * file_bytes / parameters.")
+      .def_readonly("prior_loss", &Plan::prior_loss,
+                    "Expected loss by the prior, in no unit: to compare plans of one model.")
       .def_property_readonly(
           "activation_dtype",
           [](const Plan& plan) { return std::string(dtype_name(plan.activation_dtype)); })

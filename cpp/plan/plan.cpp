@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "plan/allocate.h"
 #include "plan/plan_layout.h"
+#include "plan/prior.h"
 #include "plan/profiles.h"
 #include "plan/width_rules.h"
 #include "plan/widths.h"
@@ -213,6 +214,7 @@ Plan make_plan(const ModelConfig& config, const Inventory& inventory, const Plan
   } else {
     plan_profile(context, options, plan);
   }
+  plan.prior_loss = prior_loss(context, plan);
   return plan;
 }
 

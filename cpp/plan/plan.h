@@ -89,6 +89,7 @@ struct Plan {
   double average_bits = 0;         // codes of quantized weights
   double average_bits_stored = 0;  // with scales and biases, quantized weights only
   double bits_per_weight = 0;      // 8 * file_bytes / parameters
+  double prior_loss = 0;           // by the prior (prior.h); to compare plans of one model
   DType activation_dtype = DType::kBF16;
   int attention_bits = 0, mlp_bits = 0;  // most common width of each, for the report; 0 if none
   AffineFormat global;         // the most common (bits, group): the global pair of config.json

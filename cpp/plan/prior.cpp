@@ -82,4 +82,14 @@ double prior_error(int bits, int group_size) noexcept {
       10.0, -kDecibels[static_cast<std::size_t>(row)][static_cast<std::size_t>(column)] / 10.0);
 }
 
+double prior_loss(const WidthContext& context, const Plan& plan) noexcept {
+  double loss = 0;
+  for (const PlannedTensor& planned : plan.tensors) {
+    if (!planned.format) continue;
+    loss += prior_sensitivity(context, planned.tensor) *
+            prior_error(planned.format->bits, planned.format->group_size);
+  }
+  return loss;
+}
+
 }  // namespace jang

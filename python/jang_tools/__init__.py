@@ -21,6 +21,7 @@ from jang_tools.errors import (
 )
 
 if TYPE_CHECKING:
+    from jang_tools.compare import compare
     from jang_tools.convert import convert
     from jang_tools.evaluate import evaluate
     from jang_tools.generate import generate, stream_generate
@@ -39,6 +40,7 @@ __all__ = [
     "JangError",
     "UnsupportedError",
     "__version__",
+    "compare",
     "convert",
     "evaluate",
     "generate",
@@ -50,6 +52,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "compare": "compare",
     "convert": "convert",
     "evaluate": "evaluate",
     "generate": "generate",

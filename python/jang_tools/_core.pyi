@@ -304,6 +304,11 @@ class Plan:
     def payload_bytes(self) -> int:
         ...
     @property
+    def prior_loss(self) -> float:
+        """
+        Expected loss by the prior, in no unit: to compare plans of one model.
+        """
+    @property
     def profile(self) -> str:
         ...
     @property

@@ -29,6 +29,11 @@ class ResolvedModel:
     name: str  # org/name of a Hub model, the directory's own name otherwise
     revision: str  # the commit of a Hub model, else ""
 
+    @property
+    def argument(self) -> str:
+        """What leads here again, and to the same revision."""
+        return f"{self.name}@{self.revision}" if self.revision else str(self.path)
+
 
 def resolve_model(text: str | Path, *, progress: bool = False) -> Path:
     """The directory of ``text``: itself if it is one, else that of ``org/name[@revision]``.

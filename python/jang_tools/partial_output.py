@@ -208,6 +208,28 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def remove_output(output: Path) -> None:
+    """Removes a directory that a conversion wrote; IoError if it is not one, or cannot be removed.
+
+    An interruption leaves a directory that this function still knows.
+    """
+    known = not output.is_symlink() and output.is_dir()
+    if not known or not (is_ours(output) or (output / MARKER).is_file()):
+        raise IoError(
+            f"{output}: not a directory that jang-tools wrote, so it is not removed",
+            code="output_exists",
+            hint="remove it yourself or choose another output",
+        )
+    _refuse_foreign(output, "so it is not removed")
+    try:
+        (output / MARKER).write_text(_MARKER_TEXT, encoding="ascii")
+    except OSError as error:
+        raise _io_error(output, error) from error
+    _remove_written(output)
+    if os.path.lexists(output):
+        raise IoError(f"{output}: cannot be removed", code="io")
+
+
 def _is_written_name(name: str) -> bool:
     return name in _WRITTEN or _SHARD.fullmatch(name) is not None
 

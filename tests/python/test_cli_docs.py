@@ -33,7 +33,7 @@ def real_options(name: str) -> set[str]:
         spelling
         for parameter in command.get_params(context)
         if isinstance(parameter, click.Option)
-        for spelling in parameter.opts
+        for spelling in (*parameter.opts, *parameter.secondary_opts)
     }
 
 

@@ -188,7 +188,6 @@ def legacy_imatrix(path: Path, entries: dict[str, np.ndarray[Any, Any]]) -> Path
 
 
 def test_an_importance_matrix_weights_the_same_columns(statistics: Path, tmp_path: Path) -> None:
-    pytest.importorskip("jang_tools.foreign.imatrix")
     squares = load_statistics(statistics, DEMO).mean_squares
     path = "model.layers.2.mlp.down_proj"
     file = legacy_imatrix(tmp_path / "imatrix.dat", {"blk.2.ffn_down.weight": squares[path]})

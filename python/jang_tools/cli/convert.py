@@ -7,13 +7,15 @@ from typing import Any
 import click
 
 from jang_tools.cli.options import (
+    calibration_options,
+    calibration_wishes,
     fetch,
     output_options,
     plan_options,
     threads_option,
     width_options,
 )
-from jang_tools.cli.report import allocation_lines
+from jang_tools.cli.report import allocation_lines, suggestion_line
 from jang_tools.cli.ui import Ui, format_size
 
 _METHODS = {
@@ -37,21 +39,7 @@ _METHODS = {
     help="How codes are chosen: plain rounding, a search per group, or error feedback against the"
     " inputs of each layer on a calibration text.",
 )
-@click.option(
-    "--calibration",
-    metavar="builtin|FILE",
-    help="UTF-8 text for gptq; .gz and .xz are unpacked [default: builtin].",
-)
-@click.option(
-    "--calibration-sequences",
-    type=click.IntRange(1, 1 << 20),
-    help="Sequences to read of it, spread evenly [default: 128].",
-)
-@click.option(
-    "--calibration-tokens",
-    type=click.IntRange(2, 1 << 20),
-    help="Tokens of each sequence [default: 512, or the model's limit].",
-)
+@calibration_options
 @click.option(
     "--overwrite", is_flag=True, help="Replace an output that an earlier conversion wrote."
 )
@@ -75,15 +63,20 @@ def command(
     OUTPUT.partial beside it. Sizes are in GB = 10^9 bytes, GiB = 2^30 bytes.
     """
     options = plan_options(**widths)
-    wishes = (calibration, calibration_sequences, calibration_tokens)
-    if method != "gptq" and any(wish is not None for wish in wishes):
-        raise click.UsageError("--calibration options are for --method gptq")
+    wishes = calibration_wishes(
+        "--method",
+        [method],
+        calibration=calibration,
+        calibration_sequences=calibration_sequences,
+        calibration_tokens=calibration_tokens,
+    )
     sized = options["bits"] is not None or options["size"] is not None
     if options["statistics"] and method != "mse" and not sized:
         raise click.UsageError("--statistics is for --method mse, or for --bits and --size")
-    fetch(ui, model)
+    path = fetch(ui, model)
 
     from jang_tools.convert import convert
+    from jang_tools.plan import plan
 
     with ui.progress("converting") as progress:
         announced = False
@@ -92,6 +85,9 @@ def command(
             nonlocal announced
             if not announced:  # what is refused before the work starts leaves stdout empty
                 announced = True
+                found = None if sized else plan(path, **options)
+                if found is not None and found.suggestion is not None:
+                    ui.note(suggestion_line(found.profile, found.suggestion))
                 ui.result(f"Quantizing with {_METHODS[method]}...")
             if progress is not None:
                 progress(done, total, item)
@@ -100,9 +96,7 @@ def command(
             model,
             output,
             method=method,
-            calibration=calibration or "builtin",
-            calibration_sequences=calibration_sequences,
-            calibration_tokens=calibration_tokens,
+            **wishes,
             overwrite=overwrite,
             threads=threads,
             progress=advance,

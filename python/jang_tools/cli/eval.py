@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from jang_tools.cli.options import fetch, output_options, threads_option
-from jang_tools.cli.ui import Ui, format_table
+from jang_tools.cli.ui import Stages, Ui, format_table
 from jang_tools.errors import ArgumentError
 
 _TASKS = ("mmlu", "arc", "humaneval")
@@ -170,7 +169,7 @@ def command(
 
     from jang_tools.evaluate import evaluate
 
-    with _Stages(ui) as stages:
+    with Stages(ui) as stages:
         found = evaluate(
             paths[0],
             paths[1:],
@@ -199,30 +198,6 @@ def command(
 
         draw(found, plot)
         ui.note(f"drawn to {plot}")
-
-
-class _Stages:
-    """A bar for each stage in turn, with rate and time left, where bars are drawn."""
-
-    def __init__(self, ui: Ui) -> None:
-        self._ui = ui
-        self._stack = ExitStack()
-        self._stage = ""
-        self._bar: Any = None
-
-    def __enter__(self) -> _Stages:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def advance(self, stage: str, done: int, total: int, unit: str) -> None:
-        if stage != self._stage:
-            self._stack.close()
-            self._stage = stage
-            self._bar = self._stack.enter_context(self._ui.progress(stage, unit))
-        if self._bar is not None:
-            self._bar(done, total, "")
 
 
 def _fetch_or_file(ui: Ui, model: str) -> Path:

@@ -27,6 +27,7 @@ COMMANDS = {
     "calibrate": "Collect statistics of a model's inputs on a text, and merge them.",
     "verify": "Check a model directory, its checksums and its values.",
     "eval": "Compare models with a reference: KL divergence, agreement, perplexity, tasks.",
+    "compare": "Convert a model in many ways and measure all of them on one text, in one table.",
     "profiles": "List the profiles, with averages and sizes for a model.",
     "bench": "Measure prefill, decode and batches against a read-only pass.",
     "env": "Show kernel levels, threads and libraries.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,6 +110,53 @@ def precision_option(command: Command) -> Command:
         show_default=True,
         help="Activations in products with quantized weights: rounded to 8 bits, or float32.",
     )(command)
+
+
+def calibration_options(command: Command) -> Command:
+    """The text of gptq; collected by `calibration_wishes`."""
+    for option in reversed(
+        [
+            click.option(
+                "--calibration",
+                metavar="builtin|FILE",
+                help="UTF-8 text for gptq; .gz and .xz are unpacked [default: builtin].",
+            ),
+            click.option(
+                "--calibration-sequences",
+                type=click.IntRange(1, 1 << 20),
+                help="Sequences to read of it, spread evenly [default: 128].",
+            ),
+            click.option(
+                "--calibration-tokens",
+                type=click.IntRange(2, 1 << 20),
+                help="Tokens of each sequence [default: 512, or the model's limit].",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def calibration_wishes(
+    option: str,
+    methods: Sequence[str],
+    *,
+    calibration: str | None,
+    calibration_sequences: int | None,
+    calibration_tokens: int | None,
+) -> dict[str, Any]:
+    """The values of `calibration_options` as keyword arguments of `convert` and `compare`.
+
+    UsageError where any is given and none of the methods, those of ``option``, reads the text.
+    """
+    wishes = (calibration, calibration_sequences, calibration_tokens)
+    if "gptq" not in methods and any(wish is not None for wish in wishes):
+        raise click.UsageError(f"--calibration options are for {option} gptq")
+    return {
+        "calibration": calibration or "builtin",
+        "calibration_sequences": calibration_sequences,
+        "calibration_tokens": calibration_tokens,
+    }
 
 
 def width_options(command: Command) -> Command:

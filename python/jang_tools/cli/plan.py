@@ -14,7 +14,7 @@ from jang_tools.cli.options import (
     plan_options,
     width_options,
 )
-from jang_tools.cli.report import allocation_lines, role_table
+from jang_tools.cli.report import allocation_lines, role_table, suggestion_line
 from jang_tools.cli.ui import Ui, format_count, format_size
 
 
@@ -49,6 +49,8 @@ def command(ui: Ui, model: str | None, model_option: str | None, **widths: Any) 
     )
     ui.result(f"File bits per weight: {found.bits_per_weight:.4g}")
     ui.result(f"Expected file size: {format_size(found.bytes)} ({found.bytes} bytes)")
+    if found.suggestion is not None:
+        ui.note(suggestion_line(found.profile, found.suggestion))
     for warning in found.warnings:
         ui.warn(warning)
     ui.document(found.to_json())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from jang_tools.cli.ui import format_count, format_size, format_table
 
 if TYPE_CHECKING:
-    from jang_tools.plan import Allocation
+    from jang_tools.plan import Allocation, Suggestion
 
 
 class Role(Protocol):
@@ -84,6 +84,14 @@ def allocation_lines(allocation: Allocation, size: int, parameters: int) -> list
                 f" {floor.modules}"
             )
     return lines
+
+
+def suggestion_line(profile: str, suggestion: Suggestion) -> str:
+    """The hint that the same bytes can be spent better, with the option that does it."""
+    return (
+        f"hint: --size {suggestion.size} in place of {profile} spends as many bytes where they"
+        f" count: {suggestion.loss_ratio:.2f} times its expected loss"
+    )
 
 
 def format_bits(bits: float) -> str:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +85,36 @@ class Ui:
         finally:
             for bar in bars:
                 bar.close()
+
+
+class Stages:
+    """A bar for each stage in turn, with rate and time left, where bars are drawn."""
+
+    def __init__(self, ui: Ui) -> None:
+        self._ui = ui
+        self._stack = ExitStack()
+        self._stage = ""
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Stages:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def advance(self, stage: str, done: int, total: int, unit: str) -> None:
+        if stage != self._stage:
+            self.end()
+            self._stage = stage
+            self._bar = self._stack.enter_context(self._ui.progress(stage, unit))
+        if self._bar is not None:
+            self._bar(done, total, "")
+
+    def end(self) -> None:
+        """Takes the bar away, so that lines can be printed in its place."""
+        self._stack.close()
+        self._stage = ""
+        self._bar = None
 
 
 def log_level() -> str:

@@ -159,7 +159,7 @@ class Evaluation:
             "tasks": [asdict(task) for task in self.tasks],
             "notices": self.notices,
         }
-        return {key: _finite(value) for key, value in document.items()}
+        return {key: finite(value) for key, value in document.items()}
 
     def to_markdown(self) -> str:
         """Tables for a report: models, pairs, tasks, and what they were measured on."""
@@ -253,12 +253,12 @@ def _model_json(model: ModelScores) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has no infinity: null stands for it."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: finite(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

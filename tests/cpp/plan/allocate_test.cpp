@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "plan/plan.h"
+#include "plan/prior.h"
 #include "plan/shapes.h"
 
 namespace jang {
@@ -248,6 +249,27 @@ TEST(Allocation, OneGroupSizeForAll) {
   shape.intermediate = 100;
   const Plan odd = plan_of(test::llama_headers(shape), to_bits(6));
   EXPECT_FALSE(find(odd, "model.layers.0.mlp.down_proj").format);
+}
+
+TEST(Allocation, ThePriorLossComparesPlans) {
+  const Headers headers = test::llama_headers(test::kLlama8B);
+  const auto by_profile = [&](const std::string& profile) {
+    PlanOptions options;
+    options.profile = profile;
+    return plan_of(headers, options);
+  };
+  // one format for all matrices: only its error differs
+  const double four = by_profile("uniform-4").prior_loss, five = by_profile("uniform-5").prior_loss;
+  EXPECT_NEAR(five / four, prior_error(5, 64) / prior_error(4, 64), 1e-12);
+  for (const char* profile : {"JANG_2M", "JANG_3L", "JANG_4L", "JANG_4K", "tiered-4L"}) {
+    const Plan plan = by_profile(profile);
+    const Plan other = plan_of(headers, to_bytes(plan.file_bytes));
+    EXPECT_LT(other.prior_loss, plan.prior_loss) << profile;
+  }
+  // what is left unquantized loses nothing
+  PlanOptions none;
+  none.rules = {parse_width_rule("*=none")};
+  EXPECT_EQ(plan_of(headers, none).prior_loss, 0);
 }
 
 TEST(Allocation, MeasuredLossesDecide) {
