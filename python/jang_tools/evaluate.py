@@ -187,7 +187,10 @@ def _check_options(
 
 def _subjects(models: Sequence[OpenedModel]) -> list[Subject]:
     """The models with names that tell them apart: the last folder, or more of the path."""
-    places = [model.path.resolve() for model in models]
+    # A file in a cache is a link to one without a name.
+    places = [
+        model.path.absolute() if model.path.is_file() else model.path.resolve() for model in models
+    ]
     depth = 1
     names = ["/".join(place.parts[-depth:]) for place in places[1:]]
     while len(set(names)) < len(set(places[1:])):

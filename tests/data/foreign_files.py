@@ -39,8 +39,12 @@ _NAMES = {
     "block_sparse_moe.gate": "ffn_gate_inp",
 }
 _EXPERTS = {
-    "gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps",
-    "w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps",
+    "gate_proj": "ffn_gate_exps",
+    "up_proj": "ffn_up_exps",
+    "down_proj": "ffn_down_exps",
+    "w1": "ffn_gate_exps",
+    "w3": "ffn_up_exps",
+    "w2": "ffn_down_exps",
 }
 _EXPERT = re.compile(r"model\.layers\.(\d+)\.[\w.]+\.experts\.(\d+)\.(\w+)\.weight")
 _FUSED = re.compile(r"model\.layers\.(\d+)\.[\w.]+\.experts\.(gate_up_proj|down_proj)")

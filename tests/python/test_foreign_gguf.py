@@ -279,12 +279,15 @@ def test_the_command_takes_a_file_and_leaves_nothing_behind(
     demo_files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    words = ["eval", "--reference", str(DEMO), "--model", str(demo_files["Q8_0"]), "--json"]
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "named.gguf"  # as the Hub's cache has files
+    link.symlink_to(demo_files["Q8_0"])
+    words = ["eval", "--reference", str(DEMO), "--model", str(link), "--json"]
     done = CliRunner().invoke(cli, [*words, "--sequence", "64", "--tokens", "128"])
     assert done.exit_code == 0, done.stderr
     model = json.loads(done.stdout)["models"][0]
-    assert (model["format"], model["name"]) == ("gguf", "demo-Q8_0.gguf")
-    assert list(tmp_path.iterdir()) == []
+    assert (model["format"], model["name"]) == ("gguf", "named.gguf")
+    assert list(tmp_path.iterdir()) == [tmp_path / "links"]
 
 
 def test_progress_counts_the_bytes_that_are_written(demo_files: dict[str, Path]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import jang_tools
 from foreign_files import gptq_matrix, pack_words, read_floats, write_gptq
 from jang_tools.cli.main import cli
 from jang_tools.errors import FormatError, JangError
@@ -319,12 +320,23 @@ def test_spoiled_directories_are_one_line(name: str, source: Path, tmp_path: Pat
     assert raised.value.code == code
 
 
+def test_converted_directories_are_not_taken_for_gptq(tmp_path: Path) -> None:
+    jang_tools.convert(DEMO, tmp_path / "converted", profile="uniform-4", method="rtn")
+    config = json.loads((tmp_path / "converted" / "config.json").read_text())
+    assert config["quantization_config"]["bits"] == 4  # as mlx-lm writes it
+    assert foreign_kind(tmp_path / "converted") is None
+
+
 def test_settings_that_disagree(source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "gptq"
     write_gptq(folder, source)
     (folder / "quantize_config.json").write_text('{"bits": 8}')
-    with pytest.raises(FormatError, match=r"bits: expected 4, as config\.json has it, found 8"):
-        materialize_gptq(folder, read_reference(source), tmp_path)
+    with (
+        pytest.raises(FormatError, match=r"bits: expected 4, as config\.json has it, found 8"),
+        open_foreign(folder, source),
+    ):
+        pass
+    assert foreign_kind(folder) == "gptq"  # so that it is this that the user hears
 
 
 def test_a_damaged_file_is_the_cores_to_refuse(source: Path, tmp_path: Path) -> None:

@@ -232,14 +232,14 @@ def test_spoiled_headers_are_one_line(name: str, tmp_path: Path) -> None:
 
 
 def test_no_damage_is_a_traceback(tmp_path: Path) -> None:
-    """Every prefix, and thousands of changed bytes: it opens and reads, or it is refused."""
+    """Every prefix, and a thousand spoiled copies: it opens and reads, or it is refused."""
     keys = key("general.architecture", 8, text("llama")) + key(
         "list", 9, struct.pack("<IQ", 8, 2) + text("x") + text("y")
     )
     whole = small(key_count=2, keys=keys)
     random = np.random.default_rng(3)
     spoiled = [whole[:length] for length in range(len(whole))]
-    for _ in range(3000):
+    for _ in range(1000):
         data = bytearray(whole)
         for _ in range(int(random.integers(1, 4))):
             data[int(random.integers(0, 260))] = int(random.integers(0, 256))

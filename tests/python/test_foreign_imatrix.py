@@ -17,12 +17,21 @@ from jang_tools.quantize import quantize
 from tiny_checkpoints import BY_NAME, write_checkpoint
 
 DENSE = {
-    "attn_q": 128, "attn_k": 128, "attn_v": 128, "attn_output": 128,
-    "ffn_gate": 128, "ffn_up": 128, "ffn_down": 224,
+    "attn_q": 128,
+    "attn_k": 128,
+    "attn_v": 128,
+    "attn_output": 128,
+    "ffn_gate": 128,
+    "ffn_up": 128,
+    "ffn_down": 224,
 }
 MODULES = {
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
 Entries = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -53,7 +62,7 @@ def dense(seed: int = 0) -> Entries:
 def test_gguf_means_by_module(sources: dict[str, Reference], tmp_path: Path) -> None:
     entries = dense()
     file = write_gguf_imatrix(tmp_path / "imatrix.gguf", entries, ["prose.txt", "code.txt"])
-    found = read_imatrix(file, sources["llama-gqa"])
+    found = read_imatrix(file, sources["llama-gqa"].path)
     assert found.warnings == []
     assert (found.datasets, found.chunks) == (["prose.txt", "code.txt"], 7)
     assert len(found.weights) == 28
@@ -117,7 +126,7 @@ def test_experts_have_weights_of_their_own(
     np.testing.assert_array_equal(found.weights[f"{base}.gate"], router[0])
     missing, unseen = found.warnings
     assert "modules without an entry" in missing and "self_attn.k_proj" in missing
-    assert "3 experts that saw no token" in unseen
+    assert "3 matrices that saw no token" in unseen
     assert f"{base}.switch_mlp.gate_proj, expert 0" in unseen
     # The paths and shapes are those that conversion has.
     planned = jang_tools.plan(sources[case].path, profile="JANG_4L", group_size=32)
@@ -148,6 +157,7 @@ def test_what_is_missing_or_unknown_is_said(sources: dict[str, Reference], tmp_p
     entries = dense()
     del entries["blk.1.ffn_up.weight"]
     entries["blk.9.ffn_up.weight"] = entries["blk.0.ffn_up.weight"]
+    entries["blk.2.attn_k.weight"] = (np.zeros((1, 128), np.float32), np.zeros(1, np.float32))
     entries["enc.\x1b[2J"] = entries["blk.0.ffn_up.weight"]
     file = write_gguf_imatrix(tmp_path / "imatrix.gguf", entries)
     found = read_imatrix(file, sources["llama-gqa"])
@@ -155,7 +165,10 @@ def test_what_is_missing_or_unknown_is_said(sources: dict[str, Reference], tmp_p
         r"imatrix.gguf: 2 entries that the model lacks: blk.9.ffn_up.weight, enc.\x1b[2J",
         "imatrix.gguf: 1 modules without an entry, whose columns all count the same:"
         " model.layers.1.mlp.up_proj",
+        "imatrix.gguf: 1 matrices that saw no token, whose columns all count the same:"
+        " model.layers.2.self_attn.k_proj",
     ]
+    assert (found.weights["model.layers.2.self_attn.k_proj"] == 1).all()
 
 
 def test_weights_are_positive_and_serve_quantize(

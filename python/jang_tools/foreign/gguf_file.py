@@ -68,7 +68,7 @@ class GgufFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file: BinaryIO = path.open("rb", buffering=1 << 20)
+            self._file: BinaryIO = path.open("rb", buffering=1 << 16)
         except OSError as error:
             raise IoError(f"{path}: {error.strerror or error}", code="io") from error
         try:

@@ -63,8 +63,8 @@ class _Source:
 
 def _split_pairs(rows: Floats, heads: int) -> Floats:
     """Rows 0, 2, 4, ... of each head before its rows 1, 3, 5, ...: Hugging Face's order."""
-    pairs = rows.reshape(heads, -1, 2, rows.shape[-1])
-    return pairs.swapaxes(1, 2).reshape(rows.shape)
+    pairs: Floats = rows.reshape(heads, -1, 2, rows.shape[-1]).swapaxes(1, 2)
+    return pairs.reshape(rows.shape)
 
 
 def materialize_gguf(

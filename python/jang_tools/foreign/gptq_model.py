@@ -125,11 +125,12 @@ def unpack(words: Integers, bits: int) -> Integers:
         return data.astype(np.int32)
     if 8 % bits == 0:
         shifts = np.arange(0, 8, bits, dtype=np.uint8)
-        codes = (data[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-        return codes.reshape(*data.shape[:-1], -1).astype(np.int32)
+        parts: Integers = ((data[..., None] >> shifts) & np.uint8((1 << bits) - 1)).astype(np.int32)
+        return parts.reshape(*data.shape[:-1], -1)
     stream = np.unpackbits(data, axis=-1, bitorder="little")
-    groups = stream.reshape(*data.shape[:-1], -1, bits).astype(np.int32)
-    return (groups << np.arange(bits, dtype=np.int32)).sum(axis=-1, dtype=np.int32)
+    places: Integers = stream.reshape(*data.shape[:-1], -1, bits) << np.arange(bits, dtype=np.int32)
+    codes: Integers = places.sum(axis=-1, dtype=np.int32)
+    return codes
 
 
 class _Weights:

@@ -35,12 +35,13 @@ class GptqSettings:
 
 def is_gptq(directory: Path) -> bool:
     """Whether a directory claims to hold GPTQ weights; raises for JSON that cannot be read."""
-    return _method(_stated(directory)[0]) == "gptq"
+    return _method(*_stated(directory)) == "gptq"
 
 
 def read_settings(directory: Path) -> GptqSettings:
     """Raises FormatError for settings without sense, UnsupportedError for layouts not read here."""
     values, file = _stated(directory)
+    _check_agreement(*_both(directory))
 
     def integer(key: str, default: int | None = None) -> int:
         value = values.get(key, default)
@@ -60,7 +61,7 @@ def read_settings(directory: Path) -> GptqSettings:
             )
         return value
 
-    method = _method(values)
+    method = _method(values, file)
     if method != "gptq":
         raise unsupported(file, f"quant_method: expected gptq, found {shown(method)}")
     bits, group_size = integer("bits"), integer("group_size", -1)
@@ -94,10 +95,21 @@ def read_settings(directory: Path) -> GptqSettings:
 
 def _stated(directory: Path) -> tuple[dict[str, Any], str]:
     """The settings, and the file that an error about them is to name."""
+    inner, outer = _both(directory)
+    if not inner:
+        return outer, SETTINGS_FILE
+    return {**outer, **inner}, "config.json"
+
+
+def _both(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     inner = read_json_object(directory / "config.json").get("quantization_config")
     outer = read_json_object(directory / SETTINGS_FILE)
-    if not isinstance(inner, dict) or not inner:
-        return outer, SETTINGS_FILE
+    found = [stated if isinstance(stated, dict) else {} for stated in (inner, outer)]
+    given = [{key: value for key, value in one.items() if value is not None} for one in found]
+    return given[0], given[1]
+
+
+def _check_agreement(inner: dict[str, Any], outer: dict[str, Any]) -> None:
     for key in _USED:
         if key in inner and key in outer and inner[key] != outer[key]:
             raise malformed(
@@ -106,12 +118,13 @@ def _stated(directory: Path) -> tuple[dict[str, Any], str]:
                 f" {_short(outer[key])}",
                 code="config_value",
             )
-    return {**outer, **inner}, "config.json"
 
 
-def _method(values: dict[str, Any]) -> str:
-    # The first files had no name for the method, but always its bits.
-    method = values.get("quant_method", "gptq" if "bits" in values else "")
+def _method(values: dict[str, Any], file: str) -> str:
+    # quantize_config.json did not name the method at first, but always had its bits. In config.json
+    # there is always a name: MLX has a quantization_config without one.
+    silent = "gptq" if file == SETTINGS_FILE and "bits" in values else ""
+    method = values.get("quant_method", silent)
     return method.lower() if isinstance(method, str) else ""
 
 

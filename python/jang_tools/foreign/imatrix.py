@@ -16,7 +16,7 @@ import numpy.typing as npt
 from jang_tools.foreign.faults import malformed, shown
 from jang_tools.foreign.gguf_names import Place, place_of
 from jang_tools.foreign.imatrix_file import Entry, read_entries
-from jang_tools.foreign.reference import EMBEDDING, HEAD, Reference, Shape
+from jang_tools.foreign.reference import EMBEDDING, HEAD, Reference, Shape, read_reference
 
 _SMALLEST = 1e-6  # of a matrix's mean: columns that were always zero still count a little
 _NAMED = 3  # modules that a warning names
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float32]
 class ImportanceMatrix:
     """``weights`` by module path as conversion writes it: ``[columns]`` or ``[experts, columns]``.
 
-    Positive float32, the mean square of each input; experts that saw no token have ones.
+    Positive float32, the mean square of each input; matrices that saw no token have ones.
     ``datasets`` and ``chunks``: what the file says it was made from.
     """
 
@@ -38,14 +38,17 @@ class ImportanceMatrix:
     chunks: int = 0
 
 
-def read_imatrix(path: Path, reference: Reference) -> ImportanceMatrix:
+def read_imatrix(path: Path, reference: Reference | Path) -> ImportanceMatrix:
     """The importance matrix in ``path``, GGUF or the older form, for the model ``reference``.
 
-    Entries that the model lacks, modules without an entry and experts without tokens are named in
+    ``reference`` is a model directory, or what was read of one.
+    Entries that the model lacks, modules without an entry and matrices without tokens are named in
     ``warnings``. Raises FormatError for a file that breaks its format or has other columns than the
     model, naming file, entry, expected and found; UnsupportedError for a GGUF file that is no
     importance matrix; IoError.
     """
+    if isinstance(reference, Path):
+        reference = read_reference(reference)
     file = read_entries(path)
     found = ImportanceMatrix({}, datasets=file.datasets, chunks=file.chunks)
     return _by_module(path.name, file.entries, reference, found)
@@ -64,7 +67,8 @@ def _by_module(
         for path in paths:
             means, empty = _means(file, entry, path, matrices[path])
             found.weights[path] = means
-            unseen += [f"{path}, expert {expert}" for expert in empty]
+            stacked = means.ndim == 2
+            unseen += [f"{path}, expert {expert}" if stacked else path for expert in empty]
     optional = ("embed_tokens", "lm_head", reference.router)
     missing = [
         path for path in matrices if path not in found.weights and not path.endswith(optional)
@@ -72,7 +76,7 @@ def _by_module(
     for what, names in (
         ("entries that the model lacks", unknown),
         ("modules without an entry, whose columns all count the same", missing),
-        ("experts that saw no token, whose columns all count the same", unseen),
+        ("matrices that saw no token, whose columns all count the same", unseen),
     ):
         if names:
             more = ", ..." if len(names) > _NAMED else ""
@@ -83,7 +87,7 @@ def _by_module(
 
 
 def _means(file: str, entry: Entry, path: str, shape: Shape) -> tuple[Floats, list[int]]:
-    """Weights of the module ``path`` of ``shape``, and its experts without a token."""
+    """Weights of the module ``path`` of ``shape``, and which of its matrices saw no token."""
     experts = shape[0] if len(shape) == 3 else 1
     columns = shape[-1]
     if entry.sums.size != experts * columns or len(entry.counts) not in (1, experts):
@@ -110,7 +114,7 @@ def _means(file: str, entry: Entry, path: str, shape: Shape) -> tuple[Floats, li
     least = (_SMALLEST * means.mean(axis=1, dtype=np.float64)).astype(np.float32)
     means = np.maximum(means, np.maximum(least, np.finfo(np.float32).tiny)[:, None])
     empty = np.flatnonzero(~seen).tolist()
-    return (means, empty) if len(shape) == 3 else (means[0], [])
+    return means if len(shape) == 3 else means[0], empty
 
 
 def _paths(name: str, reference: Reference) -> Iterator[str]:

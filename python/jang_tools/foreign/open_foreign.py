@@ -74,7 +74,7 @@ def open_foreign(
 
     with TemporaryDirectory(prefix="jang-foreign-", ignore_cleanup_errors=True) as scratch:
         # A name of its own, for what is said about it.
-        directory = Path(scratch) / path.resolve().name
+        directory = Path(scratch) / (path.name or path.resolve().name)
         directory.mkdir()
         if path.is_dir():
             gptq = materialize_gptq(path, like, directory, advance)
