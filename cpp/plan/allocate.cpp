@@ -17,6 +17,7 @@ namespace jang {
 namespace {
 
 constexpr double kMostBits = 64;
+constexpr double kLargestPremium = 1.02;  // floors may raise the expected loss by this factor
 constexpr int kCorrections = 8;  // of the allowance; headers differ by tens of bytes
 
 std::string shortest_text(double value) {
@@ -156,7 +157,10 @@ class Allocator {
     for (const Free& free : free_)
       units.push_back({free.floor, free.candidates, free.explicit_bits});
     const double bits = 8.0 * static_cast<double>(budget) / static_cast<double>(plan_.parameters);
-    return choose_floors(units, bits, payload);
+    const double free_loss = search_choices(items_above(Floors{}), payload).loss;
+    return choose_floors(units, bits, payload, [&](const Floors& floors) {
+      return search_choices(items_above(floors), payload).loss <= kLargestPremium * free_loss;
+    });
   }
 
   std::size_t first_allowed(const Free& free, const Floors& floors) const {

@@ -6,9 +6,8 @@
 namespace jang {
 namespace {
 
-constexpr double kLowTarget = 3.0;     // below it attention may have 3 bits
-constexpr uint64_t kLargestShare = 8;  // floors take at most 1/8 of the budget
-constexpr uint64_t kSmallShare = 64;   // a class below 1/64 of it is not worth lowering
+constexpr double kLowTarget = 3.0;    // below it attention may have 3 bits
+constexpr uint64_t kSmallShare = 64;  // a class below 1/64 of the budget is not worth lowering
 
 std::array<int, kFloorClasses> table(double target_bits) {
   std::array<int, kFloorClasses> bits{};
@@ -31,11 +30,8 @@ class Premium {
     }
   }
 
-  bool too_high(const Floors& floors) const {
-    uint64_t extra = 0;
-    for (const uint64_t bytes : by_class(floors)) extra += bytes;
-    return extra > budget_ / kLargestShare ||
-           total([&](FloorClass floor) { return floors.of(floor); }) > budget_;
+  bool fits(const Floors& floors) const {
+    return total([&](FloorClass floor) { return floors.of(floor); }) <= budget_;
   }
 
   /// Lowers the highest floor of a class that costs something worth saving; of equal ones the last
@@ -119,11 +115,12 @@ const Candidate& cheapest_from(std::span<const Candidate> candidates, int bits) 
   return best != nullptr ? *best : candidates.back();
 }
 
-Floors choose_floors(std::span<const FloorUnit> units, double target_bits, uint64_t budget) {
+Floors choose_floors(std::span<const FloorUnit> units, double target_bits, uint64_t budget,
+                     const std::function<bool(const Floors&)>& affordable) {
   Floors floors;
   floors.wanted = floors.bits = table(target_bits);
   const Premium premium(units, budget);
-  while (premium.too_high(floors) && premium.lower_highest(floors)) {
+  while (!(premium.fits(floors) && affordable(floors)) && premium.lower_highest(floors)) {
   }
   return floors;
 }

@@ -35,8 +35,8 @@ struct FloorUnit {
 const Candidate& cheapest_from(std::span<const Candidate> candidates, int bits) noexcept;
 
 /// The table of floors for a file of `target_bits` a weight, lowered rung by rung, the highest
-/// first, until all floors together take at most an eighth of `budget` bytes more than the same
-/// matrices at the width that the budget allows everywhere, and until they fit.
-Floors choose_floors(std::span<const FloorUnit> units, double target_bits, uint64_t budget);
+/// first, until they fit into `budget` and `affordable` says so.
+Floors choose_floors(std::span<const FloorUnit> units, double target_bits, uint64_t budget,
+                     const std::function<bool(const Floors&)>& affordable);
 
 }  // namespace jang
