@@ -18,7 +18,7 @@ namespace {
 
 constexpr double kMostBits = 64;
 constexpr double kLargestPremium = 1.02;  // floors may raise the expected loss by this factor
-constexpr int kCorrections = 8;  // of the allowance; headers differ by tens of bytes
+constexpr int kCorrections = 8;           // of the allowance; headers differ by tens of bytes
 
 std::string shortest_text(double value) {
   std::array<char, 32> text{};

@@ -170,7 +170,7 @@ TEST(Allocation, RefusesWithTheInterval) {
 
 TEST(Allocation, FloorsOfTheTableWhereTheyAreCheap) {
   const Headers headers = test::llama_headers(test::kLlama8B);
-  const Plan plan = plan_of(headers, to_bits(4.5));
+  const Plan plan = plan_of(headers, to_bits(6));
   EXPECT_GE(find(plan, "lm_head").format->bits, 6);
   EXPECT_GE(find(plan, "model.embed_tokens").format->bits, 4);
   for (const PlannedTensor& planned : plan.tensors) {
@@ -183,7 +183,7 @@ TEST(Allocation, FloorsOfTheTableWhereTheyAreCheap) {
   EXPECT_EQ(floor_of(plan, "attention").modules, 128u);
 }
 
-TEST(Allocation, FloorsTakeAtMostAnEighth) {
+TEST(Allocation, FloorsGiveWayWhereTheyCost) {
   DenseShape shape;  // embedding and head are half of it
   shape.layers = 6;
   shape.hidden = 256;
@@ -196,6 +196,24 @@ TEST(Allocation, FloorsTakeAtMostAnEighth) {
   // at the narrow end floors give way altogether
   const Plan narrow = plan_of(headers, to_bytes(plan.allocation->lowest_bytes + 4000));
   EXPECT_LE(narrow.file_bytes, plan.allocation->lowest_bytes + 4000);
+}
+
+// Floors included, a size is never expected to be worse than a profile of the same bytes.
+TEST(Allocation, NotWorseThanProfilesOfTheSameSize) {
+  DenseShape small;
+  small.layers = 6;
+  small.hidden = 256;
+  small.vocabulary = 16384;
+  for (const Headers& headers : {test::llama_headers(small), test::llama_headers(test::kLlama8B)}) {
+    for (const char* profile : {"uniform-3", "uniform-4", "uniform-6", "JANG_3K", "JANG_4K",
+                                "JANG_4S", "JANG_2M", "mixed_3_4", "tiered-4L"}) {
+      PlanOptions options;
+      options.profile = profile;
+      const Plan ours = plan_of(headers, options);
+      const Plan sized = plan_of(headers, to_bytes(ours.file_bytes));
+      EXPECT_LE(sized.prior_loss, ours.prior_loss) << profile;
+    }
+  }
 }
 
 TEST(Allocation, RoutersDecaysAndVectorsStayOutOfIt) {
