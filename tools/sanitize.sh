@@ -8,7 +8,7 @@ jobs=$(nproc)
 for preset in asan-ubsan tsan; do
   echo "==> $preset"
   cmake --preset "$preset" >build/"$preset".log 2>&1 || { cat build/"$preset".log; exit 1; }
-  folders=(base io quant arch plan model eval convert kernels)
+  folders=(base io quant arch plan model eval calibrate convert kernels)
   [ "$preset" = asan-ubsan ] || folders=(base)
   cmake --build --preset "$preset" --parallel "$jobs" --target "${folders[@]/%/_tests}"
   # ThreadSanitizer of older compilers cannot map its shadow under strong address randomization.
