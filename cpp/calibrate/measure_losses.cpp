@@ -47,6 +47,13 @@ struct BranchMoments : LinearObserver {
   }
 };
 
+// A probe walks through half of the model in the mean, once for every group of a layer.
+int64_t default_probe_sequences(const ModelSpec& spec, int64_t sequences) {
+  constexpr int64_t kGroups = 5, kFewest = 4, kMost = 16;
+  const auto probes = kGroups * static_cast<int64_t>(spec.layers.size());
+  return std::clamp(2 * sequences / std::max<int64_t>(probes, 1), kFewest, kMost);
+}
+
 /// Matrices that are probed together: those that do the same thing to the same input.
 using ProbeGroup = std::pair<Role, Part>;
 
@@ -157,8 +164,12 @@ LossMeter::LossMeter(const ModelDirectory& source, const Plan& plan,
       pass_(spec_, tokens.tokens, pool),
       states_(tokens.sequences(), tokens.tokens, spec_.hidden, options.memory_budget,
               options.scratch_directory / ".calibration-measured"),
-      probe_(spec_, std::min(options.probe_sequences, tokens.sequences()), tokens.tokens, binder_,
-             pool, hooks.poll),
+      probe_(
+          spec_,
+          std::min(options.probe_sequences > 0 ? options.probe_sequences
+                                               : default_probe_sequences(spec_, tokens.sequences()),
+                   tokens.sequences()),
+          tokens.tokens, binder_, pool, hooks.poll),
       rows_(static_cast<std::size_t>(tokens.tokens * spec_.hidden)),
       entering_(static_cast<std::size_t>(probe_.sequences()) * rows_.size()) {
   for (uint32_t i = 0; i < plan.tensors.size(); ++i) {

@@ -25,7 +25,8 @@ struct MeasureOptions {
   SolveOptions solver;
   std::optional<int> group_size;  // of the candidates, as PlanOptions::group_size
   int probe_bits = 4;             // width of a group while it is probed
-  int64_t probe_sequences = 16;   // of the calibration's, evenly spread
+  int64_t probe_sequences = 0;    // of the calibration's, evenly spread; 0: as many as cost
+                                  // about what the calibration itself does
   uint64_t sample_rows = 512;     // of a matrix, evenly spread
   uint64_t memory_budget = uint64_t{4} << 30;
   std::filesystem::path scratch_directory;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,3 +63,19 @@ def test_gptq_beats_mse_on_the_demo_model(profile: str, tmp_path: Path) -> None:
     assert 0.01 <= down["lambda"] <= 0.5
     assert 0.0 <= down["alpha"] <= 1.0
     assert 0.0 < down["error"] < 0.5
+
+
+@pytest.mark.parametrize("profile", ["uniform-3", "uniform-4"])
+def test_a_measured_size_beats_a_uniform_one(profile: str, tmp_path: Path) -> None:
+    """Widths by probes and solver errors, against one width in as many bytes."""
+    options: dict[str, Any] = {"method": "gptq", "calibration_sequences": 16}
+    uniform = convert(DEMO, tmp_path / "uniform", profile=profile, **options)
+    sized = convert(DEMO, tmp_path / "sized", size=uniform.bytes, **options)
+    assert sized.allocation is not None
+    assert sized.allocation.losses == "measured"
+    assert sized.bytes <= uniform.bytes
+    assert verify(tmp_path / "sized", against=DEMO).ok
+    outputs = [tmp_path / "uniform", tmp_path / "sized"]
+    report = evaluate(DEMO, outputs, sequence=256, tokens=4096)
+    plain, chosen = (model.kl.mean for model in report.models)
+    assert chosen < 0.9 * plain

@@ -83,6 +83,13 @@ def test_every_profile_agrees_on_the_demo_model(profile: str, tmp_path: Path) ->
     assert_agreement(tmp_path / "out")
 
 
+@pytest.mark.parametrize("widths", [{"profile": "JANG_2S"}, {"bits": 3.5}])
+def test_calibrated_output_agrees(widths: dict[str, Any], tmp_path: Path) -> None:
+    short = {"calibration_sequences": 8, "calibration_tokens": 128}
+    convert(DEMO, tmp_path / "out", method="gptq", **short, **widths)
+    assert_agreement(tmp_path / "out")
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
 @pytest.mark.parametrize("group_size", [32, 64, 128])
 def test_metadata_types_and_groups_agree(dtype: str, group_size: int, tmp_path: Path) -> None:
