@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures the errors by width and group size behind `--bits`: cpp/plan/prior_errors.inc.
+"""Measures the errors by width and group size behind `--bits`: cpp/plan/prior_errors.inl.
 
     python tools/prior_errors.py MODEL [MODEL ...] [--rows 512] [--write]
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from jang_tools.quantize import dequantize, quantize
 
-TABLE = Path(__file__).resolve().parents[1] / "cpp" / "plan" / "prior_errors.inc"
+TABLE = Path(__file__).resolve().parents[1] / "cpp" / "plan" / "prior_errors.inl"
 BITS = (2, 3, 4, 5, 6, 8)
 GROUPS = (32, 64, 128)
 COLUMNS = 4096
@@ -93,7 +93,9 @@ def main() -> None:
         lines = [f"{{{row}}},  // {bits} bits\n" for bits, row in zip(BITS, rows, strict=True)]
         TABLE.write_text(
             "// Signal over error in dB by group size (32, 64, 128), written by"
-            " tools/prior_errors.py.\n" + "".join(lines),
+            " tools/prior_errors.py.\n// clang-format off\n"
+            + "".join(lines)
+            + "// clang-format on\n",
             encoding="utf-8",
         )
 

@@ -14,7 +14,7 @@ constexpr double kEdgeDepth = 2.0;
 
 // 10 log10 of signal over error, rows by width, columns by group size (32, 64, 128).
 constexpr std::array<std::array<double, kGroupSizes.size()>, kBitWidths.size()> kDecibels = {{
-#include "plan/prior_errors.inc"
+#include "plan/prior_errors.inl"
 }};
 
 double attention_rho(Part part) noexcept {

@@ -65,17 +65,17 @@ def test_gptq_beats_mse_on_the_demo_model(profile: str, tmp_path: Path) -> None:
     assert 0.0 < down["error"] < 0.5
 
 
-@pytest.mark.parametrize("profile", ["uniform-3", "uniform-4"])
-def test_a_measured_size_beats_a_uniform_one(profile: str, tmp_path: Path) -> None:
-    """Widths by probes and solver errors, against one width in as many bytes."""
+@pytest.mark.parametrize("profile", ["uniform-4", "JANG_2M"])
+def test_a_measured_size_beats_a_profile(profile: str, tmp_path: Path) -> None:
+    """Widths by probes and solver errors, against those of a profile in as many bytes."""
     options: dict[str, Any] = {"method": "gptq", "calibration_sequences": 16}
-    uniform = convert(DEMO, tmp_path / "uniform", profile=profile, **options)
-    sized = convert(DEMO, tmp_path / "sized", size=uniform.bytes, **options)
+    named = convert(DEMO, tmp_path / "named", profile=profile, **options)
+    sized = convert(DEMO, tmp_path / "sized", size=named.bytes, **options)
     assert sized.allocation is not None
     assert sized.allocation.losses == "measured"
-    assert sized.bytes <= uniform.bytes
+    assert sized.bytes <= named.bytes
     assert verify(tmp_path / "sized", against=DEMO).ok
-    outputs = [tmp_path / "uniform", tmp_path / "sized"]
+    outputs = [tmp_path / "named", tmp_path / "sized"]
     report = evaluate(DEMO, outputs, sequence=256, tokens=4096)
     plain, chosen = (model.kl.mean for model in report.models)
     assert chosen < 0.9 * plain
