@@ -93,9 +93,7 @@ def main() -> None:
         lines = [f"{{{row}}},  // {bits} bits\n" for bits, row in zip(BITS, rows, strict=True)]
         TABLE.write_text(
             "// Signal over error in dB by group size (32, 64, 128), written by"
-            " tools/prior_errors.py.\n// clang-format off\n"
-            + "".join(lines)
-            + "// clang-format on\n",
+            " tools/prior_errors.py.\n// clang-format off\n" + "".join(lines),
             encoding="utf-8",
         )
 
