@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,14 @@ from jang_tools.comparison.folder import WorkFolder, key_of
 from jang_tools.comparison.measure import Settings, batches, measure
 from jang_tools.comparison.report import LayerError, RowScores, scores_of
 from jang_tools.comparison.rows import Row
-from jang_tools.convert import convert
+from jang_tools.convert import ConvertResult, convert
 from jang_tools.errors import FormatError, IoError
 from jang_tools.evaluation.text_run import Progress
 from jang_tools.hub import ResolvedModel
 from jang_tools.partial_output import COPIED
 from jang_tools.verify import verify
 
+_MADE = ("bytes", "bits_per_weight")
 _SPACE_MARGIN = 64 << 20  # documents and directory blocks, and files that others write meanwhile
 
 
@@ -230,8 +231,10 @@ class Work:
         assert record is not None
         conversion = (self._folder.conversion(row.name) or {}) if row.path is None else {}
         layers = conversion.get("layers") if self._layers else None
+        # Measured widths are known only once a row is made.
+        known = {name: conversion[name] for name in _MADE if name in conversion}
         return scores_of(
-            row,
+            replace(row, **known),
             record,
             seconds=conversion.get("seconds"),
             layers=None if layers is None else [LayerError(*layer) for layer in layers],
@@ -275,13 +278,20 @@ class Work:
         )
         seconds = time.perf_counter() - start
         digest = self._folder.complete(row.name, self._threads)
-        if digest is None or made.bytes != row.bytes:
+        if digest is None or not _as_planned(row, made):
             raise FormatError(
                 f"{self._place(row)}: expected {row.bytes} bytes of weights as planned, found"
                 f" {made.bytes}, or files that changed since they were written"
             )
         self._folder.set_conversion(
-            row.name, {**record, "sha256": digest, "seconds": round(seconds, 3)}
+            row.name,
+            {
+                **record,
+                "sha256": digest,
+                "seconds": round(seconds, 3),
+                "bytes": made.bytes,
+                "bits_per_weight": made.bits_per_weight,
+            },
         )
         return digest
 
@@ -319,6 +329,15 @@ class Work:
 
     def _space(self, batch: Sequence[Row], copied: int) -> int:
         return sum(row.bytes + copied for row in batch if self._hashes[row.name] is None)
+
+
+def _as_planned(row: Row, made: ConvertResult) -> bool:
+    """Where gptq measures what widths cost, the plan of a size is only a bound."""
+    if row.method == "gptq" and row.size is not None:
+        return made.bytes <= row.size
+    if row.method == "gptq" and row.bits is not None:
+        return made.bits_per_weight <= row.bits
+    return made.bytes == row.bytes
 
 
 def free_space(path: Path) -> int | None:
