@@ -8,6 +8,11 @@ function(jang_isa_folder folder)
   target_link_libraries(jang_kernels_${folder} PRIVATE jang_flags)
   target_include_directories(jang_kernels_${folder} PRIVATE "${PROJECT_SOURCE_DIR}")
   target_compile_options(jang_kernels_${folder} PRIVATE ${ARGN})
+  # Undefined behaviour is looked for in reference and baseline, which compile the same templates; at the higher levels
+  # the checks would double compile times of minutes. Memory is checked at all of them.
+  if(JANG_SANITIZE MATCHES "undefined" AND ARGN)
+    target_compile_options(jang_kernels_${folder} PRIVATE -fno-sanitize=undefined)
+  endif()
   set_target_properties(jang_kernels_${folder} PROPERTIES JANG_ISA_FLAGS "${ARGN}")
   target_sources(jang_kernels PRIVATE $<TARGET_OBJECTS:jang_kernels_${folder}>)
   string(TOUPPER "JANG_HAVE_${folder}" have)
