@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -98,23 +99,23 @@ class LatticeScan {
     const uint64_t taken = std::min(rows, kSampleRows);
     const uint64_t width = std::min(columns, kSampleColumns);
     const uint64_t places = (columns - width) / kColumnStep + 1;
-    std::array<WidthNeeds, kGroupSizes.size()> needs{};
-    for (uint64_t i = 0; i < taken; ++i) {
+    std::vector<int> open;
+    for (const int group : kGroupSizes) {
+      if (columns % static_cast<uint64_t>(group) == 0 && group_size_.value_or(group) == group)
+        open.push_back(group);
+    }
+    std::map<int, WidthNeeds> needs;
+    for (uint64_t i = 0; i < taken && !open.empty(); ++i) {
       const Panel panel{index, spread(i, rows, taken),
                         1,     spread(i, places, taken) * kColumnStep,
                         width, width * static_cast<uint64_t>(dtype_size(planned.tensor.dtype))};
       const SourcePanel values = reader_.read(planned, panel, scratch);
-      for (std::size_t size = 0; size < kGroupSizes.size(); ++size) {
-        const int group = kGroupSizes[size];
-        if (columns % static_cast<uint64_t>(group) != 0 || group_size_.value_or(group) != group)
-          continue;
-        count_widths(values, metadata(index), group, needs[size]);
-      }
+      for (const int group : open) count_widths(values, metadata(index), group, needs[group]);
       reader_.drop(planned, panel);
-    }
-    std::vector<int> open;
-    for (std::size_t size = 0; size < kGroupSizes.size(); ++size) {
-      if (may_be_lattice(needs[size])) open.push_back(kGroupSizes[size]);
+      // Ordinary weights are ruled out by the first rows.
+      std::erase_if(open, [&](int group) {
+        return !may_be_lattice(needs[group], taken * (width / static_cast<uint64_t>(group)));
+      });
     }
     return open;
   }

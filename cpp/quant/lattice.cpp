@@ -221,10 +221,9 @@ void count_widths(const SourcePanel& source, DType metadata, int group_size, Wid
   count_groups(source, metadata, group_size, 0, groups, 1, needs);
 }
 
-bool may_be_lattice(const WidthNeeds& sample) noexcept {
-  const uint64_t total = total_of(sample);
-  return total != 0 &&
-         static_cast<double>(sample.back()) <= kSampleMisses * static_cast<double>(total);
+bool may_be_lattice(const WidthNeeds& sample, uint64_t groups) noexcept {
+  return groups != 0 &&
+         static_cast<double>(sample.back()) <= kSampleMisses * static_cast<double>(groups);
 }
 
 std::vector<LatticeMatch> lattice_formats(std::span<const WidthNeeds> parts, int group_size,
@@ -257,7 +256,7 @@ std::optional<LatticeMatch> find_lattice(const SourcePanel& source, DType metada
     WidthNeeds sample{};
     count_groups(source, metadata, group, 0, groups, std::max<uint64_t>(1, groups / kSample),
                  sample);
-    if (!may_be_lattice(sample)) continue;
+    if (!may_be_lattice(sample, total_of(sample))) continue;
     std::vector<WidthNeeds> parts(static_cast<size_t>(pool.size()));
     pool.share(static_cast<int64_t>(groups), 1024, [&](int64_t begin, int64_t end, int worker) {
       count_groups(source, metadata, group, static_cast<uint64_t>(begin),

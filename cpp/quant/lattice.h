@@ -43,8 +43,9 @@ void count_widths(const SourcePanel& source, DType metadata, int group_size, Wid
 /// How many of a part's groups may miss: one in a hundred.
 constexpr uint64_t allowed_misses(uint64_t groups) noexcept { return groups / 100; }
 
-/// Whether a sample's groups leave it open that 99 % of all lie on a lattice.
-bool may_be_lattice(const WidthNeeds& sample) noexcept;
+/// Whether a sample of `groups` groups, of which some may not be counted yet, leaves it open that
+/// 99 % of all lie on a lattice.
+bool may_be_lattice(const WidthNeeds& sample, uint64_t groups) noexcept;
 
 /// The narrowest format that stores at least 99 % of the groups of every part losslessly and, if it
 /// does not store all of them, the narrowest that does. Empty if there is none. Parts: what must
