@@ -44,10 +44,18 @@ Method method_of(const std::string& name) {
 }
 
 void bind_convert_directory(py::module_& module) {
+  py::class_<LatticeSummary>(module, "LatticeSummary",
+                             "Tensors stored on the lattice that their source lies on.")
+      .def_readonly("tensors", &LatticeSummary::tensors)
+      .def_readonly("lossless_tensors", &LatticeSummary::lossless_tensors,
+                    "Those of which no group loses anything.")
+      .def_readonly("groups", &LatticeSummary::groups)
+      .def_readonly("lossless_groups", &LatticeSummary::lossless_groups);
   py::class_<ConvertReport>(module, "ConvertReport", "What a conversion wrote.")
       .def_readonly("plan", &ConvertReport::plan, "The plan, as run.")
       .def_readonly("file_bytes", &ConvertReport::file_bytes, "Bytes of all weight files.")
       .def_readonly("seconds", &ConvertReport::seconds)
+      .def_readonly("lattices", &ConvertReport::lattices)
       .def_readonly("files", &ConvertReport::files, "Bare names written, in order.")
       .def_readonly("warnings", &ConvertReport::warnings);
 

@@ -14,6 +14,7 @@
 #include "model/embedding.h"
 #include "plan/candidates.h"
 #include "plan/width_rules.h"
+#include "plan/widths.h"
 #include "quant/active_kernels.h"
 #include "quant/quantize.h"
 
@@ -129,6 +130,7 @@ class LossMeter {
   double quantize(const SourcePanel& values, const AffineFormat& format, const Rule& rule,
                   const AffinePanel& out);
   Probed measure(const std::string& path, const Rule& rule);
+  AffineFormat probe_format(const std::string& path, uint64_t columns, DType metadata) const;
   void settle(std::span<const Probed> group, double divergence);
   bool planned(const std::string& path) const { return planned_.contains(path); }
 
@@ -222,12 +224,22 @@ LossMeter::Probed LossMeter::measure(const std::string& path, const Rule& rule) 
     loss.errors.push_back(
         {bits, group, quantize(sample, {bits, group, metadata}, rule, out.panel())});
   }
-  const AffineFormat format{options_.probe_bits, fitting_group_size(values.columns, kProbeGroup),
-                            metadata};
+  const AffineFormat format = probe_format(path, values.columns, metadata);
   Probed probed{path, StoredMatrix(format, values.rows, values.columns), 0.0};
   probed.error = quantize(values, format, rule, probed.matrix.panel());
   hooks_.done(index);
   return probed;
+}
+
+AffineFormat LossMeter::probe_format(const std::string& path, uint64_t columns,
+                                     DType metadata) const {
+  AffineFormat format{options_.probe_bits, fitting_group_size(columns, kProbeGroup), metadata};
+  const auto lattices = options_.lattices.find(path);
+  if (lattices == options_.lattices.end()) return format;
+  for (const Lattice& lattice : lattices->second)
+    format.bits = std::min(format.bits, rung_below(lattice.bits));
+  format.group_size = fitting_group_size(columns, kGroupSizes.back());
+  return format;
 }
 
 /// Each matrix of a group is taken to cost the same for the same relative error.

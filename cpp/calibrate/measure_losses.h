@@ -16,6 +16,7 @@
 #include "arch/directory.h"
 #include "base/thread_pool.h"
 #include "calibrate/solve_model.h"
+#include "plan/lattices.h"
 #include "plan/losses.h"
 #include "plan/plan.h"
 
@@ -25,9 +26,12 @@ struct MeasureOptions {
   SolveOptions solver;
   std::optional<int> group_size;  // of the candidates, as PlanOptions::group_size
   int probe_bits = 4;             // width of a group while it is probed
-  int64_t probe_sequences = 0;    // of the calibration's, evenly spread; 0: as many as cost
-                                  // about what the calibration itself does
-  uint64_t sample_rows = 512;     // of a matrix, evenly spread
+  /// Those of the source. What a lattice holds has no error to divide by, so that such tensors are
+  /// probed a rung below.
+  Lattices lattices;
+  int64_t probe_sequences = 0;  // of the calibration's, evenly spread; 0: as many as cost about
+                                // what the calibration itself does
+  uint64_t sample_rows = 512;   // of a matrix, evenly spread
   uint64_t memory_budget = uint64_t{4} << 30;
   std::filesystem::path scratch_directory;
 };

@@ -103,7 +103,7 @@ class ModelSolve {
   const SolveModelHooks& hooks_;
   ThreadPool& pool_;
   const ModelSpec spec_;
-  std::map<std::string, uint32_t> planned_;  // path -> tensor with a format
+  std::map<std::string, uint32_t> planned_;  // path -> tensor to solve
   Stream quantized_;
   std::optional<Stream> full_;
   std::vector<StoredMatrix> kept_;  // what the quantized stream's binder points to
@@ -125,7 +125,9 @@ ModelSolve::ModelSolve(const ModelDirectory& source, const Plan& plan,
       quantized_(source, spec_, tokens, options, ".calibration-quantized", pool) {
   if (options.two_streams) full_.emplace(source, spec_, tokens, options, ".calibration-full", pool);
   for (uint32_t i = 0; i < plan.tensors.size(); ++i) {
-    if (plan.tensors[i].format) planned_.emplace(plan.tensors[i].tensor.path, i);
+    // What lies on a lattice stays as it is, so the quantized stream runs with the source's values.
+    if (plan.tensors[i].format && !plan.tensors[i].lattice)
+      planned_.emplace(plan.tensors[i].tensor.path, i);
   }
 }
 

@@ -38,7 +38,8 @@ struct SolveModelHooks {
   std::function<SourcePanel(uint32_t planned)> read;
   /// The same of rows [first, first + rows) of a stack, whose experts lie one behind the other.
   std::function<SourcePanel(uint32_t planned, uint64_t first, uint64_t rows)> read_rows;
-  /// Called once for every tensor with a format. The bytes live only for the call.
+  /// Called once for every tensor with a format, but for lattices. The bytes live only for the
+  /// call.
   std::function<void(uint32_t planned, const AffinePanel&, const SolverRecord&)> store;
   /// Called several times a second; may throw to stop.
   std::function<void()> poll;
@@ -49,7 +50,8 @@ struct SolveModelReport {
   std::optional<ExpertCoverage> experts;  // of a model whose experts have a format
 };
 
-/// `source` is a plain directory and `plan` one for it. Throws kUnsupportedModel for families that
+/// `source` is a plain directory and `plan` one for it; tensors that it says lie on lattices are
+/// left to the caller. Throws kUnsupportedModel for families that
 /// cannot be run, kArgument for tokens that do not fit the model, and what solving finds, with the
 /// tensor's name.
 SolveModelReport solve_model(const ModelDirectory& source, const Plan& plan,

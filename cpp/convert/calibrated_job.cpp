@@ -49,7 +49,7 @@ CalibratedJob::CalibratedJob(const std::filesystem::path& source, std::filesyste
       progress_(progress),
       pool_(pool) {}
 
-MeasuredLosses CalibratedJob::measure(const Plan& plan, std::optional<int> group_size) {
+MeasuredLosses CalibratedJob::measure(const Plan& plan, const PlanOptions& planning) {
   ReadScratch scratch;
   MeasureHooks hooks;
   hooks.poll = [&] { progress_.report({}); };
@@ -63,7 +63,8 @@ MeasuredLosses CalibratedJob::measure(const Plan& plan, std::optional<int> group
     progress_.report(tensor.name);
   };
   MeasureOptions options;
-  options.group_size = group_size;
+  options.group_size = planning.group_size;
+  options.lattices = planning.lattices;
   options.probe_bits = probe_bits(plan);
   options.scratch_directory = scratch_;
   return measure_losses(directory_, plan, {input_.ids, input_.tokens}, options, hooks, pool_);

@@ -28,8 +28,9 @@ class CalibratedJob {
                 const CalibrationInput& input, const SourceReader& reader, JobProgress& progress,
                 ThreadPool& pool);
 
-  /// Losses of the tensors that `plan` quantizes, at all candidates. Progress: quantized_bytes().
-  MeasuredLosses measure(const Plan& plan, std::optional<int> group_size);
+  /// Losses of the tensors that `plan`, made with `planning`, quantizes, at all candidates.
+  /// Progress: quantized_bytes().
+  MeasuredLosses measure(const Plan& plan, const PlanOptions& planning);
 
   /// Solves the tensors of `panels`, each a whole one, and gives each as it is done to
   /// store(index into `panels`, solved).

@@ -10,6 +10,7 @@
 #include "arch/family.h"
 #include "base/error.h"
 #include "convert/calibrated_job.h"
+#include "convert/find_lattices.h"
 #include "convert/panel_writer.h"
 #include "convert/panels.h"
 #include "convert/shard_output.h"
@@ -44,6 +45,14 @@ void require_convertible(const ConversionSource& source) {
   }
 }
 
+uint64_t source_bytes(const Plan& plan) {
+  uint64_t bytes = 0;
+  for (const PlannedTensor& planned : plan.tensors) {
+    bytes += planned.tensor.elements() * static_cast<uint64_t>(dtype_size(planned.tensor.dtype));
+  }
+  return bytes;
+}
+
 struct WorkList {
   std::vector<Panel> panels;     // shard by shard, tensor by tensor, in order
   std::vector<Panel> whole;      // behind them: tensors that are solved, a panel each
@@ -51,7 +60,7 @@ struct WorkList {
   uint64_t bytes = 0;
 };
 
-/// `solved`: quantized tensors are not cut.
+/// `solved`: quantized tensors are not cut, but for those on lattices.
 WorkList cut_plan(const Plan& plan, bool solved) {
   WorkList work;
   work.counts.resize(plan.tensors.size());
@@ -60,7 +69,7 @@ WorkList cut_plan(const Plan& plan, bool solved) {
       const FinalTensor& tensor = plan.tensors[index].tensor;
       const uint64_t columns = tensor.columns();
       const uint64_t rows = columns == 0 ? 0 : tensor.elements() / columns;
-      if (solved && plan.tensors[index].format) {
+      if (solved && plan.tensors[index].format && !plan.tensors[index].lattice) {
         const uint64_t bytes = tensor.elements() * static_cast<uint64_t>(dtype_size(tensor.dtype));
         work.whole.push_back({index, 0, rows, 0, columns, bytes});
         work.counts[index] = 1;
@@ -98,6 +107,21 @@ std::map<std::string, uint32_t> join_checksums(const Plan& plan, const ShardOutp
   return joined;
 }
 
+LatticeRecords lattice_records(const Plan& plan, std::span<const Panel> panels,
+                               std::span<const PanelSums> sums) {
+  LatticeRecords records;
+  for (const PlannedTensor& planned : plan.tensors) {
+    if (!planned.lattice) continue;
+    const auto group = static_cast<uint64_t>(planned.format->group_size);
+    records[planned.tensor.path].groups = planned.tensor.elements() / group;
+  }
+  for (std::size_t i = 0; i < panels.size(); ++i) {
+    const PlannedTensor& planned = plan.tensors[panels[i].tensor];
+    if (planned.lattice) records[planned.tensor.path].lossless_groups += sums[i].lossless_groups;
+  }
+  return records;
+}
+
 }  // namespace
 
 ConvertReport convert_directory(const std::filesystem::path& source_path,
@@ -113,14 +137,19 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   const SourceReader reader(source, options.plan.dtype);
   JobProgress progress{callbacks};
   std::optional<CalibratedJob> calibrated;
-  if (options.calibration) {
+  PlanOptions planning = options.plan;
+  if (options.calibration)
     calibrated.emplace(source_path, partial, *options.calibration, reader, progress, pool);
-    if (options.plan.target) {
-      progress.total = 2 * quantized_bytes(report.plan);
-      PlanOptions measured = options.plan;
-      measured.losses = calibrated->measure(report.plan, options.plan.group_size);
-      report.plan = make_plan(source.config, source.inventory, measured);
-    }
+  if (options.calibration || options.method != Method::kRtn) {  // rtn stays plain rounding
+    progress.total = source_bytes(report.plan);
+    planning.lattices = find_lattices(report.plan, planning.group_size, reader, progress, pool);
+    if (!planning.lattices.empty())
+      report.plan = make_plan(source.config, source.inventory, planning);
+  }
+  if (calibrated && planning.target) {
+    progress.total = progress.done + 2 * quantized_bytes(report.plan);
+    planning.losses = calibrated->measure(report.plan, planning);
+    report.plan = make_plan(source.config, source.inventory, planning);
   }
   const Plan& plan = report.plan;
   report.warnings = plan.warnings;
@@ -177,6 +206,8 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   record.source_name = options.source_name;
   record.source_revision = options.source_revision;
   record.source_dtype = main_dtype(source.inventory);
+  record.lattices = lattice_records(plan, work.panels, sums);
+  report.lattices = summarize(record.lattices);
   std::vector<Panel> written = work.panels;
   written.insert(written.end(), work.whole.begin(), work.whole.end());
   sums.insert(sums.end(), solved_sums.begin(), solved_sums.end());

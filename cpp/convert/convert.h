@@ -13,6 +13,7 @@
 #include "calibrate/candidate_losses.h"
 #include "calibrate/column_weights.h"
 #include "plan/plan.h"
+#include "plan/plan_document.h"
 #include "quant/quantize.h"
 
 namespace jang {
@@ -34,7 +35,7 @@ struct StatisticsInput {
 };
 
 struct ConvertOptions {
-  PlanOptions plan;
+  PlanOptions plan;  // its lattices are looked for, unless the method is kRtn
   Method method = Method::kMse;
   std::optional<CalibrationInput> calibration;  // present: method gptq, whatever `method` says
   std::optional<StatisticsInput> statistics;    // recorded; with kMse also used
@@ -49,6 +50,7 @@ struct ConvertReport {
   Plan plan;  // as run
   uint64_t file_bytes = 0;
   double seconds = 0;
+  LatticeSummary lattices;         // tensors stored on the lattice of their source
   std::vector<std::string> files;  // bare names written, in order
   std::vector<std::string> warnings;
 };

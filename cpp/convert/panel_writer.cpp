@@ -8,20 +8,21 @@
 #include "base/error.h"
 #include "convert/values.h"
 #include "io/checksum.h"
+#include "quant/lattice.h"
 
 namespace jang {
 namespace {
 
-/// The first group that cannot be quantized, found by trying each alone.
-PanelPlace failing_group(const SourcePanel& values, const AffineFormat& format, Method method,
-                         std::span<const float> weights, const AffinePanel& out) {
+/// The first group that store(values, its column) refuses, found by trying each alone.
+template <typename Store>
+PanelPlace failing_group(const SourcePanel& values, const AffineFormat& format,
+                         const Store& store) {
   const auto group = static_cast<uint64_t>(format.group_size);
   const uint64_t bytes = group * static_cast<uint64_t>(dtype_size(values.dtype));
   for (uint64_t i = 0; i < values.rows * format.row_groups(values.columns); ++i) {
     const uint64_t column = i * group % values.columns;
     try {
-      quantize_panel({values.data + i * bytes, values.dtype, 1, group}, format, method, out,
-                     weights.empty() ? weights : weights.subspan(column, group));
+      store({values.data + i * bytes, values.dtype, 1, group}, column);
     } catch (const Error&) {
       return {i * group / values.columns, column, 0};
     }
@@ -62,8 +63,45 @@ PanelSums PanelWriter::write_quantized(const SourcePanel& values, const Panel& p
   scratch.codes.reserve_discarding(code_bytes);
   scratch.scales.reserve_discarding(group_bytes);
   scratch.biases.reserve_discarding(group_bytes);
-  quantize(values, panel, scratch);
-  return put_quantized(panel, {scratch.codes.data(), scratch.scales.data(), scratch.biases.data()});
+  uint64_t lossless_groups = 0;
+  if (planned.lattice) {
+    lossless_groups = store_on_lattice(values, panel, scratch);
+  } else {
+    quantize(values, panel, scratch);
+  }
+  PanelSums sums =
+      put_quantized(panel, {scratch.codes.data(), scratch.scales.data(), scratch.biases.data()});
+  sums.lossless_groups = lossless_groups;
+  return sums;
+}
+
+// Stores rows of a panel, `values` from its row `row` on, by store(values, column). Values are
+// finite, so what it throws is about a scale or a bias; it does not know where the panel lies.
+template <typename Store>
+void PanelWriter::store_or_place_error(const SourcePanel& values, const Panel& panel, uint64_t row,
+                                       const Store& store) const {
+  const PlannedTensor& planned = plan_.tensors[panel.tensor];
+  try {
+    store(values, 0);
+  } catch (const Error& error) {
+    const PanelPlace at = failing_group(values, *planned.format, store);
+    const DType metadata = planned.format->metadata;
+    throw place_error(
+        error.code(), reader_.checkpoint(), planned.tensor, panel, row + at.row, at.column,
+        "the scale or bias of the group there does not fit " + std::string(dtype_name(metadata)),
+        range_hint(metadata));
+  }
+}
+
+uint64_t PanelWriter::store_on_lattice(const SourcePanel& values, const Panel& panel,
+                                       WriteScratch& scratch) const {
+  const AffineFormat& format = *plan_.tensors[panel.tensor].format;
+  uint64_t lossless = 0;
+  store_or_place_error(values, panel, 0, [&](const SourcePanel& some, uint64_t) {
+    lossless = store_lattice_panel(
+        some, format, {scratch.codes.data(), scratch.scales.data(), scratch.biases.data()});
+  });
+  return lossless;
 }
 
 // A panel may run through several experts, and each has weights of its own.
@@ -86,18 +124,10 @@ void PanelWriter::quantize(const SourcePanel& values, const Panel& panel,
     const uint64_t groups = row * format.row_groups(values.columns) * metadata_size;
     const AffinePanel out{scratch.codes.data() + row * format.row_bytes(values.columns),
                           scratch.scales.data() + groups, scratch.biases.data() + groups};
-    try {
-      quantize_panel(block, format, method_, out, weights);
-    } catch (const Error& error) {
-      // Values are finite, so this is a scale or a bias; the quantizer does not know where the
-      // panel lies.
-      const PanelPlace at = failing_group(block, format, method_, weights, out);
-      throw place_error(error.code(), reader_.checkpoint(), planned.tensor, panel, row + at.row,
-                        at.column,
-                        "the scale or bias of the group there does not fit " +
-                            std::string(dtype_name(format.metadata)),
-                        range_hint(format.metadata));
-    }
+    store_or_place_error(block, panel, row, [&](const SourcePanel& some, uint64_t column) {
+      quantize_panel(some, format, method_, out,
+                     weights.empty() ? weights : weights.subspan(column, some.columns));
+    });
     row += rows;
   }
 }

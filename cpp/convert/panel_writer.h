@@ -15,10 +15,12 @@
 
 namespace jang {
 
-/// CRC-32 and length of the bytes a panel added to each piece of its tensor.
+/// CRC-32 and length of the bytes a panel added to each piece of its tensor; of a tensor on a
+/// lattice how many of its groups lose nothing.
 struct PanelSums {
   std::array<uint32_t, kMaxPieces> crc{};
   std::array<uint64_t, kMaxPieces> bytes{};
+  uint64_t lossless_groups = 0;
 };
 
 /// A worker's own memory: a few panels, whatever the model.
@@ -43,6 +45,11 @@ class PanelWriter {
   PanelSums write_quantized(const SourcePanel& values, const Panel& panel,
                             WriteScratch& scratch) const;
   void quantize(const SourcePanel& values, const Panel& panel, WriteScratch& scratch) const;
+  uint64_t store_on_lattice(const SourcePanel& values, const Panel& panel,
+                            WriteScratch& scratch) const;
+  template <typename Store>
+  void store_or_place_error(const SourcePanel& values, const Panel& panel, uint64_t row,
+                            const Store& store) const;
   PanelSums put_quantized(const Panel& panel, const AffinePanel& quantized) const;
   void put(const Panel& panel, std::size_t piece, uint64_t offset, std::span<const std::byte> bytes,
            PanelSums& sums) const;

@@ -8,6 +8,7 @@
 
 #include "convert/source_reader.h"
 #include "convert/values.h"
+#include "quant/stored_values.h"
 
 namespace jang {
 namespace {
@@ -46,6 +47,18 @@ std::array<Piece, 3> pieces_of(const QuantizedModule& module, const AffineFormat
            {module.biases, groups, group_bytes}}};
 }
 
+DType of_fewer_digits(DType a, DType b) {
+  if (a == DType::kBF16 || b == DType::kBF16) return DType::kBF16;
+  return a == DType::kF16 || b == DType::kF16 ? DType::kF16 : DType::kF32;
+}
+
+bool equal_in(DType type, const float* a, const float* b, uint64_t count) {
+  for (uint64_t i = 0; i < count; ++i) {
+    if (as_stored(a[i], type) != as_stored(b[i], type)) return false;
+  }
+  return true;
+}
+
 /// The first group whose codes, scale or bias differ, or `groups`.
 uint64_t first_difference(const AffinePanel& a, const AffinePanel& b, const AffineFormat& format,
                           uint64_t groups) {
@@ -66,6 +79,7 @@ uint64_t first_difference(const AffinePanel& a, const AffinePanel& b, const Affi
 void ValueFinding::merge(const ValueFinding& later) noexcept {
   stored.merge(later.stored);
   rounded.merge(later.rounded);
+  lossless += later.lossless;
   // Of differences the first is told, else the worst group.
   if (!differs && (later.differs || later.worst_group > worst_group)) {
     row = later.row;
@@ -120,7 +134,9 @@ ValueFinding ValueCheck::compare_module(const ValuePair& pair, const SourcePanel
   dequantize_matrix(rounded, format, values.rows, values.columns, scratch.rounded.data(),
                     scratch.inline_pool);
   const auto group = static_cast<uint64_t>(format.group_size);
-  ValueFinding finding = sum_groups(scratch, panel, group);
+  std::optional<DType> exact_in;
+  if (pair.lattice) exact_in = of_fewer_digits(values.dtype, format.metadata);
+  ValueFinding finding = sum_groups(scratch, panel, group, exact_in);
   if (bounds_.exact && values.dtype == format.metadata) {
     const uint64_t first = group * first_difference(found, rounded, format, count / group);
     if (first != count) {
@@ -136,12 +152,17 @@ ValueFinding ValueCheck::compare_module(const ValuePair& pair, const SourcePanel
   return finding;
 }
 
-ValueFinding ValueCheck::sum_groups(const ValueScratch& scratch, const Panel& panel,
-                                    uint64_t group) const {
+ValueFinding ValueCheck::sum_groups(const ValueScratch& scratch, const Panel& panel, uint64_t group,
+                                    std::optional<DType> exact_in) const {
   ValueFinding finding;
   for (uint64_t first = 0; first < panel.rows * panel.columns; first += group) {
     const float* source = scratch.source.data() + first;
-    const PanelError stored = error_of(source, scratch.stored.data() + first, group);
+    PanelError stored = error_of(source, scratch.stored.data() + first, group);
+    if (exact_in && equal_in(*exact_in, source, scratch.stored.data() + first, group)) {
+      stored.error_squares = 0;
+      stored.max_abs = 0;
+      ++finding.lossless;
+    }
     const PanelError rounded = error_of(source, scratch.rounded.data() + first, group);
     finding.stored.merge(stored);
     finding.rounded.merge(rounded);

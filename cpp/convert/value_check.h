@@ -4,12 +4,15 @@
 // 1.5 times its relative RMS (2 times for gptq and 3 for mse with statistics, which trade weight
 // error for output error). What this program writes with rtn or plain mse is held to the same
 // factor in every single group: no group of either may be worse than plain rounding, so a row or a
-// code that was exchanged shows even where the tensor as a whole still looks right. Plain rounding
-// moreover has one right answer, so what says that it is rtn of a source of the stored dtype must
-// be equal to it.
+// code that was exchanged shows even where the tensor as a whole still looks right. A group of a
+// tensor that lies on a lattice has no error if every value reads back as the source's, rounded to
+// the type of fewer digits of the source's and the metadata's: that is how it was stored. Plain
+// rounding moreover has one right answer, so what says that it is rtn of a source of the stored
+// dtype must be equal to it.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "arch/directory.h"
 #include "base/aligned_buffer.h"
@@ -25,11 +28,13 @@ struct ValuePair {
   const FinalTensor* source = nullptr;
   const QuantizedModule* module = nullptr;
   const CheckpointTensor* plain = nullptr;
+  bool lattice = false;  // of a module: the manifest says that it was stored on a lattice
 };
 
 /// What comparing found, of a panel or, merged in order, of a tensor.
 struct ValueFinding {
   PanelError stored, rounded;  // of modules: as found, and by plain rounding
+  uint64_t lossless = 0;       // of modules on lattices: groups that read back as the source's
   bool differs = false;        // some element of a plain tensor, some group of exact rounding
   double worst_group = 0;      // of modules: largest squared error over that of plain rounding
   uint64_t row = 0;            // where it differs first, or where the worst group lies
@@ -70,7 +75,9 @@ class ValueCheck {
                               ValueScratch& scratch) const;
   ValueFinding compare_plain(const ValuePair& pair, const SourcePanel& values, const Panel& panel,
                              ValueScratch& scratch) const;
-  ValueFinding sum_groups(const ValueScratch& scratch, const Panel& panel, uint64_t group) const;
+  /// `exact_in`: the type in which groups of a lattice are compared; nullopt for other modules.
+  ValueFinding sum_groups(const ValueScratch& scratch, const Panel& panel, uint64_t group,
+                          std::optional<DType> exact_in) const;
 
   const ModelDirectory& directory_;
   const ConversionSource& source_;

@@ -1,6 +1,9 @@
 // Values against the source: pairs up what both have, compares panel by panel over all threads, and
 // judges each tensor by the merged findings.
 #include <cstdio>
+#include <functional>
+#include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -32,6 +35,26 @@ bool has_statistics(const Examined& examined) {
   const Json* quantization =
       examined.jang_config ? examined.jang_config->find("quantization") : nullptr;
   return quantization != nullptr && quantization->find("statistics") != nullptr;
+}
+
+/// What the manifest says of tensors on lattices: how many of their groups lose nothing, by path.
+std::map<std::string, int64_t, std::less<>> stated_lossless(const Examined& examined) {
+  std::map<std::string, int64_t, std::less<>> stated;
+  const Json* quantization =
+      examined.jang_config ? examined.jang_config->find("quantization") : nullptr;
+  const Json* manifest =
+      quantization != nullptr ? quantization->find("tensor_quantization_manifest") : nullptr;
+  if (!examined.ours || manifest == nullptr || !manifest->is_object()) return stated;
+  for (const auto& [path, entry] : manifest->as_object()) {
+    if (!entry.is_object()) continue;
+    const Json* solver = entry.find("solver");
+    if (solver == nullptr || !solver->is_string() || solver->as_string() != "lattice") continue;
+    const Json* groups = entry.find("lossless_groups");
+    int64_t count = 0;
+    if (groups != nullptr) groups->get_integer(0, INT64_MAX, count);
+    stated.emplace(path, count);
+  }
+  return stated;
 }
 
 /// Pairs the source's final tensors with the directory's; what has no partner is a fault.
@@ -92,8 +115,9 @@ std::string place_text(const ValueFinding& finding) {
   return "row " + std::to_string(finding.row) + ", column " + std::to_string(finding.column);
 }
 
+/// `stated`: of a module on a lattice, how many of its groups lose nothing.
 void judge(Examined& examined, const ValueCheck& check, const ValuePair& pair,
-           const ValueFinding& found) {
+           const ValueFinding& found, std::optional<int64_t> stated) {
   const CheckpointTensor& tensor = pair.module != nullptr ? *pair.module->weight : *pair.plain;
   const std::string& file = examined.directory->checkpoint.files()[tensor.file];
   if (pair.module == nullptr) {
@@ -114,6 +138,10 @@ void judge(Examined& examined, const ValueCheck& check, const ValuePair& pair,
   } else if (found.differs) {
     examined.fault(ErrorCode::kQuality, file, pair.module->path,
                    place_text(found) + ": the group there is not the plain rounding of the source");
+  } else if (stated && found.lossless < static_cast<uint64_t>(*stated)) {
+    examined.fault(ErrorCode::kQuality, file, pair.module->path,
+                   "stored on a lattice: expected " + std::to_string(*stated) +
+                       " groups equal to the source, found " + std::to_string(found.lossless));
   } else if (found.worst_group > 0) {
     examined.fault(
         ErrorCode::kQuality, file, pair.module->path,
@@ -133,7 +161,10 @@ void verify_values(Examined& examined, const ConversionSource& source, ThreadPoo
   bounds.exact = examined.ours && method == "rtn";
   bounds.every_group = examined.ours && (method == "rtn" || (method == "mse" && !weighted));
   const ValueCheck check(*examined.directory, source, bounds);
-  const std::vector<ValuePair> pairs = pair_up(examined, source);
+  std::vector<ValuePair> pairs = pair_up(examined, source);
+  const auto lossless = stated_lossless(examined);
+  for (ValuePair& pair : pairs)
+    pair.lattice = pair.module != nullptr && lossless.contains(pair.module->path);
   std::vector<Panel> panels;
   for (uint32_t i = 0; i < pairs.size(); ++i) {
     const FinalTensor& tensor = *pairs[i].source;
@@ -150,7 +181,11 @@ void verify_values(Examined& examined, const ConversionSource& source, ThreadPoo
   });
   std::vector<ValueFinding> totals(pairs.size());
   for (std::size_t i = 0; i < panels.size(); ++i) totals[panels[i].tensor].merge(findings[i]);
-  for (std::size_t i = 0; i < pairs.size(); ++i) judge(examined, check, pairs[i], totals[i]);
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    std::optional<int64_t> stated;
+    if (pairs[i].lattice) stated = lossless.find(pairs[i].module->path)->second;
+    judge(examined, check, pairs[i], totals[i], stated);
+  }
 }
 
 }  // namespace jang

@@ -60,9 +60,11 @@ class Allocator {
       const ModuleLoss* measured = losses == options.losses.end() ? nullptr : &losses->second;
       plan_.allocation->measured = plan_.allocation->measured || measured != nullptr;
       const bool expert = unit.source->role.role == Role::kExpert;
-      free_.push_back({&unit, candidates_of(context, unit, options.group_size, metadata, measured),
-                       floor_class(context, *unit.source),
-                       expert ? options.expert_floor.value_or(0) : 0});
+      free_.push_back(
+          {&unit,
+           candidates_of(context, unit, options.group_size, metadata, measured,
+                         lattices_of(options.lattices, unit.source->path, options.group_size)),
+           floor_class(context, *unit.source), expert ? options.expert_floor.value_or(0) : 0});
     }
     // Ties go by name, so that the order of a checkpoint's tensors does not matter.
     std::sort(free_.begin(), free_.end(), [](const Free& a, const Free& b) {
@@ -94,6 +96,17 @@ class Allocator {
     int explicit_bits = 0;
   };
 
+  /// The widest, or a lattice that loses no more: beyond it bytes buy nothing.
+  static const Candidate& best_of(const std::vector<Candidate>& candidates) {
+    const Candidate* best = &candidates.back();
+    for (const Candidate& candidate : candidates) {
+      const bool better =
+          candidate.loss < best->loss || (candidate.loss == best->loss && !best->lattice);
+      if (candidate.lattice && better) best = &candidate;
+    }
+    return *best;
+  }
+
   static void set(Free& free, const Candidate& candidate) {
     free.unit->bits = candidate.bits;
     free.unit->group_size = candidate.group_size;
@@ -108,7 +121,7 @@ class Allocator {
     }
     plan_.allocation->lowest_bytes = file_bytes_(units_);
     overhead_ = plan_.allocation->lowest_bytes - payload;
-    for (Free& free : free_) set(free, free.candidates.back());
+    for (Free& free : free_) set(free, best_of(free.candidates));
     plan_.allocation->highest_bytes = file_bytes_(units_);
   }
 
@@ -163,28 +176,30 @@ class Allocator {
     });
   }
 
-  std::size_t first_allowed(const Free& free, const Floors& floors) const {
+  /// Candidates at or above the floor, ascending by bits; a lattice needs no floor.
+  std::vector<const Candidate*> allowed(const Free& free, const Floors& floors) const {
     const int bits = std::max(floors.of(free.floor), free.explicit_bits);
-    for (std::size_t i = 0; i < free.candidates.size(); ++i) {
-      if (free.candidates[i].bits >= bits) return i;  // ascending by bits
+    std::vector<const Candidate*> out;
+    for (const Candidate& candidate : free.candidates) {
+      if (candidate.bits >= bits || candidate.lattice) out.push_back(&candidate);
     }
-    return free.candidates.size() - 1;
+    if (out.empty()) out.push_back(&free.candidates.back());
+    return out;
   }
 
   std::vector<SearchItem> items_above(const Floors& floors) const {
     std::vector<SearchItem> items;
     for (const Free& free : free_) {
       SearchItem& item = items.emplace_back();
-      for (std::size_t i = first_allowed(free, floors); i < free.candidates.size(); ++i) {
-        item.choices.push_back({free.candidates[i].bytes, free.candidates[i].loss});
-      }
+      for (const Candidate* candidate : allowed(free, floors))
+        item.choices.push_back({candidate->bytes, candidate->loss});
     }
     return items;
   }
 
   void apply(const Selection& selection, const Floors& floors) {
     for (std::size_t i = 0; i < free_.size(); ++i) {
-      set(free_[i], free_[i].candidates[first_allowed(free_[i], floors) + selection.choices[i]]);
+      set(free_[i], *allowed(free_[i], floors)[selection.choices[i]]);
     }
   }
 
@@ -198,9 +213,8 @@ class Allocator {
       row.bits = floors.bits[kind];
       ++row.modules;
       if (unbound.choices.empty()) continue;
-      const Candidate& wish =
-          free_[i].candidates[first_allowed(free_[i], Floors{}) + unbound.choices[i]];
-      if (wish.bits < row.bits) ++row.binding;
+      const Candidate& wish = *allowed(free_[i], Floors{})[unbound.choices[i]];
+      if (wish.bits < row.bits && !wish.lattice) ++row.binding;
     }
     for (std::size_t kind = 0; kind < kFloorClasses; ++kind) {
       if (rows[kind].modules == 0) continue;

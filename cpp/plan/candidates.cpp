@@ -1,6 +1,7 @@
 // Candidates with exact bytes, and losses from the prior or from measurements.
 #include "plan/candidates.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -43,6 +44,29 @@ std::optional<double> measured_loss(const WidthContext& context, const FinalTens
   return std::nullopt;
 }
 
+/// What the candidate nearest to a lattice's format would lose, for the groups that miss it.
+double loss_nearby(const std::vector<Candidate>& candidates, const Lattice& lattice) {
+  double loss = 0;
+  for (const Candidate& candidate : candidates) {
+    if (candidate.bits > lattice.bits) break;
+    loss = candidate.loss;
+  }
+  return loss;
+}
+
+void add_lattice(std::vector<Candidate>& candidates, const Lattice& lattice, uint64_t bytes) {
+  const double loss = (1 - lattice.share) * loss_nearby(candidates, lattice);
+  const auto at = std::find_if(candidates.begin(), candidates.end(), [&](const Candidate& c) {
+    return std::pair(c.bits, -c.group_size) >= std::pair(lattice.bits, -lattice.group_size);
+  });
+  const Candidate added{lattice.bits, lattice.group_size, bytes, loss, true};
+  if (at != candidates.end() && at->bits == lattice.bits && at->group_size == lattice.group_size) {
+    *at = added;
+  } else {
+    candidates.insert(at, added);
+  }
+}
+
 }  // namespace
 
 std::vector<std::pair<int, int>> candidate_formats(uint64_t columns,
@@ -60,7 +84,8 @@ std::vector<std::pair<int, int>> candidate_formats(uint64_t columns,
 
 std::vector<Candidate> candidates_of(const WidthContext& context, const WidthUnit& unit,
                                      std::optional<int> group_size, DType metadata,
-                                     const ModuleLoss* measured) {
+                                     const ModuleLoss* measured,
+                                     const std::vector<Lattice>& lattices) {
   const FinalTensor& tensor = *unit.source;
   std::vector<Candidate> out;
   const auto formats = candidate_formats(tensor.columns(), group_size);
@@ -71,6 +96,10 @@ std::vector<Candidate> candidates_of(const WidthContext& context, const WidthUni
     if (loss) out.push_back({bits, group, stored_bytes(tensor, bits, group, metadata), *loss});
   }
   if (out.empty() && !formats.empty()) bad_losses(tensor, "no candidate of this module is listed");
+  for (const Lattice& lattice : lattices) {
+    const int bits = lattice.bits, group = lattice.group_size;
+    add_lattice(out, lattice, stored_bytes(tensor, bits, group, metadata));
+  }
   return out;
 }
 

@@ -109,7 +109,7 @@ FloorClass floor_class(const WidthContext& context, const FinalTensor& tensor) n
 const Candidate& cheapest_from(std::span<const Candidate> candidates, int bits) noexcept {
   const Candidate* best = nullptr;
   for (const Candidate& candidate : candidates) {
-    if (candidate.bits < bits) continue;
+    if (candidate.bits < bits && !candidate.lattice) continue;
     if (best == nullptr || candidate.bytes < best->bytes) best = &candidate;
   }
   return best != nullptr ? *best : candidates.back();

@@ -32,7 +32,7 @@ struct FloorUnit {
   int explicit_bits = 0;  // of an option; it never yields
 };
 
-/// The cheapest candidate of at least `bits`, else the widest.
+/// The cheapest candidate of at least `bits` or on a lattice, else the widest.
 const Candidate& cheapest_from(std::span<const Candidate> candidates, int bits) noexcept;
 
 /// The table of floors for a file of `target_bits` a weight, lowered rung by rung, the highest

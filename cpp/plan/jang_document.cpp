@@ -96,7 +96,23 @@ Json calibration_json(const CalibrationRecord& calibration) {
   return out;
 }
 
+Json lattices_json(const LatticeSummary& lattices) {
+  Json out;
+  out["tensors"] = lattices.tensors;
+  out["lossless_tensors"] = lattices.lossless_tensors;
+  out["groups"] = lattices.groups;
+  out["lossless_groups"] = lattices.lossless_groups;
+  out["share"] = lattices.share();
+  return out;
+}
+
 void add_solver(Json& entry, const ConversionRecord& record, const std::string& path) {
+  if (const auto at = record.lattices.find(path); at != record.lattices.end()) {
+    entry["solver"] = "lattice";
+    entry["groups"] = at->second.groups;
+    entry["lossless_groups"] = at->second.lossless_groups;
+    return;
+  }
   const SolverRecord* found = nullptr;
   if (record.calibration) {
     const auto at = record.calibration->tensors.find(path);
@@ -174,6 +190,7 @@ Json quantization_json(const Plan& plan, const ConversionRecord& record) {
   out["calibration_method"] = calibration_name(record);
   if (record.calibration) out["calibration"] = calibration_json(*record.calibration);
   if (record.statistics) out["statistics"] = statistics_json(*record.statistics);
+  if (!record.lattices.empty()) out["lattices"] = lattices_json(summarize(record.lattices));
   out["hadamard_rotation"] = false;
   if (plan.allocation) out["allocation"] = allocation_json(*plan.allocation);
   Json manifest = manifest_json(plan, record);
@@ -184,6 +201,17 @@ Json quantization_json(const Plan& plan, const ConversionRecord& record) {
 }
 
 }  // namespace
+
+LatticeSummary summarize(const LatticeRecords& lattices) noexcept {
+  LatticeSummary sum;
+  for (const auto& [path, lattice] : lattices) {
+    ++sum.tensors;
+    if (lattice.lossless_groups == lattice.groups) ++sum.lossless_tensors;
+    sum.groups += lattice.groups;
+    sum.lossless_groups += lattice.lossless_groups;
+  }
+  return sum;
+}
 
 std::string jang_config_json(const Plan& plan, const ModelConfig& source,
                              const ConversionRecord& record) {

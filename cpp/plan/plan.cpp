@@ -160,8 +160,10 @@ void place_tensors(const Inventory& inventory, const PlanOptions& options,
       }
       continue;
     }
-    plan.tensors[unit.tensor].format =
-        AffineFormat{unit.bits, unit.group_size, plan.activation_dtype};
+    PlannedTensor& planned = plan.tensors[unit.tensor];
+    planned.format = AffineFormat{unit.bits, unit.group_size, plan.activation_dtype};
+    planned.lattice =
+        holds_lattice(options.lattices, unit.source->path, unit.bits, unit.group_size);
   }
 }
 
@@ -173,6 +175,7 @@ void plan_profile(const WidthContext& context, const PlanOptions& options, Plan&
   assign_profile(context, profile, options, group_size, units, plan);
   apply_options(options, units);
   apply_width_rules(options.rules, plan.tied_head, units, plan.warnings);
+  take_lattices(options.lattices, options.group_size, units);
   place_tensors(context.inventory, options, units, plan);
   lay_out(plan);
   if (profile.kind == ProfileKind::kBudget && plan.average_bits > profile.low) {

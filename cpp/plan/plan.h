@@ -10,6 +10,7 @@
 
 #include "arch/config.h"
 #include "arch/inventory.h"
+#include "plan/lattices.h"
 #include "plan/losses.h"
 #include "quant/affine_format.h"
 
@@ -39,11 +40,13 @@ struct PlanOptions {
   std::optional<int> router_bits;    // 8: quantize routers at 8 bits, g 64
   std::optional<int> expert_floor;   // at least this many bits for routed experts
   std::vector<WidthRule> rules;      // last match wins; one that matches nothing is an error
+  Lattices lattices;                 // of the source; a width that is chosen prefers them
 };
 
 struct PlannedTensor {
   FinalTensor tensor;
   std::optional<AffineFormat> format;  // nullopt: stored as it is, in `dtype`
+  bool lattice = false;                // its format holds the lattice that its values lie on
   DType dtype = DType::kBF16;          // of an unquantized tensor as written
   uint64_t bytes() const noexcept;     // payload: codes, scales and biases together
 };

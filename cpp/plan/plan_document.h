@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -41,6 +42,23 @@ struct SolverRecord {
   std::optional<ExpertWays> experts = std::nullopt;
 };
 
+/// A tensor that was stored on the lattice of its source.
+struct LatticeRecord {
+  uint64_t groups = 0;
+  uint64_t lossless_groups = 0;  // the others: mse
+};
+
+/// Sums over the tensors on lattices.
+struct LatticeSummary {
+  uint64_t tensors = 0, lossless_tensors = 0;
+  uint64_t groups = 0, lossless_groups = 0;
+  double share() const noexcept {
+    return groups == 0 ? 0.0 : static_cast<double>(lossless_groups) / static_cast<double>(groups);
+  }
+};
+using LatticeRecords = std::map<std::string, LatticeRecord, std::less<>>;  // by path
+LatticeSummary summarize(const LatticeRecords& lattices) noexcept;
+
 /// How many calibration tokens went to each routed expert, over all layers.
 struct ExpertCoverage {
   uint64_t experts = 0;
@@ -74,6 +92,7 @@ struct ConversionRecord {
   DType source_dtype = DType::kBF16;
   std::optional<CalibrationRecord> calibration;
   std::optional<StatisticsRecord> statistics;
+  LatticeRecords lattices;
   std::map<std::string, uint32_t> checksums;  // tensor -> CRC-32 of its payload
   bool think_in_template = false;             // what the chat template shows
   std::string generator_version;

@@ -85,7 +85,7 @@ double prior_error(int bits, int group_size) noexcept {
 double prior_loss(const WidthContext& context, const Plan& plan) noexcept {
   double loss = 0;
   for (const PlannedTensor& planned : plan.tensors) {
-    if (!planned.format) continue;
+    if (!planned.format || planned.lattice) continue;
     loss += prior_sensitivity(context, planned.tensor) *
             prior_error(planned.format->bits, planned.format->group_size);
   }

@@ -17,7 +17,7 @@ double prior_sensitivity(const WidthContext& context, const FinalTensor& tensor)
 double prior_error(int bits, int group_size) noexcept;
 
 /// The sum of a*e over the quantized tensors of a plan: what allocation lowers, so that any two
-/// plans of one model can be compared. Unquantized tensors lose nothing.
+/// plans of one model can be compared. Unquantized tensors and lattices lose nothing.
 double prior_loss(const WidthContext& context, const Plan& plan) noexcept;
 
 }  // namespace jang

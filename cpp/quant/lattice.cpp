@@ -11,7 +11,6 @@
 #include <limits>
 #include <vector>
 
-#include "base/aligned_buffer.h"
 #include "base/error.h"
 #include "quant/active_kernels.h"
 #include "quant/kernel_types.h"
@@ -24,8 +23,8 @@ namespace {
 constexpr int kMostValues = 128;
 constexpr int kMostSteps = 255;
 constexpr int kSpans = 3;  // numbers of steps that are tried: the smallest and two multiples of it
-constexpr double kShare = 0.99;
 constexpr uint64_t kSample = 512;
+constexpr double kSampleMisses = 0.1;  // a sample may miss more than the whole, for chance
 
 // Half a step of the source type at this magnitude.
 float half_ulp(float value, DType type) {
@@ -173,18 +172,14 @@ class Fitter {
   int scale_count_ = 0;
 };
 
-// Groups of one size that need each width; the last entry counts those that none stores.
-using Needs = std::array<uint64_t, kBitWidths.size() + 1>;
-
 // Every `every`-th group of [begin, end).
-Needs count_needs(const SourcePanel& source, DType metadata, int group, uint64_t begin,
-                  uint64_t end, uint64_t every) {
+void count_groups(const SourcePanel& source, DType metadata, int group, uint64_t begin,
+                  uint64_t end, uint64_t every, WidthNeeds& needs) {
   const kernels::KernelTable& table = active_kernels();
   const auto width = static_cast<uint64_t>(group);
   const auto element = static_cast<uint64_t>(dtype_size(source.dtype));
   std::array<float, kMostValues> values;
   std::array<uint8_t, kMostValues> codes;
-  Needs needs{};
   for (uint64_t g = begin; g < end; g += every) {
     table.to_float(kernel_bytes(source.data + g * width * element), kernel_type(source.dtype),
                    group, values.data());
@@ -198,7 +193,19 @@ Needs count_needs(const SourcePanel& source, DType metadata, int group, uint64_t
     }
     ++needs[need];
   }
-  return needs;
+}
+
+uint64_t total_of(const WidthNeeds& needs) {
+  uint64_t total = 0;
+  for (const uint64_t n : needs) total += n;
+  return total;
+}
+
+// Groups that the first `widths` widths store.
+uint64_t stored_by(const WidthNeeds& needs, size_t widths) {
+  uint64_t stored = 0;
+  for (size_t i = 0; i < widths; ++i) stored += needs[i];
+  return stored;
 }
 
 }  // namespace
@@ -209,6 +216,35 @@ std::optional<LatticeFit> fit_lattice(std::span<const float> values, DType sourc
   return Fitter(values, source, metadata, codes).fit(find_steps(values, source), bits);
 }
 
+void count_widths(const SourcePanel& source, DType metadata, int group_size, WidthNeeds& needs) {
+  const uint64_t groups = source.rows * (source.columns / static_cast<uint64_t>(group_size));
+  count_groups(source, metadata, group_size, 0, groups, 1, needs);
+}
+
+bool may_be_lattice(const WidthNeeds& sample, uint64_t groups) noexcept {
+  return groups != 0 &&
+         static_cast<double>(sample.back()) <= kSampleMisses * static_cast<double>(groups);
+}
+
+std::vector<LatticeMatch> lattice_formats(std::span<const WidthNeeds> parts, int group_size,
+                                          DType metadata) {
+  std::vector<LatticeMatch> found;
+  for (size_t i = 0; i < kBitWidths.size(); ++i) {
+    LatticeMatch match{{kBitWidths[i], group_size, metadata}, 0, 0};
+    bool enough = true;
+    for (const WidthNeeds& part : parts) {
+      const uint64_t groups = total_of(part), lossless = stored_by(part, i + 1);
+      enough = enough && groups - lossless <= allowed_misses(groups);
+      match.groups += groups;
+      match.lossless_groups += lossless;
+    }
+    if (!enough || match.groups == 0 || !(found.empty() || match.lossless())) continue;
+    found.push_back(match);
+    if (match.lossless()) break;
+  }
+  return found;
+}
+
 std::optional<LatticeMatch> find_lattice(const SourcePanel& source, DType metadata,
                                          ThreadPool& pool) {
   std::optional<LatticeMatch> best;
@@ -217,88 +253,27 @@ std::optional<LatticeMatch> find_lattice(const SourcePanel& source, DType metada
     const auto width = static_cast<uint64_t>(group);
     if (source.columns % width != 0 || source.rows == 0 || source.columns == 0) continue;
     const uint64_t groups = source.rows * (source.columns / width);
-    const uint64_t every = std::max<uint64_t>(1, groups / kSample);
-    const Needs sample = count_needs(source, metadata, group, 0, groups, every);
-    uint64_t sampled = 0;
-    for (const uint64_t n : sample) sampled += n;
-    // Twice the share of misses that the whole may have, for chance.
-    if (static_cast<double>(sample.back()) > 2.0 * (1.0 - kShare) * static_cast<double>(sampled))
-      continue;
-    std::vector<Needs> parts(static_cast<size_t>(pool.size()));
+    WidthNeeds sample{};
+    count_groups(source, metadata, group, 0, groups, std::max<uint64_t>(1, groups / kSample),
+                 sample);
+    if (!may_be_lattice(sample, total_of(sample))) continue;
+    std::vector<WidthNeeds> parts(static_cast<size_t>(pool.size()));
     pool.share(static_cast<int64_t>(groups), 1024, [&](int64_t begin, int64_t end, int worker) {
-      const Needs found = count_needs(source, metadata, group, static_cast<uint64_t>(begin),
-                                      static_cast<uint64_t>(end), 1);
-      Needs& sum = parts[static_cast<size_t>(worker)];
-      for (size_t i = 0; i < sum.size(); ++i) sum[i] += found[i];
+      count_groups(source, metadata, group, static_cast<uint64_t>(begin),
+                   static_cast<uint64_t>(end), 1, parts[static_cast<size_t>(worker)]);
     });
-    uint64_t lossless = 0;
-    for (size_t i = 0; i < kBitWidths.size(); ++i) {
-      for (const Needs& part : parts) lossless += part[i];
-      const double pair_bits = 16.0 * dtype_size(metadata) / group;
-      const double bits = kBitWidths[i] + pair_bits;
-      if (static_cast<double>(lossless) < kShare * static_cast<double>(groups)) continue;
-      if (bits < best_bits) {
-        best_bits = bits;
-        best = LatticeMatch{{kBitWidths[i], group, metadata}, groups, lossless};
-      }
-      break;
+    WidthNeeds needs{};
+    for (const WidthNeeds& part : parts) {
+      for (size_t i = 0; i < needs.size(); ++i) needs[i] += part[i];
     }
+    const std::vector<LatticeMatch> found = lattice_formats({&needs, 1}, group, metadata);
+    if (found.empty()) continue;
+    const double bits = found[0].format.bits + 16.0 * dtype_size(metadata) / group;
+    if (bits >= best_bits) continue;
+    best_bits = bits;
+    best = found[0];
   }
   return best;
-}
-
-LatticeMatch store_lattice(const SourcePanel& source, const AffineFormat& format,
-                           const AffinePanel& out, ThreadPool& pool) {
-  const kernels::KernelTable& table = active_kernels();
-  const auto width = static_cast<uint64_t>(format.group_size);
-  const uint64_t row_groups = format.row_groups(source.columns);
-  const auto element = static_cast<uint64_t>(dtype_size(source.dtype));
-  const auto type = kernel_type(format.metadata);
-  std::vector<uint64_t> lossless(static_cast<size_t>(pool.size()));
-  pool.share(static_cast<int64_t>(source.rows), 1, [&](int64_t begin, int64_t end, int worker) {
-    AlignedBuffer<float> values(source.columns), scales(row_groups), biases(row_groups);
-    AlignedBuffer<uint8_t> codes(source.columns);
-    for (auto row = static_cast<uint64_t>(begin); row < static_cast<uint64_t>(end); ++row) {
-      table.to_float(kernel_bytes(source.data + row * source.columns * element),
-                     kernel_type(source.dtype), static_cast<int64_t>(source.columns),
-                     values.data());
-      const uint64_t bad = first_non_finite(values.span());
-      if (bad != source.columns) throw_non_finite(row, bad, values[bad]);
-      for (uint64_t g = 0; g < row_groups; ++g) {
-        const std::span<const float> group = values.span().subspan(g * width, width);
-        const std::span<uint8_t> group_codes = codes.span().subspan(g * width, width);
-        if (const auto fit =
-                fit_lattice(group, source.dtype, format.metadata, format.bits, group_codes)) {
-          scales[g] = fit->scale;
-          biases[g] = fit->bias;
-          ++lossless[static_cast<size_t>(worker)];
-          continue;
-        }
-        table.quantize_mse({.values = group.data(),
-                            .weights = nullptr,
-                            .weight_groups = 1,
-                            .groups = 1,
-                            .group = format.group_size,
-                            .bits = format.bits,
-                            .metadata = type,
-                            .scales = scales.data() + g,
-                            .biases = biases.data() + g,
-                            .codes = group_codes.data()});
-        if (!std::isfinite(scales[g])) throw_range(row, g * width, format, "scale");
-        if (!std::isfinite(biases[g])) throw_range(row, g * width, format, "bias");
-      }
-      const uint64_t metadata_at =
-          row * row_groups * static_cast<uint64_t>(dtype_size(format.metadata));
-      const auto groups = static_cast<int64_t>(row_groups);
-      table.from_float(scales.data(), type, groups, kernel_bytes(out.scales + metadata_at));
-      table.from_float(biases.data(), type, groups, kernel_bytes(out.biases + metadata_at));
-      table.pack(codes.data(), static_cast<int64_t>(source.columns), format.bits,
-                 kernel_bytes(out.codes + row * format.row_bytes(source.columns)));
-    }
-  });
-  LatticeMatch match{format, source.rows * row_groups, 0};
-  for (const uint64_t n : lossless) match.lossless_groups += n;
-  return match;
 }
 
 }  // namespace jang

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import os
 import typing
-__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'Statistics', 'TensorError', 'TensorInfo', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'runtime_info', 'unpack', 'verify_directory']
+__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'Statistics', 'TensorError', 'TensorInfo', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'runtime_info', 'unpack', 'verify_directory']
 class TensorInfo:
     """
     A tensor as its file's header describes it.
@@ -355,6 +355,24 @@ class Profile:
     @property
     def published_average(self) -> float:
         ...
+class LatticeSummary:
+    """
+    Tensors stored on the lattice that their source lies on.
+    """
+    @property
+    def groups(self) -> int:
+        ...
+    @property
+    def lossless_groups(self) -> int:
+        ...
+    @property
+    def lossless_tensors(self) -> int:
+        """
+        Those of which no group loses anything.
+        """
+    @property
+    def tensors(self) -> int:
+        ...
 class ConvertReport:
     """
     What a conversion wrote.
@@ -369,6 +387,9 @@ class ConvertReport:
         """
         Bare names written, in order.
         """
+    @property
+    def lattices(self) -> LatticeSummary:
+        ...
     @property
     def plan(self) -> Plan:
         """

@@ -31,6 +31,29 @@ _SPACE_MARGIN = 32 << 20  # documents, directory blocks; far above what they tak
 
 
 @dataclass(frozen=True)
+class Lattices:
+    """Tensors of the source that lie on lattices and are stored there, in groups of 32 to 128.
+
+    Of the ``tensors`` ``lossless_tensors`` read back as the source's values in every group; over
+    all of them ``lossless_groups`` of the ``groups`` do.
+    """
+
+    tensors: int
+    lossless_tensors: int
+    groups: int
+    lossless_groups: int
+
+    def to_json(self) -> dict[str, int]:
+        """``lattices`` of ``jang convert --json``."""
+        return {
+            "tensors": self.tensors,
+            "lossless_tensors": self.lossless_tensors,
+            "groups": self.groups,
+            "lossless_groups": self.lossless_groups,
+        }
+
+
+@dataclass(frozen=True)
 class ConvertResult:
     """What a conversion wrote. ``bytes``: all model-*.safetensors; widths as in the report."""
 
@@ -45,6 +68,7 @@ class ConvertResult:
     seconds: float
     parameters: int = 0
     allocation: Allocation | None = None
+    lattices: Lattices | None = None
     files: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -62,6 +86,7 @@ class ConvertResult:
             "mlp_bits": self.mlp_bits,
             "seconds": self.seconds,
             "allocation": self.allocation.to_json() if self.allocation else None,
+            "lattices": self.lattices.to_json() if self.lattices else None,
             "files": self.files,
             "warnings": self.warnings,
         }
@@ -104,7 +129,9 @@ def convert(
     last match wins. ``overwrite`` replaces a directory that this package wrote.
     ``progress(done, total, item)`` counts bytes converted and hashed, on the calling thread, and
     before that, on a scale of their own, those of samples whose losses are measured; Ctrl-C stops
-    within a second and leaves nothing behind.
+    within a second and leaves nothing behind. Tensors that already lie on a lattice, as after
+    quantization-aware training, are found by "mse" and "gptq" and stored there without loss where
+    the width allows.
 
     Raises FormatError, UnsupportedError, ArgumentError or IoError, each with one line of text.
     """
@@ -174,6 +201,7 @@ def convert(
             **calibrated,
             progress=count.converted if progress else None,
         )
+        count.output_bytes = report.file_bytes + sum(copied.values())
         files = sorted([*copied, *report.files])
         sums = hash_files(partial.path, files, threads=threads, advance=count.hashed)
         _write_file(partial.path / SUMS, format_sums(sums))
@@ -190,9 +218,16 @@ def convert(
         seconds=time.perf_counter() - start,
         parameters=report.plan.parameters,
         allocation=allocation_of(report.plan),
+        lattices=_lattices_of(report.lattices),
         files=sorted([*files, SUMS]),
         warnings=[*report.warnings, *warnings],
     )
+
+
+def _lattices_of(found: _core.LatticeSummary) -> Lattices | None:
+    if found.tensors == 0:
+        return None
+    return Lattices(found.tensors, found.lossless_tensors, found.groups, found.lossless_groups)
 
 
 _NO_TOKENIZER = (
@@ -206,20 +241,20 @@ class _Progress:
 
     def __init__(self, callback: Progress | None, output_bytes: int) -> None:
         self._callback = callback
-        self._output_bytes = output_bytes
+        self.output_bytes = output_bytes  # as planned; lattices of the source may change it
         self._converted = 0
         self._hashed = 0
 
     def converted(self, done: int, total: int, item: str) -> None:
         self._converted = total
         if self._callback is not None:
-            self._callback(done, total + self._output_bytes, item)
+            self._callback(done, total + self.output_bytes, item)
 
     def hashed(self, count: int, item: str) -> None:
         # Documents are hashed too; they are not worth a total that grows.
-        self._hashed = min(self._hashed + count, self._output_bytes)
+        self._hashed = min(self._hashed + count, self.output_bytes)
         if self._callback is not None:
-            total = self._converted + self._output_bytes
+            total = self._converted + self.output_bytes
             self._callback(self._converted + self._hashed, total, item)
 
 

@@ -15,7 +15,7 @@ from jang_tools.cli.options import (
     threads_option,
     width_options,
 )
-from jang_tools.cli.report import allocation_lines, suggestion_line
+from jang_tools.cli.report import allocation_lines, lattice_line, suggestion_line
 from jang_tools.cli.ui import Ui, format_size
 
 _METHODS = {
@@ -105,6 +105,8 @@ def command(
     if report.allocation:
         for line in allocation_lines(report.allocation, report.bytes, report.parameters):
             ui.result(line)
+    if report.lattices:
+        ui.result(lattice_line(report.lattices))
     ui.result(f"Attention layers: {_bits(report.attention_bits)} | MLP: {_bits(report.mlp_bits)}")
     ui.result(f"Average bits: {report.average_bits:.1f} | Size: {format_size(report.bytes)}")
     for warning in report.warnings:

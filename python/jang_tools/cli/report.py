@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from jang_tools.cli.ui import format_count, format_size, format_table
 
 if TYPE_CHECKING:
+    from jang_tools.convert import Lattices
     from jang_tools.plan import Allocation, Suggestion
 
 
@@ -91,6 +92,19 @@ def suggestion_line(profile: str, suggestion: Suggestion) -> str:
     return (
         f"hint: --size {suggestion.size} in place of {profile} spends as many bytes where they"
         f" count: {suggestion.loss_ratio:.2f} times its expected loss"
+    )
+
+
+def lattice_line(lattices: Lattices) -> str:
+    """How many tensors were stored on the lattice of their source, and how much of them exactly."""
+    found = f"{lattices.tensors} tensors lie on lattices"
+    if lattices.lossless_groups == lattices.groups:
+        return f"{found}: stored without loss"
+    share = lattices.lossless_groups / lattices.groups
+    percent = min(100 * share, 99.99)  # never rounded up to all
+    return (
+        f"{found}: {percent:.2f} % of their groups stored without loss,"
+        f" {lattices.lossless_tensors} tensors entirely"
     )
 
 

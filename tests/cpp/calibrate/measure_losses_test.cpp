@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -71,10 +72,10 @@ struct Source {
   }
 };
 
-MeasuredLosses measure(Source& source, int threads, uint64_t sample_rows = 512) {
+MeasuredLosses measure(Source& source, int threads, uint64_t sample_rows = 512,
+                       MeasureOptions options = {}) {
   ThreadPool pool(threads);
   const std::vector<int32_t> ids = some_tokens();
-  MeasureOptions options;
   options.group_size = 32;
   options.probe_sequences = 3;
   options.sample_rows = sample_rows;
@@ -100,6 +101,29 @@ bool same(const MeasuredLosses& a, const MeasuredLosses& b) {
       if (at->second.errors[i].error != loss.errors[i].error) return false;
   }
   return true;
+}
+
+// On its lattice a matrix has no error to divide by: it is probed below.
+TEST_F(MeasureLossesTest, LatticesAreProbedARungBelow) {
+  TinyModel tiny = tiny_model();
+  for (auto& [name, values] : tiny.tensors) {
+    if (tiny.shapes.at(name).size() != 2) continue;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const float q = std::clamp(std::nearbyint(values[i] * 32.0f), -8.0f, 7.0f);
+      values[i] = (i % 32 == 0 ? -8.0f : q) / 32.0f;
+    }
+  }
+  tiny.write(path_);
+  Source source(path_);
+  MeasureOptions with, below;
+  with.probe_bits = 4;
+  below.probe_bits = 3;
+  for (const PlannedTensor& planned : source.plan.tensors) {
+    if (planned.format) with.lattices[planned.tensor.path] = {{4, 32}};
+  }
+  const MeasuredLosses losses = measure(source, 2, 512, with);
+  EXPECT_TRUE(same(losses, measure(source, 2, 512, below)));
+  for (const auto& [path, loss] : losses) EXPECT_GT(*loss.sensitivity, 0.0) << path;
 }
 
 TEST_F(MeasureLossesTest, EveryMatrixHasItsCandidatesAndItsPrice) {

@@ -223,6 +223,56 @@ TEST(Lattice, ThreadsDoNotMatter) {
   }
 }
 
+TEST(Lattice, PanelsGiveTheBytesOfTheWhole) {
+  const Source source(DType::kBF16, by_group(32, [](std::mt19937& random) -> Group {
+                        const float d = random_scale(random, DType::kBF16);
+                        // The last of 16 values may leave the lattice.
+                        const bool off = random() % 16 == 0;
+                        return [&random, d, off](size_t i) {
+                          if (off && i == 9) return 0.0123f;
+                          return d * static_cast<float>(static_cast<int>(random() % 16) - 8);
+                        };
+                      }));
+  const AffineFormat format{4, 32, DType::kBF16};
+  ThreadPool pool(2);
+  test::Stored whole(kRows, kColumns, format), parts(kRows, kColumns, format);
+  const LatticeMatch match = store_lattice(source.panel(), format, whole.panel(), pool);
+  EXPECT_LT(match.lossless_groups, match.groups);
+  // Half rows: groups lie one behind the other, whatever the rows are called.
+  uint64_t lossless = 0;
+  for (uint64_t half = 0; half < 2 * kRows; ++half) {
+    const AffinePanel out = parts.panel();
+    const uint64_t groups = half * format.row_groups(kColumns / 2) * 2;
+    lossless += store_lattice_panel(
+        {source.bytes.data() + half * kColumns, DType::kBF16, 1, kColumns / 2}, format,
+        {out.codes + half * format.row_bytes(kColumns / 2), out.scales + groups,
+         out.biases + groups});
+  }
+  EXPECT_EQ(lossless, match.lossless_groups);
+  EXPECT_TRUE(parts == whole);
+}
+
+TEST(Lattice, FormatsServeEveryPart) {
+  // Widths 2, 3, 4, 5, 6, 8, none.
+  const auto found = [](std::vector<WidthNeeds> parts) {
+    std::vector<std::array<uint64_t, 3>> out;
+    for (const LatticeMatch& match : lattice_formats(parts, 64, DType::kBF16))
+      out.push_back(
+          {static_cast<uint64_t>(match.format.bits), match.lossless_groups, match.groups});
+    return out;
+  };
+  using Formats = std::vector<std::array<uint64_t, 3>>;
+  EXPECT_EQ(found({{1000, 0, 0, 0, 0, 0, 0}}), (Formats{{2, 1000, 1000}}));
+  EXPECT_EQ(found({{990, 0, 5, 5, 0, 0, 0}}), (Formats{{2, 990, 1000}, {5, 1000, 1000}}));
+  EXPECT_EQ(found({{989, 11, 0, 0, 0, 0, 0}}), (Formats{{3, 1000, 1000}}));
+  EXPECT_EQ(found({{0, 0, 990, 0, 0, 0, 10}}), (Formats{{4, 990, 1000}}));
+  EXPECT_EQ(found({{0, 0, 989, 0, 0, 0, 11}}), Formats{});
+  EXPECT_EQ(found({{1000, 0, 0, 0, 0, 0, 0}, {0, 0, 100, 0, 0, 0, 0}}), (Formats{{4, 1100, 1100}}));
+  EXPECT_EQ(found({{100000, 0, 0, 0, 0, 0, 0}, {0, 0, 98, 0, 0, 0, 2}}), Formats{});
+  EXPECT_EQ(found({}), Formats{});
+  EXPECT_EQ(found({{0, 0, 0, 0, 0, 0, 0}}), Formats{});
+}
+
 TEST(Lattice, RefusesValuesThatAreNotFinite) {
   Source source(DType::kBF16, std::vector<float>(kRows * kColumns, 0.5f));
   source.values[kColumns * 2 + 7] = std::numeric_limits<float>::infinity();
