@@ -12,6 +12,8 @@
 #include "convert/calibrated_job.h"
 #include "convert/panel_writer.h"
 #include "convert/panels.h"
+#include "convert/resume_shards.h"
+#include "convert/resume_state.h"
 #include "convert/shard_output.h"
 #include "convert/source.h"
 #include "io/checksum.h"
@@ -98,6 +100,11 @@ std::map<std::string, uint32_t> join_checksums(const Plan& plan, const ShardOutp
   return joined;
 }
 
+std::string continuing(uint64_t done, uint64_t layers) {
+  if (done > layers) return "continuing: all tensors were quantized before";
+  return "continuing behind layer " + std::to_string(done) + " of " + std::to_string(layers);
+}
+
 }  // namespace
 
 ConvertReport convert_directory(const std::filesystem::path& source_path,
@@ -113,12 +120,23 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   const SourceReader reader(source, options.plan.dtype);
   JobProgress progress{callbacks};
   std::optional<CalibratedJob> calibrated;
+  std::optional<ResumeState> resume;
+  bool measured_before = false;
   if (options.calibration) {
     calibrated.emplace(source_path, partial, *options.calibration, reader, progress, pool);
+    if (options.resume_key) resume.emplace(partial, *options.resume_key, callbacks);
     if (options.plan.target) {
       progress.total = 2 * quantized_bytes(report.plan);
       PlanOptions measured = options.plan;
-      measured.losses = calibrated->measure(report.plan, options.plan.group_size);
+      auto known = resume ? resume->losses(report.plan, options.plan.group_size) : std::nullopt;
+      measured_before = known.has_value();
+      if (known) {
+        measured.losses = std::move(*known);
+        progress.done += quantized_bytes(report.plan);
+      } else {
+        measured.losses = calibrated->measure(report.plan, options.plan.group_size);
+        if (resume) resume->save_losses(measured.losses);
+      }
       report.plan = make_plan(source.config, source.inventory, measured);
     }
   }
@@ -127,7 +145,24 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   report.file_bytes = plan.file_bytes;
 
   const WorkList work = cut_plan(plan, options.calibration.has_value());
-  ShardOutput output(partial, plan, work.counts);
+  std::optional<ResumePoint> point;
+  if (resume) point = resume->point(plan, calibrated->states_shape());
+  std::optional<ShardOutput> shards;
+  if (point) {
+    const std::string reason =
+        continue_shards(shards, *point, partial, plan, work.counts, pool, callbacks.cancel);
+    if (!reason.empty()) {
+      resume->start_afresh(reason);
+      point.reset();
+    }
+  }
+  if (!shards) shards.emplace(partial, plan, work.counts);
+  ShardOutput& output = *shards;
+  if (point) {
+    resume->notice(continuing(point->position.layers, calibrated->states_shape().layers));
+  } else if (measured_before) {
+    resume->notice("continuing with the losses that were measured before");
+  }
   std::optional<ColumnWeights> weights;
   if (options.statistics) {
     weights.emplace(options.statistics->mean_squares, source.inventory, options.statistics->file,
@@ -151,11 +186,29 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   });
   std::optional<CalibrationRecord> calibration;
   if (calibrated) {
-    const auto store = [&](std::size_t i, const AffinePanel& solved) {
+    for (std::size_t i = 0; point && i < work.whole.size(); ++i) {
+      const auto done = point->tensors.find(work.whole[i].tensor);
+      if (done == point->tensors.end()) continue;
+      solved_sums[i] = done->second.sums;
+      output.panel_done(work.whole[i].tensor);
+    }
+    CalibratedJob::SolveCallbacks solving;
+    solving.store = [&](std::size_t i, const AffinePanel& solved) {
       solved_sums[i] = writer.write_solved(work.whole[i], solved);
       output.panel_done(work.whole[i].tensor);
+      return solved_sums[i];
     };
-    calibration = calibrated->solve(plan, work.whole, store, report.warnings);
+    if (resume) {
+      const uint64_t sequences = calibrated->states_shape().sequences;
+      solving.save = [&, sequences](const ResumePoint& at, auto streams) {
+        output.sync();
+        resume->save(plan, at, streams, sequences);
+      };
+      solving.load = [&](std::size_t stream, int64_t sequence, float* rows) {
+        resume->load(stream, sequence, rows);
+      };
+    }
+    calibration = calibrated->solve(plan, work.whole, solving, std::move(point), report.warnings);
   }
   output.finish();
   progress.report({});
