@@ -71,7 +71,8 @@ void bind_convert_directory(py::module_& module) {
          const std::string& calibration_text, const std::string& calibration_sha256,
          int calibration_streams, const MeasuredLosses& losses,
          const std::optional<ArraysByPath>& column_weights, const std::string& statistics_file,
-         const std::string& statistics_sha256, const py::object& progress) {
+         const std::string& statistics_sha256, const std::optional<std::string>& resume_key,
+         const py::object& progress, const py::object& notice) {
         ConvertOptions options{};
         options.plan = make_plan_options(profile, bits, size, dtype, group_size, router_bits,
                                          expert_floor, rules);
@@ -91,7 +92,14 @@ void bind_convert_directory(py::module_& module) {
         options.source_revision = source_revision;
         options.think_in_template = think_in_template;
         options.generator_version = generator_version;
-        const JobCallbacks callbacks = job_callbacks(progress);
+        options.resume_key = resume_key;
+        JobCallbacks callbacks = job_callbacks(progress);
+        if (!notice.is_none()) {
+          callbacks.notice = [notice](std::string_view line) {
+            const py::gil_scoped_acquire gil;
+            notice(py::str(line.data(), line.size()));
+          };
+        }
         const py::gil_scoped_release release;
         return convert_directory(source, partial, options, callbacks);
       },
@@ -105,15 +113,31 @@ void bind_convert_directory(py::module_& module) {
       py::arg("calibration_text") = "", py::arg("calibration_sha256") = "",
       py::arg("calibration_streams") = 2, py::arg("losses") = MeasuredLosses{},
       py::arg("column_weights") = py::none(), py::arg("statistics_file") = "",
-      py::arg("statistics_sha256") = "", py::arg("progress") = py::none(),
+      py::arg("statistics_sha256") = "", py::arg("resume_key") = py::none(),
+      py::arg("progress") = py::none(), py::arg("notice") = py::none(),
       "Writes shards, index, config.json and jang_config.json into the existing directory\n"
       "`partial`. calibration_ids: int32 [sequences, tokens], for method gptq;\n"
       "calibration_streams 2 also runs the full-precision model beside the quantized one.\n"
       "column_weights: float32 [columns] or [experts, columns] by module path, for method mse;\n"
       "losses: those of measure_losses, where bits or size is given.\n"
-      "progress(done, total, item) counts bytes of source weights, on the calling thread.\n"
+      "resume_key: what the bytes depend on, for method gptq; what an interrupted conversion with\n"
+      "the same key left in `partial` is then continued, and the state for that stays there.\n"
+      "progress(done, total, item) counts bytes of source weights, notice(line) is told how the\n"
+      "work goes on, both on the calling thread.\n"
       "threads 0: as many as the process may use. Raises FormatError, UnsupportedError,\n"
       "ArgumentError, IoError.");
+}
+
+void bind_resume_bytes(py::module_& module) {
+  module.def(
+      "resume_bytes",
+      [](const std::string& source, uint64_t tokens, int streams) {
+        const py::gil_scoped_release release;
+        return resume_bytes(source, tokens, streams);
+      },
+      py::arg("source"), py::arg("tokens"), py::arg("streams") = 2,
+      "Bytes that a gptq conversion takes at most beside its output, to be able to continue after\n"
+      "an interruption. Raises FormatError, UnsupportedError, IoError.");
 }
 
 void bind_inspect(py::module_& module) {
@@ -184,6 +208,7 @@ void bind_verify(py::module_& module) {
 
 void bind_convert(py::module_& module) {
   bind_convert_directory(module);
+  bind_resume_bytes(module);
   bind_inspect(module);
   bind_verify(module);
 }

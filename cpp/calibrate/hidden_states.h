@@ -17,6 +17,8 @@ class HiddenStates {
   HiddenStates(int64_t sequences, int64_t tokens, int64_t hidden, uint64_t memory_budget,
                const std::filesystem::path& scratch);
 
+  /// Of a sequence.
+  uint64_t row_bytes() const noexcept { return row_bytes_; }
   void load(int64_t sequence, float* rows) const;
   void save(int64_t sequence, const float* rows);
 

@@ -77,6 +77,8 @@ class ModelSolve {
 
  private:
   void embed();
+  void load_start();
+  void behind(uint64_t layers);
   void solve_branch(const LayerSpec& layer, std::size_t branch);
   void solve_head();
   InputMoments collect(const Branch& quantized, const Branch* full, const std::string& path,
@@ -107,9 +109,7 @@ class ModelSolve {
   Stream quantized_;
   std::optional<Stream> full_;
   std::vector<StoredMatrix> kept_;  // what the quantized stream's binder points to
-  std::size_t stored_ = 0;
-  std::vector<int64_t> expert_tokens_;  // of each expert met so far
-  ExpertWays expert_ways_;
+  SolvePosition position_;
 };
 
 ModelSolve::ModelSolve(const ModelDirectory& source, const Plan& plan,
@@ -152,7 +152,7 @@ void ModelSolve::store(const std::string& path, bool keep, Quantize&& quantize) 
     if (!error.tensor().empty() || !error.file().empty()) throw;
     throw Error(error.code(), {}, tensor.tensor.source, error.message(), error.hint());
   }
-  ++stored_;
+  ++position_.stored;
   if (keep) run_with(path, std::move(matrix));
 }
 
@@ -195,9 +195,9 @@ void ModelSolve::solve_stacks(std::span<const StackSpec* const> specs,
   for (std::size_t i = 0, stack = 0; i < specs.size(); ++i) {
     if (!planned(specs[i]->path)) continue;
     hooks_.store(planned_.at(specs[i]->path), matrices[stack].panel(), records[stack]);
-    expert_ways_.merge(*records[stack].experts);
+    position_.expert_ways.merge(*records[stack].experts);
     run_with(specs[i]->path, std::move(matrices[stack]));
-    ++stored_;
+    ++position_.stored;
     ++stack;
   }
 }
@@ -216,7 +216,7 @@ void ModelSolve::solve_experts(LayerSpec layer, std::size_t branch) {
     solve_stacks(specs, moments);
   }
   for (int64_t expert = 0; expert < moe.experts; ++expert)
-    expert_tokens_.push_back(routes.chosen(expert));
+    position_.expert_tokens.push_back(routes.chosen(expert));
   if (!planned(moe.down.path)) return;
   ExpertMoments moments = ExpertMoments::of_down(moe, routes, scratch, pool_);
   moe.top_k = ExpertRoutes::reach(moe);
@@ -347,27 +347,58 @@ void ModelSolve::drop_pages() {
   }
 }
 
+void ModelSolve::load_start() {
+  const std::vector<Stream*> all = streams();
+  position_ = options_.start->position;
+  if (position_.layers > spec_.layers.size()) return;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    for (int64_t s = 0; s < tokens_.sequences(); ++s) {
+      hooks_.poll();
+      options_.start->load(i, s, all[i]->rows.data());
+      all[i]->states.save(s, all[i]->rows.data());
+    }
+  }
+}
+
+void ModelSolve::behind(uint64_t layers) {
+  position_.layers = layers;
+  if (!hooks_.behind) return;
+  std::vector<const HiddenStates*> states;
+  if (layers <= spec_.layers.size())
+    for (const Stream* stream : streams()) states.push_back(&stream->states);
+  hooks_.behind(position_, states);
+}
+
 SolveModelReport ModelSolve::run() {
-  embed();
-  for (const LayerSpec& layer : spec_.layers) {
+  if (options_.start) {
+    load_start();
+  } else {
+    embed();
+  }
+  for (uint64_t done = position_.layers; done < spec_.layers.size(); ++done) {
+    const LayerSpec& layer = spec_.layers[static_cast<std::size_t>(done)];
     for (Stream* stream : streams()) stream->pass.set_layer(layer);
     const std::size_t branches = layer.feed_forward ? 2 : 1;
     for (std::size_t branch = 0; branch < branches; ++branch) solve_branch(layer, branch);
     quantized_.binder.restore();
     kept_.clear();
     drop_pages();
+    behind(done + 1);
   }
-  solve_head();
-  if (stored_ != planned_.size()) {
+  const bool head = position_.layers <= spec_.layers.size();
+  if (head) solve_head();
+  if (position_.stored != planned_.size()) {
     throw Error(ErrorCode::kUnsupportedModel, source_.config.file(), {},
                 "method gptq: expected to meet " + std::to_string(planned_.size()) +
-                    " quantized tensors in the forward pass, found " + std::to_string(stored_),
+                    " quantized tensors in the forward pass, found " +
+                    std::to_string(position_.stored),
                 "use --method mse");
   }
+  if (head) behind(spec_.layers.size() + 1);
   SolveModelReport report;
-  if (expert_tokens_.empty()) return report;
-  report.experts = expert_coverage(std::move(expert_tokens_));
-  std::string warning = coverage_warning(*report.experts, expert_ways_);
+  if (position_.expert_tokens.empty()) return report;
+  report.experts = expert_coverage(std::move(position_.expert_tokens));
+  std::string warning = coverage_warning(*report.experts, position_.expert_ways);
   if (!warning.empty()) report.warnings.push_back(std::move(warning));
   return report;
 }

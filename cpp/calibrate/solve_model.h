@@ -19,17 +19,34 @@
 #include "arch/directory.h"
 #include "base/thread_pool.h"
 #include "calibrate/calibration_tokens.h"
+#include "calibrate/hidden_states.h"
 #include "plan/plan.h"
 #include "plan/plan_document.h"
 #include "quant/gptq.h"
 
 namespace jang {
 
+/// How far a solve has come between two layers: with the hidden states, all that it takes to go on.
+struct SolvePosition {
+  uint64_t layers = 0;                 // that are done; one more than there are: the head is, too
+  uint64_t stored = 0;                 // tensors that `store` was called for
+  std::vector<int64_t> expert_tokens;  // of each expert met so far
+  ExpertWays expert_ways;
+};
+
+/// Where an earlier solve of the same model, plan, tokens and options stopped.
+struct SolveStart {
+  SolvePosition position;
+  /// What a stream's HiddenStates held: stream 0 is the quantized one, 1 the other.
+  std::function<void(std::size_t stream, int64_t sequence, float* rows)> load;
+};
+
 struct SolveModelOptions {
   SolveOptions solver;
   bool two_streams = true;                     // a full-precision stream beside the quantized one
   uint64_t memory_budget = uint64_t{4} << 30;  // of each stream's hidden states; of experts' rows
   std::filesystem::path scratch_directory;     // for those beyond it
+  std::optional<SolveStart> start;             // goes on from there, to the same bytes
 };
 
 struct SolveModelHooks {
@@ -43,6 +60,9 @@ struct SolveModelHooks {
   std::function<void(uint32_t planned, const AffinePanel&, const SolverRecord&)> store;
   /// Called several times a second; may throw to stop.
   std::function<void()> poll;
+  /// Called behind every layer with the states of each stream, and behind the head with none. May
+  /// be empty.
+  std::function<void(const SolvePosition&, std::span<const HiddenStates* const> streams)> behind;
 };
 
 struct SolveModelReport {

@@ -1,11 +1,13 @@
 #include "convert/calibrated_job.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <iterator>
 #include <map>
 #include <utility>
 
+#include "base/checked_math.h"
 #include "calibrate/measure_losses.h"
 #include "calibrate/solve_model.h"
 
@@ -70,8 +72,19 @@ MeasuredLosses CalibratedJob::measure(const Plan& plan, const PlanOptions& plann
   return measure_losses(directory_, plan, {input_.ids, input_.tokens}, options, hooks, pool_);
 }
 
+StatesShape CalibratedJob::states_shape() const {
+  const ModelSpec spec = directory_spec(directory_);
+  const std::array<uint64_t, 3> row = {static_cast<uint64_t>(input_.tokens),
+                                       static_cast<uint64_t>(spec.hidden), sizeof(float)};
+  return {spec.layers.size(), input_.two_streams ? 2u : 1u,
+          static_cast<uint64_t>(CalibrationTokens{input_.ids, input_.tokens}.sequences()),
+          checked_product(row).value_or(0)};
+}
+
 CalibrationRecord CalibratedJob::solve(const Plan& plan, std::span<const Panel> panels,
-                                       const Store& store, std::vector<std::string>& warnings) {
+                                       const SolveCallbacks& callbacks,
+                                       std::optional<ResumePoint> point,
+                                       std::vector<std::string>& warnings) {
   const CalibrationTokens tokens{input_.ids, input_.tokens};
   CalibrationRecord record{input_.text,
                            input_.sha256,
@@ -81,6 +94,11 @@ CalibrationRecord CalibratedJob::solve(const Plan& plan, std::span<const Panel> 
                            {}};
   std::map<uint32_t, std::size_t> place;
   for (std::size_t i = 0; i < panels.size(); ++i) place[panels[i].tensor] = i;
+  ResumePoint done = std::move(point).value_or(ResumePoint{});
+  for (const auto& [tensor, solved] : done.tensors) {
+    progress_.done += panels[place.at(tensor)].bytes;
+    record.tensors[plan.tensors[tensor].tensor.path] = solved.solver;
+  }
   ReadScratch scratch;
   SolveModelHooks hooks;
   hooks.poll = [&] { progress_.report({}); };
@@ -95,14 +113,27 @@ CalibrationRecord CalibratedJob::solve(const Plan& plan, std::span<const Panel> 
   };
   hooks.store = [&](uint32_t tensor, const AffinePanel& solved, const SolverRecord& solver) {
     const std::size_t i = place.at(tensor);
-    store(i, solved);
+    if (done.tensors.contains(tensor)) {
+      throw Error(ErrorCode::kConfigValue, {}, plan.tensors[tensor].tensor.source,
+                  "expected a tensor that is still to be solved, found it among those that an"
+                  " interrupted conversion has done",
+                  "remove the .partial directory");
+    }
+    done.tensors[tensor] = {solver, callbacks.store(i, solved)};
     progress_.done += panels[i].bytes;
     record.tensors[plan.tensors[tensor].tensor.path] = solver;
     progress_.report(plan.tensors[tensor].tensor.name);
   };
+  if (callbacks.save) {
+    hooks.behind = [&](const SolvePosition& position, auto streams) {
+      done.position = position;
+      callbacks.save(done, streams);
+    };
+  }
   SolveModelOptions options;
   options.two_streams = input_.two_streams;
   options.scratch_directory = scratch_;
+  if (done.position.layers > 0) options.start = SolveStart{done.position, callbacks.load};
   SolveModelReport report = solve_model(directory_, plan, tokens, options, hooks, pool_);
   warnings.insert(warnings.end(), std::make_move_iterator(report.warnings.begin()),
                   std::make_move_iterator(report.warnings.end()));

@@ -13,6 +13,7 @@
 #include "base/thread_pool.h"
 #include "convert/convert.h"
 #include "convert/panels.h"
+#include "convert/resume_state.h"
 #include "convert/source_reader.h"
 #include "plan/plan_document.h"
 
@@ -32,10 +33,20 @@ class CalibratedJob {
   /// Progress: quantized_bytes().
   MeasuredLosses measure(const Plan& plan, const PlanOptions& planning);
 
-  /// Solves the tensors of `panels`, each a whole one, and gives each as it is done to
-  /// store(index into `panels`, solved).
-  using Store = std::function<void(std::size_t, const AffinePanel&)>;
-  CalibrationRecord solve(const Plan& plan, std::span<const Panel> panels, const Store& store,
+  /// Of the hidden states that a point holds.
+  StatesShape states_shape() const;
+
+  struct SolveCallbacks {
+    /// A tensor is done: index into the panels, its bytes; returns what was written.
+    std::function<PanelSums(std::size_t, const AffinePanel&)> store;
+    /// A layer is done, or everything, without streams. May be empty.
+    std::function<void(const ResumePoint&, std::span<const HiddenStates* const> streams)> save;
+    /// States of the point that solving starts from.
+    std::function<void(std::size_t stream, int64_t sequence, float* rows)> load;
+  };
+  /// Solves the tensors of `panels`, each a whole one, from `point` on, whose tensors are done.
+  CalibrationRecord solve(const Plan& plan, std::span<const Panel> panels,
+                          const SolveCallbacks& callbacks, std::optional<ResumePoint> point,
                           std::vector<std::string>& warnings);
 
  private:

@@ -13,6 +13,8 @@
 #include "convert/find_lattices.h"
 #include "convert/panel_writer.h"
 #include "convert/panels.h"
+#include "convert/resume_shards.h"
+#include "convert/resume_state.h"
 #include "convert/shard_output.h"
 #include "convert/source.h"
 #include "io/checksum.h"
@@ -122,6 +124,11 @@ LatticeRecords lattice_records(const Plan& plan, std::span<const Panel> panels,
   return records;
 }
 
+std::string continuing(uint64_t done, uint64_t layers) {
+  if (done > layers) return "continuing: all tensors were quantized before";
+  return "continuing behind layer " + std::to_string(done) + " of " + std::to_string(layers);
+}
+
 }  // namespace
 
 ConvertReport convert_directory(const std::filesystem::path& source_path,
@@ -138,8 +145,12 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   JobProgress progress{callbacks};
   std::optional<CalibratedJob> calibrated;
   PlanOptions planning = options.plan;
-  if (options.calibration)
+  std::optional<ResumeState> resume;
+  bool measured_before = false;
+  if (options.calibration) {
     calibrated.emplace(source_path, partial, *options.calibration, reader, progress, pool);
+    if (options.resume_key) resume.emplace(partial, *options.resume_key, callbacks);
+  }
   if (options.calibration || options.method != Method::kRtn) {  // rtn stays plain rounding
     progress.total = source_bytes(report.plan);
     planning.lattices = find_lattices(report.plan, planning.group_size, reader, progress, pool);
@@ -147,8 +158,17 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
       report.plan = make_plan(source.config, source.inventory, planning);
   }
   if (calibrated && planning.target) {
-    progress.total = progress.done + 2 * quantized_bytes(report.plan);
-    planning.losses = calibrated->measure(report.plan, planning);
+    const uint64_t to_measure = quantized_bytes(report.plan);
+    progress.total = progress.done + 2 * to_measure;
+    auto known = resume ? resume->losses(report.plan, planning.group_size) : std::nullopt;
+    measured_before = known.has_value();
+    if (known) {
+      planning.losses = std::move(*known);
+      progress.done += to_measure;
+    } else {
+      planning.losses = calibrated->measure(report.plan, planning);
+      if (resume) resume->save_losses(planning.losses);
+    }
     report.plan = make_plan(source.config, source.inventory, planning);
   }
   const Plan& plan = report.plan;
@@ -156,7 +176,24 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   report.file_bytes = plan.file_bytes;
 
   const WorkList work = cut_plan(plan, options.calibration.has_value());
-  ShardOutput output(partial, plan, work.counts);
+  std::optional<ResumePoint> point;
+  if (resume) point = resume->point(plan, calibrated->states_shape());
+  std::optional<ShardOutput> shards;
+  if (point) {
+    const std::string reason =
+        continue_shards(shards, *point, partial, plan, work.counts, pool, callbacks.cancel);
+    if (!reason.empty()) {
+      resume->start_afresh(reason);
+      point.reset();
+    }
+  }
+  if (!shards) shards.emplace(partial, plan, work.counts);
+  ShardOutput& output = *shards;
+  if (point) {
+    resume->notice(continuing(point->position.layers, calibrated->states_shape().layers));
+  } else if (measured_before) {
+    resume->notice("continuing with the losses that were measured before");
+  }
   std::optional<ColumnWeights> weights;
   if (options.statistics) {
     weights.emplace(options.statistics->mean_squares, source.inventory, options.statistics->file,
@@ -180,11 +217,29 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   });
   std::optional<CalibrationRecord> calibration;
   if (calibrated) {
-    const auto store = [&](std::size_t i, const AffinePanel& solved) {
+    for (std::size_t i = 0; point && i < work.whole.size(); ++i) {
+      const auto done = point->tensors.find(work.whole[i].tensor);
+      if (done == point->tensors.end()) continue;
+      solved_sums[i] = done->second.sums;
+      output.panel_done(work.whole[i].tensor);
+    }
+    CalibratedJob::SolveCallbacks solving;
+    solving.store = [&](std::size_t i, const AffinePanel& solved) {
       solved_sums[i] = writer.write_solved(work.whole[i], solved);
       output.panel_done(work.whole[i].tensor);
+      return solved_sums[i];
     };
-    calibration = calibrated->solve(plan, work.whole, store, report.warnings);
+    if (resume) {
+      const uint64_t sequences = calibrated->states_shape().sequences;
+      solving.save = [&, sequences](const ResumePoint& at, auto streams) {
+        output.sync();
+        resume->save(plan, at, streams, sequences);
+      };
+      solving.load = [&](std::size_t stream, int64_t sequence, float* rows) {
+        resume->load(stream, sequence, rows);
+      };
+    }
+    calibration = calibrated->solve(plan, work.whole, solving, std::move(point), report.warnings);
   }
   output.finish();
   progress.report({});

@@ -44,6 +44,9 @@ struct ConvertOptions {
   std::string source_revision;
   bool think_in_template = false;
   std::string generator_version;
+  /// Of a calibrated conversion: what its bytes depend on, as text. What an interrupted one with
+  /// the same key left in the directory is taken up.
+  std::optional<std::string> resume_key;
 };
 
 struct ConvertReport {
@@ -70,9 +73,14 @@ MeasuredLosses measure_losses(const std::filesystem::path& source,
                               const StatisticsInput& statistics, const LossOptions& options,
                               int threads, const JobCallbacks& callbacks);
 
+/// Bytes that the state for resuming takes at most, beside the shards: of `tokens` calibration
+/// tokens in so many streams.
+uint64_t resume_bytes(const std::filesystem::path& source, uint64_t tokens, int streams);
+
 /// Writes shards, index, config.json and, last, jang_config.json into `partial`, which exists and
-/// holds none of them. Memory: O(threads * panel), independent of the model; source pages are
-/// dropped behind.
+/// holds none of them. With a `resume_key`, shards and state that an earlier conversion left there
+/// are continued or removed, and the state of this one stays, for the caller to remove. Memory:
+/// O(threads * panel), independent of the model; source pages are dropped behind.
 ConvertReport convert_directory(const std::filesystem::path& source,
                                 const std::filesystem::path& partial, const ConvertOptions& options,
                                 const JobCallbacks& callbacks);

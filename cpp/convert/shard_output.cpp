@@ -23,7 +23,7 @@ std::size_t piece_index(ShardTensor::Piece piece) {
 }  // namespace
 
 ShardOutput::ShardOutput(const std::filesystem::path& directory, const Plan& plan,
-                         std::span<const uint64_t> panels)
+                         std::span<const uint64_t> panels, SafetensorsWriter::Start start)
     : shards_(plan.shards.size()), places_(plan.tensors.size()) {
   const auto count = static_cast<uint32_t>(plan.shards.size());
   for (uint32_t shard = 0; shard < count; ++shard) {
@@ -35,7 +35,7 @@ ShardOutput::ShardOutput(const std::filesystem::path& directory, const Plan& pla
     }
     files_.push_back(shard_file_name(shard, count));
     shards_[shard].writer = std::make_unique<SafetensorsWriter>(
-        directory / files_.back(), layout_safetensors(std::move(outputs)));
+        directory / files_.back(), layout_safetensors(std::move(outputs)), start);
     std::map<std::string_view, std::size_t> order;
     const SafetensorsLayout& layout = shards_[shard].writer->layout();
     for (std::size_t i = 0; i < layout.tensors.size(); ++i) order[layout.tensors[i].name] = i;
@@ -58,6 +58,22 @@ void ShardOutput::write(uint32_t tensor, std::size_t piece, uint64_t offset,
   const Place& place = places_[tensor];
   JANG_ASSERT(!place.names[piece].empty());
   shards_[place.shard].writer->write(place.index[piece], offset, bytes);
+}
+
+uint64_t ShardOutput::bytes(uint32_t tensor, std::size_t piece) const {
+  const Place& place = places_[tensor];
+  return shards_[place.shard].writer->layout().tensors[place.index[piece]].bytes();
+}
+
+uint32_t ShardOutput::stored_crc(uint32_t tensor, std::size_t piece) const {
+  const Place& place = places_[tensor];
+  return shards_[place.shard].writer->stored_crc(place.index[piece]);
+}
+
+void ShardOutput::sync() {
+  // Shards without panels, and those that are complete, have been flushed or will be by finish().
+  for (Shard& shard : shards_)
+    if (shard.panels_left > 0) shard.writer->sync();
 }
 
 void ShardOutput::panel_done(uint32_t tensor) {

@@ -22,9 +22,11 @@ inline constexpr std::size_t kMaxPieces = 3;
 
 class ShardOutput {
  public:
-  /// Creates the shards of `plan` in `directory`. `panels[i]` is how many panels tensor i has.
+  /// Creates the shards of `plan` in `directory`, or takes up those that an interrupted conversion
+  /// left there. `panels[i]` is how many panels tensor i has.
   ShardOutput(const std::filesystem::path& directory, const Plan& plan,
-              std::span<const uint64_t> panels);
+              std::span<const uint64_t> panels,
+              SafetensorsWriter::Start start = SafetensorsWriter::Start::kCreate);
 
   /// Bare names, in order.
   const std::vector<std::string>& files() const noexcept { return files_; }
@@ -35,6 +37,12 @@ class ShardOutput {
 
   /// Writes bytes at `offset` inside a piece. Safe from several threads for disjoint ranges.
   void write(uint32_t tensor, std::size_t piece, uint64_t offset, std::span<const std::byte> bytes);
+  /// Of a piece that has a name and a shard that is not complete: its size, and the CRC-32 of what
+  /// lies in the file.
+  uint64_t bytes(uint32_t tensor, std::size_t piece) const;
+  uint32_t stored_crc(uint32_t tensor, std::size_t piece) const;
+  /// Flushes everything that was written. Not while others write.
+  void sync();
   /// To be called once for every panel after its writes.
   void panel_done(uint32_t tensor);
   /// Flushes the shards that have no panels at all; afterwards every shard is on disk.

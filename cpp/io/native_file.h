@@ -16,6 +16,8 @@ class NativeFile {
   static NativeFile open_read(const std::filesystem::path& path);
   /// Fails if the path exists, also as a dangling link.
   static NativeFile create_new(const std::filesystem::path& path);
+  /// An existing regular file, to be read and written in place; never through a link.
+  static NativeFile open_update(const std::filesystem::path& path);
   NativeFile(NativeFile&& other) noexcept;
   NativeFile& operator=(NativeFile&& other) noexcept;
   ~NativeFile();

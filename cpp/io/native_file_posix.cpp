@@ -58,6 +58,12 @@ NativeFile NativeFile::create_new(const std::filesystem::path& path) {
   return file;
 }
 
+NativeFile NativeFile::open_update(const std::filesystem::path& path) {
+  NativeFile file(path);
+  file.handle_ = open_or_fail(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK, "open");
+  return file;
+}
+
 NativeFile::NativeFile(NativeFile&& other) noexcept
     : path_(std::move(other.path_)), handle_(std::exchange(other.handle_, -1)) {}
 

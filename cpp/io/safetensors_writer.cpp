@@ -8,6 +8,7 @@
 
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "io/checksum.h"
 #include "io/native_file.h"
 
 namespace jang {
@@ -19,6 +20,7 @@ constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 constexpr std::size_t kMaxTensors = 1'000'000;
 constexpr std::size_t kMaxRank = 8;
 constexpr std::size_t kMaxNameBytes = 4096;
+constexpr uint64_t kReadBytes = uint64_t{1} << 20;  // at a time, to check what was written
 
 /// Sorts before another: whole cache lines first, then by descending element size, so that the
 /// larger elements end where the smaller ones may start.
@@ -135,11 +137,26 @@ SafetensorsLayout layout_safetensors(std::vector<OutputTensor> tensors,
   return layout;
 }
 
-SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, SafetensorsLayout layout)
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path, SafetensorsLayout layout,
+                                     Start start)
     : layout_(std::move(layout)),
-      file_(std::make_unique<NativeFile>(NativeFile::create_new(path))) {
-  file_->allocate(layout_.file_bytes);
-  file_->write_at(0, bytes_of(layout_.header));
+      file_(std::make_unique<NativeFile>(start == Start::kCreate ? NativeFile::create_new(path)
+                                                                 : NativeFile::open_update(path))) {
+  if (start == Start::kCreate) {
+    file_->allocate(layout_.file_bytes);
+    file_->write_at(0, bytes_of(layout_.header));
+    return;
+  }
+  std::string header(layout_.header.size(), '\0');
+  const uint64_t size = file_->size();
+  if (size != layout_.file_bytes ||
+      file_->read_at(0, std::as_writable_bytes(std::span(header))) != header.size() ||
+      header != layout_.header) {
+    throw Error(ErrorCode::kChecksum, path.string(), {},
+                "expected the header of the plan and " + std::to_string(layout_.file_bytes) +
+                    " bytes, found " +
+                    (size == layout_.file_bytes ? "another header" : std::to_string(size)));
+  }
 }
 
 SafetensorsWriter::~SafetensorsWriter() = default;
@@ -151,6 +168,21 @@ void SafetensorsWriter::write(std::size_t index, uint64_t offset,
   JANG_ASSERT(bytes.size() <= layout_.tensors[index].bytes() - offset);
   file_->write_at(layout_.begins[index] + offset, bytes);
 }
+
+uint32_t SafetensorsWriter::stored_crc(std::size_t index) const {
+  JANG_ASSERT(index < layout_.tensors.size());
+  const uint64_t bytes = layout_.tensors[index].bytes();
+  std::vector<std::byte> piece(static_cast<std::size_t>(std::min(bytes, kReadBytes)));
+  uint32_t crc = crc32_of({});
+  for (uint64_t done = 0; done < bytes; done += piece.size()) {
+    const auto part = std::span(piece).first(
+        static_cast<std::size_t>(std::min<uint64_t>(piece.size(), bytes - done)));
+    crc = crc32_of(part.first(file_->read_at(layout_.begins[index] + done, part)), crc);
+  }
+  return crc;
+}
+
+void SafetensorsWriter::sync() { file_->sync(); }
 
 void SafetensorsWriter::finish() {
   file_->sync();

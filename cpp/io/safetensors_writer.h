@@ -43,8 +43,11 @@ SafetensorsLayout layout_safetensors(std::vector<OutputTensor> tensors,
 
 class SafetensorsWriter {
  public:
-  /// Creates the file (it must not exist), gives it its full size, writes the header.
-  SafetensorsWriter(const std::filesystem::path& path, SafetensorsLayout layout);
+  /// kCreate: creates the file (it must not exist), gives it its full size, writes the header.
+  /// kContinue: takes up one that was created so; kChecksum if size or header differ.
+  enum class Start { kCreate, kContinue };
+  SafetensorsWriter(const std::filesystem::path& path, SafetensorsLayout layout,
+                    Start start = Start::kCreate);
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
@@ -53,6 +56,10 @@ class SafetensorsWriter {
   /// Writes bytes at `offset` inside tensor `index` (of layout().tensors). Safe from several
   /// threads for disjoint ranges. Throws kIo (with the system's reason) or kNoSpace.
   void write(std::size_t index, uint64_t offset, std::span<const std::byte> bytes);
+  /// CRC-32 of tensor `index` as it lies in the file. Safe from several threads.
+  uint32_t stored_crc(std::size_t index) const;
+  /// Flushes to disk what was written so far.
+  void sync();
   /// Flushes to disk and closes; without it the file counts as unfinished.
   void finish();
 

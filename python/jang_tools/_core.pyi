@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import os
 import typing
-__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'Statistics', 'TensorError', 'TensorInfo', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'runtime_info', 'unpack', 'verify_directory']
+__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'Statistics', 'TensorError', 'TensorInfo', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'resume_bytes', 'runtime_info', 'unpack', 'verify_directory']
 class TensorInfo:
     """
     A tensor as its file's header describes it.
@@ -672,14 +672,17 @@ def collect_statistics(source: str, output: str, ids: typing.Annotated[numpy.typ
     exist. progress(done, total, item) counts sequences through branches, on the calling
     thread. Raises FormatError, UnsupportedError, ArgumentError, IoError.
     """
-def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, losses: collections.abc.Mapping[str, ModuleLoss] = {}, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', progress: typing.Any = None) -> ConvertReport:
+def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, losses: collections.abc.Mapping[str, ModuleLoss] = {}, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', resume_key: str | None = None, progress: typing.Any = None, notice: typing.Any = None) -> ConvertReport:
     """
     Writes shards, index, config.json and jang_config.json into the existing directory
     `partial`. calibration_ids: int32 [sequences, tokens], for method gptq;
     calibration_streams 2 also runs the full-precision model beside the quantized one.
     column_weights: float32 [columns] or [experts, columns] by module path, for method mse;
     losses: those of measure_losses, where bits or size is given.
-    progress(done, total, item) counts bytes of source weights, on the calling thread.
+    resume_key: what the bytes depend on, for method gptq; what an interrupted conversion with
+    the same key left in `partial` is then continued, and the state for that stays there.
+    progress(done, total, item) counts bytes of source weights, notice(line) is told how the
+    work goes on, both on the calling thread.
     threads 0: as many as the process may use. Raises FormatError, UnsupportedError,
     ArgumentError, IoError.
     """
@@ -751,6 +754,11 @@ def quantize(weights: numpy.ndarray, *, bits: typing.SupportsInt | typing.Suppor
     codes: uint32 [..., in*bits/32]. scales, biases: [..., in/group_size], represented like weights.
     Raises FormatError for a NaN or infinity and for scales or biases that the type cannot hold, naming
     row and column; ArgumentError for the other arguments.
+    """
+def resume_bytes(source: str, tokens: typing.SupportsInt | typing.SupportsIndex, streams: typing.SupportsInt | typing.SupportsIndex = 2) -> int:
+    """
+    Bytes that a gptq conversion takes at most beside its output, to be able to continue after
+    an interruption. Raises FormatError, UnsupportedError, IoError.
     """
 def runtime_info() -> dict[str, typing.Any]:
     """

@@ -22,9 +22,11 @@ from jang_tools.errors import ArgumentError, IoError, JangError
 from jang_tools.hub import locate_model
 from jang_tools.partial_output import COPIED, PartialOutput, check_output
 from jang_tools.plan import Allocation, allocation_of, measured_losses, profile_name
+from jang_tools.resume import resume_key
 from jang_tools.sha256sums import SUMS, format_sums, hash_files
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the item just finished
+Notice = Callable[[str], None]  # a line for the user
 
 METHODS = ("rtn", "mse", "gptq")
 _SPACE_MARGIN = 32 << 20  # documents, directory blocks; far above what they take
@@ -112,6 +114,7 @@ def convert(
     overwrite: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
+    notice: Notice | None = None,
 ) -> ConvertResult:
     """Converts ``model`` (a directory or org/name[@revision]) into the new directory ``output``.
 
@@ -129,9 +132,11 @@ def convert(
     last match wins. ``overwrite`` replaces a directory that this package wrote.
     ``progress(done, total, item)`` counts bytes converted and hashed, on the calling thread, and
     before that, on a scale of their own, those of samples whose losses are measured; Ctrl-C stops
-    within a second and leaves nothing behind. Tensors that already lie on a lattice, as after
-    quantization-aware training, are found by "mse" and "gptq" and stored there without loss where
-    the width allows.
+    within a second and leaves nothing behind, but for "gptq" once a layer is done: what is
+    interrupted then, by whatever, the same call continues at the last finished layer, to the same
+    bytes. ``notice(line)`` is told so when it does, and why if it cannot.
+    Tensors that already lie on a lattice, as after quantization-aware training, are found by "mse"
+    and "gptq" and stored there without loss where the width allows.
 
     Raises FormatError, UnsupportedError, ArgumentError or IoError, each with one line of text.
     """
@@ -168,6 +173,7 @@ def convert(
                 source.path, given, dtype, group_size, threads, progress
             )
     plan = _core.plan_directory(str(source.path), **options)
+    state_bytes = 0
     if method == "gptq":
         found = calibrate_on(
             source.path,
@@ -179,12 +185,20 @@ def convert(
             "calibration_ids": found.ids,
             "calibration_text": found.text.name,
             "calibration_sha256": found.text.sha256,
+            "resume_key": resume_key(
+                source.path,
+                {name: value for name, value in options.items() if name != "losses"},
+                found.ids,
+                calibrated.get("statistics_sha256", ""),
+            ),
         }
+        state_bytes = _core.resume_bytes(str(source.path), found.ids.size)
     copied = _files_to_copy(source.path)
     if "tokenizer.json" not in copied:
         warnings.append(_NO_TOKENIZER)
-    with PartialOutput(target, overwrite=overwrite) as partial:
-        _check_space(partial.path, plan.file_bytes + sum(copied.values()))
+    with PartialOutput(target, overwrite=overwrite, resume=method == "gptq") as partial:
+        needed = plan.file_bytes + sum(copied.values()) + state_bytes
+        _check_space(partial.path, max(needed - partial.kept_bytes(), 0))
         count = _Progress(progress, plan.file_bytes + sum(copied.values()))
         for name in copied:
             _copy_file(source.path / name, partial.path / name)
@@ -200,6 +214,7 @@ def convert(
             generator_version=str(_core.__version__),
             **calibrated,
             progress=count.converted if progress else None,
+            notice=notice,
         )
         count.output_bytes = report.file_bytes + sum(copied.values())
         files = sorted([*copied, *report.files])

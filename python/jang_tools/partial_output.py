@@ -1,7 +1,8 @@
 """The directory that a conversion works in, OUTPUT.partial, and its one rename to OUTPUT.
 
 A lock on the directory keeps two conversions apart; a marker file says that it is ours. Nothing is
-ever deleted but files that a conversion writes, by their names.
+ever deleted but files that a conversion writes, by their names. A conversion that can be continued
+leaves its state there when it is interrupted (cpp/convert/resume_state.h), for the next one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from jang_tools.errors import IoError
+from jang_tools.errors import CancelledError, IoError
 
 if sys.platform != "win32":
     import fcntl
@@ -36,11 +37,24 @@ COPIED = (
     "chat_template.jinja",
     "chat_template.json",
 )
+# What the core writes down to continue from, each also under the name it has until it is complete.
+_STATE = frozenset({".resume-losses", ".resume-layers"})
+_UNFINISHED = frozenset(f"{name}.new" for name in _STATE)
+# Scratch files lose their names as soon as they are open; a kill may come between.
+_SCRATCH = frozenset(
+    f".calibration-{name}" for name in ("quantized", "full", "experts", "measured")
+)
 _WRITTEN = frozenset(
     {*COPIED, MARKER, SUMS, "config.json", "jang_config.json", "model.safetensors.index.json"}
+    | _STATE
+    | _UNFINISHED
+    | _SCRATCH
 )
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 _MARKER_TEXT = "A conversion by jang-tools works here; it is removed or renamed when that ends.\n"
+# Ends of a conversion that the same command may overcome; what a file has wrong stays wrong.
+_PASSING = (KeyboardInterrupt, SystemExit, CancelledError, OSError, MemoryError)
+_CONTINUE_HINT = "{} keeps what is done: the same command continues there"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -82,13 +96,16 @@ def check_output(output: Path, *, overwrite: bool) -> None:
 class PartialOutput:
     """``with PartialOutput(output) as partial:`` works in ``partial.path``; ``commit`` renames it.
 
-    Leaving the block in any other way removes what was written.
+    Leaving the block in any other way removes what was written. ``resume``: state that an earlier
+    conversion left stays with its shards, and if this one is interrupted, or the machine refuses,
+    so does its own.
     """
 
-    def __init__(self, output: Path, *, overwrite: bool = False) -> None:
+    def __init__(self, output: Path, *, overwrite: bool = False, resume: bool = False) -> None:
         self.output = Path(os.path.abspath(output))
         self.path = self.output.with_name(self.output.name + ".partial")
         self._overwrite = overwrite
+        self._resume = resume
         self._lock = -1
         self._committed = False
 
@@ -117,14 +134,25 @@ class PartialOutput:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if not self._committed:
+            if self._resume and isinstance(value, _PASSING) and self._has_state():
+                _add_hint(value, _CONTINUE_HINT.format(self.path))
+            elif not self._committed:
                 _remove_written(self.path)
         finally:
             self._release()
 
+    def kept_bytes(self) -> int:
+        """Disk space that files of an earlier conversion take here."""
+        return sum(_disk_bytes(self.path / name) for name in os.listdir(self.path))
+
+    def _has_state(self) -> bool:
+        return not self._committed and any((self.path / name).is_file() for name in _STATE)
+
     def commit(self) -> None:
         """Makes everything durable and gives the directory its name, in one step."""
         try:
+            for name in _STATE | _UNFINISHED:
+                (self.path / name).unlink(missing_ok=True)
             (self.path / MARKER).unlink()
             sync_directory(self.path)
             check_output(self.output, overwrite=self._overwrite)
@@ -171,7 +199,10 @@ class PartialOutput:
                 hint="remove it yourself or choose another output",
             )
         _refuse_foreign(self.path, "so it is not cleared")
+        resume = self._resume and self._has_state()
         for name in names:
+            if resume and (name in _STATE or _SHARD.fullmatch(name)):
+                continue  # for the core, which knows whether they fit
             if name != MARKER:  # last, so that an interruption leaves it recognisable
                 (self.path / name).unlink()
 
@@ -257,6 +288,17 @@ def _remove_written(directory: Path) -> None:
         # Removal is tidying up after something else, which is what the user must hear about. What
         # stays is called .partial and is cleared by the next conversion.
         return
+
+
+def _add_hint(error: BaseException, hint: str) -> None:
+    known = getattr(error, "hint", "")
+    setattr(error, "hint", f"{known}; {hint}" if known else hint)  # noqa: B010 - of any exception
+
+
+def _disk_bytes(file: Path) -> int:
+    status = file.lstat()
+    blocks = getattr(status, "st_blocks", None)  # of 512 bytes, where the system says
+    return status.st_size if blocks is None else blocks * 512
 
 
 def _exchange(one: Path, other: Path) -> bool:

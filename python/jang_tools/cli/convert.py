@@ -60,7 +60,8 @@ def command(
     """Convert a Hugging Face model to a JANG directory.
 
     The output appears under its name only when it is complete; until then the work is in
-    OUTPUT.partial beside it. Sizes are in GB = 10^9 bytes, GiB = 2^30 bytes.
+    OUTPUT.partial beside it. With --method gptq an interrupted conversion is continued at its last
+    finished layer by the same command. Sizes are in GB = 10^9 bytes, GiB = 2^30 bytes.
     """
     options = plan_options(**widths)
     wishes = calibration_wishes(
@@ -100,6 +101,7 @@ def command(
             overwrite=overwrite,
             threads=threads,
             progress=advance,
+            notice=ui.note,
             **options,
         )
     if report.allocation:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from jang_tools.cli.ui import log_level, print_error
+from jang_tools.cli.ui import log_level, print_error, print_hint
 from jang_tools.errors import CancelledError, JangError
 
 EXIT_FAILURE = 1
@@ -53,8 +53,9 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (KeyboardInterrupt, CancelledError):
+        except (KeyboardInterrupt, CancelledError) as error:
             click.echo("interrupted", err=True)
+            print_hint(getattr(error, "hint", ""))
             ctx.exit(EXIT_INTERRUPTED)
         except JangError as error:
             print_error(str(error), error.hint)

@@ -130,6 +130,11 @@ def log_level() -> str:
 def print_error(text: str, hint: str = "") -> None:
     """The one line of a failure, and what to do about it."""
     click.echo(f"{_styled('error:', 'red')} {one_line(text)}", err=True)
+    print_hint(hint)
+
+
+def print_hint(hint: str) -> None:
+    """What to do about it; nothing where there is nothing to say."""
     if hint:
         click.echo(f"hint: {one_line(hint)}", err=True)
 

@@ -1,0 +1,222 @@
+#include "convert/resume_record.h"
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <span>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "io/checksum.h"
+#include "plan/candidates.h"
+
+namespace jang {
+namespace {
+
+constexpr int64_t kMaxCount = int64_t{1} << 53;  // as statistics files count
+
+/// Members of an object, each checked as it is taken.
+class Fields {
+ public:
+  Fields(const Json& json, const std::string& file, std::string where)
+      : json_(json), file_(file), where_(std::move(where)) {
+    if (!json.is_object()) fail("an object");
+  }
+
+  const Json& member(std::string_view key) const {
+    const Json* found = json_.find(key);
+    if (found == nullptr) fail(std::string(key));
+    return *found;
+  }
+  uint64_t count(std::string_view key, int64_t most = kMaxCount) const {
+    return count_of(member(key), key, most);
+  }
+  std::vector<int64_t> counts(std::string_view key) const {
+    std::vector<int64_t> out;
+    for (const Json& item : array(key))
+      out.push_back(static_cast<int64_t>(count_of(item, key, kMaxCount)));
+    return out;
+  }
+  double number(std::string_view key) const { return number_of(member(key), key); }
+  std::vector<double> numbers(std::string_view key) const {
+    std::vector<double> out;
+    for (const Json& item : array(key)) out.push_back(number_of(item, key));
+    return out;
+  }
+  const std::string& text(std::string_view key) const {
+    const Json& value = member(key);
+    if (!value.is_string()) fail("text as " + std::string(key));
+    return value.as_string();
+  }
+  /// Absent if null.
+  std::optional<Fields> object(std::string_view key) const {
+    const Json* found = json_.find(key);
+    if (found == nullptr) return std::nullopt;
+    return Fields(*found, file_, where_ + "." + std::string(key));
+  }
+  bool has(std::string_view key) const { return json_.find(key) != nullptr; }
+  [[noreturn]] void fail(const std::string& wanted) const {
+    throw Error(ErrorCode::kConfigValue, file_, {}, where_ + ": expected " + wanted);
+  }
+
+ private:
+  const Json::Array& array(std::string_view key) const {
+    const Json& value = member(key);
+    if (!value.is_array()) fail("an array as " + std::string(key));
+    return value.as_array();
+  }
+  uint64_t count_of(const Json& value, std::string_view key, int64_t most) const {
+    int64_t out = 0;
+    if (!value.get_integer(0, most, out))
+      fail(std::string(key) + " from 0 to " + std::to_string(most));
+    return static_cast<uint64_t>(out);
+  }
+  double number_of(const Json& value, std::string_view key) const {
+    if (!value.is_number()) fail("a number as " + std::string(key));
+    return value.as_double();
+  }
+
+  const Json& json_;
+  const std::string& file_;
+  std::string where_;
+};
+
+Json ways_json(const ExpertWays& ways) {
+  return Json::Object{{"solved", ways.solved}, {"weighted", ways.weighted}, {"plain", ways.plain}};
+}
+
+ExpertWays parse_ways(const Fields& fields) {
+  return {fields.count("solved"), fields.count("weighted"), fields.count("plain")};
+}
+
+template <typename Numbers>
+Json array_json(const Numbers& numbers) {
+  Json::Array out;
+  for (const auto number : numbers) out.emplace_back(number);
+  return out;
+}
+
+Json solved_json(const SolvedTensor& tensor) {
+  Json out =
+      Json::Object{{"solver", tensor.solver.solver},     {"lambda", tensor.solver.lambda},
+                   {"alpha", tensor.solver.alpha},       {"error", tensor.solver.error},
+                   {"crc", array_json(tensor.sums.crc)}, {"bytes", array_json(tensor.sums.bytes)}};
+  if (tensor.solver.experts) out["experts"] = ways_json(*tensor.solver.experts);
+  return out;
+}
+
+SolvedTensor parse_solved(const Fields& fields) {
+  SolvedTensor out;
+  out.solver = {fields.text("solver"), fields.number("lambda"), fields.number("alpha"),
+                fields.number("error")};
+  if (out.solver.solver != "gptq" && out.solver.solver != "mse")
+    fields.fail("gptq or mse as solver");
+  if (const auto ways = fields.object("experts")) out.solver.experts = parse_ways(*ways);
+  const std::vector<int64_t> crc = fields.counts("crc"), bytes = fields.counts("bytes");
+  if (crc.size() != kMaxPieces || bytes.size() != kMaxPieces)
+    fields.fail(std::to_string(kMaxPieces) + " of crc and bytes");
+  for (std::size_t i = 0; i < kMaxPieces; ++i) {
+    if (crc[i] > int64_t{std::numeric_limits<uint32_t>::max()}) fields.fail("crc of 32 bits");
+    out.sums.crc[i] = static_cast<uint32_t>(crc[i]);
+    out.sums.bytes[i] = static_cast<uint64_t>(bytes[i]);
+  }
+  return out;
+}
+
+std::map<std::string_view, uint32_t> quantized_of(const Plan& plan) {
+  std::map<std::string_view, uint32_t> out;
+  for (uint32_t i = 0; i < plan.tensors.size(); ++i)
+    if (plan.tensors[i].format) out.emplace(plan.tensors[i].tensor.path, i);
+  return out;
+}
+
+bool usable(double loss) { return std::isfinite(loss) && loss >= 0.0; }
+
+}  // namespace
+
+uint32_t plan_checksum(const Plan& plan) {
+  std::string text = output_index_json(plan);
+  for (const PlannedTensor& planned : plan.tensors) {
+    text += planned.tensor.path;
+    for (const uint64_t n : planned.tensor.shape) text += ' ' + std::to_string(n);
+    text += planned.format ? ':' + std::to_string(planned.format->bits) + ':' +
+                                 std::to_string(planned.format->group_size) + ':' +
+                                 std::string(dtype_name(planned.format->metadata))
+                           : ':' + std::string(dtype_name(planned.dtype));
+  }
+  return crc32_of(std::as_bytes(std::span(text)));
+}
+
+Json point_json(const Plan& plan, const ResumePoint& point) {
+  Json tensors = Json::Object{};
+  for (const auto& [index, tensor] : point.tensors)
+    tensors[plan.tensors[index].tensor.path] = solved_json(tensor);
+  return Json::Object{{"plan", plan_checksum(plan)},
+                      {"layers", point.position.layers},
+                      {"expert_tokens", array_json(point.position.expert_tokens)},
+                      {"expert_ways", ways_json(point.position.expert_ways)},
+                      {"tensors", std::move(tensors)}};
+}
+
+ResumePoint parse_point(const Json& json, const Plan& plan, uint64_t layers,
+                        const std::string& file) {
+  const Fields fields(json, file, "point");
+  if (fields.count("plan") != plan_checksum(plan)) fields.fail("the checksum of this plan");
+  ResumePoint point;
+  point.position.layers = fields.count("layers", static_cast<int64_t>(layers) + 1);
+  point.position.expert_tokens = fields.counts("expert_tokens");
+  const auto ways = fields.object("expert_ways");
+  if (!ways) fields.fail("expert_ways");
+  point.position.expert_ways = parse_ways(*ways);
+  const auto quantized = quantized_of(plan);
+  const Json& tensors = fields.member("tensors");
+  if (!tensors.is_object()) fields.fail("an object as tensors");
+  for (const auto& [path, tensor] : tensors.as_object()) {
+    const auto found = quantized.find(path);
+    if (found == quantized.end()) fields.fail("no tensor " + path);
+    point.tensors.emplace(found->second, parse_solved(Fields(tensor, file, path)));
+  }
+  point.position.stored = point.tensors.size();
+  return point;
+}
+
+Json losses_json(const MeasuredLosses& losses) {
+  Json modules = Json::Object{};
+  for (const auto& [path, loss] : losses) {
+    std::vector<double> errors;
+    for (const CandidateLoss& candidate : loss.errors) errors.push_back(candidate.error);
+    Json& module = modules[path];
+    module = Json::Object{{"errors", array_json(errors)}};
+    if (loss.sensitivity) module["sensitivity"] = *loss.sensitivity;
+  }
+  return Json::Object{{"losses", std::move(modules)}};
+}
+
+// Widths and groups are not stored: they are those of candidate_formats, in its order.
+MeasuredLosses parse_losses(const Json& json, const Plan& plan, std::optional<int> group_size,
+                            const std::string& file) {
+  const auto modules = Fields(json, file, "losses").object("losses");
+  const auto quantized = quantized_of(plan);
+  if (!modules) Fields(json, file, "losses").fail("losses");
+  MeasuredLosses losses;
+  for (const auto& [path, index] : quantized) {
+    const auto module = modules->object(path);
+    if (!module) modules->fail("losses of " + std::string(path));
+    const std::vector<double> errors = module->numbers("errors");
+    const auto formats = candidate_formats(plan.tensors[index].tensor.columns(), group_size);
+    if (errors.size() != formats.size()) module->fail(std::to_string(formats.size()) + " errors");
+    ModuleLoss& loss = losses[std::string(path)];
+    for (std::size_t i = 0; i < errors.size(); ++i) {
+      if (!usable(errors[i])) module->fail("errors that are numbers >= 0");
+      loss.errors.push_back({formats[i].first, formats[i].second, errors[i]});
+    }
+    if (!module->has("sensitivity")) continue;
+    loss.sensitivity = module->number("sensitivity");
+    if (!usable(*loss.sensitivity)) module->fail("a sensitivity >= 0");
+  }
+  return losses;
+}
+
+}  // namespace jang

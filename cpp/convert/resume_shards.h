@@ -1,0 +1,26 @@
+// The shards of an interrupted conversion, taken up only if they hold what its record says.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "base/progress.h"
+#include "base/thread_pool.h"
+#include "convert/resume_record.h"
+#include "convert/shard_output.h"
+#include "plan/plan.h"
+
+namespace jang {
+
+/// Opens the shards of `plan` in `directory` as `shards`, with `panels` as for ShardOutput, and
+/// reads the tensors of `point` in them. Returns an empty text; or why they cannot be used, and
+/// `shards` is empty then.
+std::string continue_shards(std::optional<ShardOutput>& shards, const ResumePoint& point,
+                            const std::filesystem::path& directory, const Plan& plan,
+                            std::span<const uint64_t> panels, ThreadPool& pool,
+                            const CancelCallback& cancel);
+
+}  // namespace jang
