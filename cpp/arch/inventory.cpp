@@ -252,6 +252,10 @@ uint64_t FinalTensor::elements() const noexcept {
   return n;
 }
 
+uint64_t FinalTensor::bytes() const noexcept {
+  return elements() * static_cast<uint64_t>(dtype_size(dtype));
+}
+
 SourceRow locate_row(const FinalTensor& tensor, uint64_t row) {
   uint64_t first = 0;
   for (const RowRange& range : tensor.ranges) {

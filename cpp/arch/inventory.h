@@ -45,6 +45,7 @@ struct FinalTensor {
 
   uint64_t columns() const noexcept { return shape.empty() ? 1 : shape.back(); }
   uint64_t elements() const noexcept;
+  uint64_t bytes() const noexcept;  // in the source
 };
 
 /// Where a row of a final tensor comes from; Error{kTensorShape} for one behind the last.

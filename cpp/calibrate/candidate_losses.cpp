@@ -8,7 +8,7 @@
 
 #include "base/aligned_buffer.h"
 #include "base/error.h"
-#include "plan/width_rules.h"
+#include "plan/candidates.h"
 #include "quant/quantize.h"
 
 namespace jang {
@@ -36,19 +36,6 @@ struct Sample {
 bool is_allocated(const FinalTensor& tensor) {
   return tensor.packable && tensor.obstacle.empty() && tensor.role.role != Role::kRouter &&
          is_float_weight(tensor.dtype) && tensor.elements() > 0;
-}
-
-/// The formats that planning may choose among (plan/candidates.cpp); listing more does no harm.
-std::vector<AffineFormat> formats_for(const FinalTensor& tensor, const LossOptions& options) {
-  const DType metadata = options.dtype.value_or(tensor.dtype);
-  const int widest = fitting_group_size(tensor.columns(), options.group_size.value_or(128));
-  std::vector<AffineFormat> out;
-  if (widest == 0) return out;
-  for (const int bits : kBitWidths) {
-    out.push_back({bits, widest, metadata});
-    if (!options.group_size && widest == 128 && bits < 8) out.push_back({bits, 64, metadata});
-  }
-  return out;
 }
 
 uint64_t sample_rows(const FinalTensor& tensor) {
@@ -97,44 +84,27 @@ Sample take_sample(const Checkpoint& checkpoint, const FinalTensor& tensor,
 
 struct Scratch {
   AlignedBuffer<std::byte> codes, scales, biases;
-  AlignedBuffer<float> source, restored;
-  ThreadPool inline_pool{1};  // a run is one thread's work
 };
 
-struct RunError {
-  double error = 0, square = 0;
-};
-
-RunError run_error(const Sample& sample, const Run& run, const AffineFormat& format,
-                   Scratch& scratch) {
-  const uint64_t columns = sample.columns, count = run.count * columns;
+PanelError run_error(const Sample& sample, const Run& run, const AffineFormat& format,
+                     Scratch& scratch) {
+  const uint64_t columns = sample.columns;
   const uint64_t size = static_cast<uint64_t>(dtype_size(sample.dtype));
   const uint64_t group_bytes =
       run.count * format.row_groups(columns) * static_cast<uint64_t>(dtype_size(format.metadata));
   scratch.codes.reserve_discarding(run.count * format.row_bytes(columns));
   for (auto* buffer : {&scratch.scales, &scratch.biases}) buffer->reserve_discarding(group_bytes);
-  for (auto* buffer : {&scratch.source, &scratch.restored}) buffer->reserve_discarding(count);
   const SourcePanel panel{sample.bytes.data() + run.first * columns * size, sample.dtype, run.count,
                           columns};
   const AffinePanel out{scratch.codes.data(), scratch.scales.data(), scratch.biases.data()};
   quantize_panel(panel, format, Method::kMse, out, run.weights);
-  load_floats(panel, scratch.source.data());
-  dequantize_matrix(out, format, run.count, columns, scratch.restored.data(), scratch.inline_pool);
-  RunError sum;
-  for (uint64_t i = 0; i < count; ++i) {
-    const double weight = run.weights.empty() ? 1.0 : static_cast<double>(run.weights[i % columns]);
-    const auto value = static_cast<double>(scratch.source[i]);
-    const double difference = static_cast<double>(scratch.restored[i]) - value;
-    sum.error += weight * difference * difference;
-    sum.square += weight * value * value;
-  }
-  return sum;
+  return panel_error(panel, out, format, run.weights);
 }
 
 ModuleLoss measure(const Sample& sample, const std::vector<AffineFormat>& formats,
                    std::vector<Scratch>& scratch, ThreadPool& pool) {
   const std::size_t runs = sample.runs.size();
-  std::vector<RunError> errors(formats.size() * runs);
+  std::vector<PanelError> errors(formats.size() * runs);
   pool.share(static_cast<int64_t>(errors.size()), 1, [&](int64_t begin, int64_t end, int worker) {
     for (int64_t i = begin; i < end; ++i) {
       const auto at = static_cast<std::size_t>(i);
@@ -144,13 +114,9 @@ ModuleLoss measure(const Sample& sample, const std::vector<AffineFormat>& format
   });
   ModuleLoss loss;
   for (std::size_t c = 0; c < formats.size(); ++c) {
-    RunError sum;
-    for (std::size_t r = 0; r < runs; ++r) {
-      sum.error += errors[c * runs + r].error;
-      sum.square += errors[c * runs + r].square;
-    }
-    loss.errors.push_back(
-        {formats[c].bits, formats[c].group_size, sum.square > 0 ? sum.error / sum.square : 0.0});
+    PanelError sum;
+    for (std::size_t r = 0; r < runs; ++r) sum.merge(errors[c * runs + r]);
+    loss.errors.push_back({formats[c].bits, formats[c].group_size, sum.relative_square()});
   }
   return loss;
 }
@@ -174,7 +140,9 @@ MeasuredLosses candidate_losses(const Checkpoint& checkpoint, const Inventory& i
   MeasuredLosses losses;
   for (const FinalTensor* tensor : tensors) {
     if (callbacks.cancel) callbacks.cancel();
-    const std::vector<AffineFormat> formats = formats_for(*tensor, options);
+    std::vector<AffineFormat> formats;
+    for (const auto& [bits, group] : candidate_formats(tensor->columns(), options.group_size))
+      formats.push_back({bits, group, options.dtype.value_or(tensor->dtype)});
     if (!formats.empty()) {
       try {
         const Sample sample = take_sample(checkpoint, *tensor, weights);

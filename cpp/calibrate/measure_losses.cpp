@@ -5,7 +5,6 @@
 #include <memory>
 #include <utility>
 
-#include "base/error.h"
 #include "calibrate/branch_pass.h"
 #include "calibrate/divergence_probe.h"
 #include "calibrate/hidden_states.h"
@@ -94,7 +93,7 @@ double relative_error(const SourcePanel& values, const AffineFormat& format,
              });
   PanelError total;
   for (const PanelError& panel : panels) total.merge(panel);
-  return total.source_squares > 0.0 ? total.error_squares / total.source_squares : 0.0;
+  return total.relative_square();
 }
 
 class LossMeter {
@@ -116,15 +115,10 @@ class LossMeter {
     double error = 0;
   };
 
-  std::span<const int32_t> ids(int64_t sequence) const {
-    return tokens_.ids.subspan(static_cast<std::size_t>(sequence * tokens_.tokens),
-                               static_cast<std::size_t>(tokens_.tokens));
-  }
   int64_t probe_sequence(int64_t index) const {
     return index * tokens_.sequences() / probe_.sequences();
   }
   void embed();
-  void start_probe(const AlignedBuffer<float>& states);
   void measure_branch(const LayerSpec& layer, std::size_t branch, std::size_t place);
   void measure_ends();
   double quantize(const SourcePanel& values, const AffineFormat& format, const Rule& rule,
@@ -134,14 +128,13 @@ class LossMeter {
   void settle(std::span<const Probed> group, double divergence);
   bool planned(const std::string& path) const { return planned_.contains(path); }
 
-  const ModelDirectory& source_;
   const Plan& plan_;
   const CalibrationTokens tokens_;
   const MeasureOptions& options_;
   const MeasureHooks& hooks_;
   ThreadPool& pool_;
   const ModelSpec spec_;
-  std::map<std::string, uint32_t> planned_;  // path -> tensor with a format
+  const std::map<std::string, uint32_t> planned_;  // path -> tensor with a format
   WeightBinder binder_;
   BranchPass pass_;
   HiddenStates states_;
@@ -155,13 +148,13 @@ class LossMeter {
 LossMeter::LossMeter(const ModelDirectory& source, const Plan& plan,
                      const CalibrationTokens& tokens, const MeasureOptions& options,
                      const MeasureHooks& hooks, ThreadPool& pool)
-    : source_(source),
-      plan_(plan),
+    : plan_(plan),
       tokens_(tokens),
       options_(options),
       hooks_(hooks),
       pool_(pool),
       spec_(directory_spec(source)),
+      planned_(quantized_tensors(plan)),
       binder_(source),
       pass_(spec_, tokens.tokens, pool),
       states_(tokens.sequences(), tokens.tokens, spec_.hidden, options.memory_budget,
@@ -173,22 +166,14 @@ LossMeter::LossMeter(const ModelDirectory& source, const Plan& plan,
                    tokens.sequences()),
           tokens.tokens, binder_, pool, hooks.poll),
       rows_(static_cast<std::size_t>(tokens.tokens * spec_.hidden)),
-      entering_(static_cast<std::size_t>(probe_.sequences()) * rows_.size()) {
-  for (uint32_t i = 0; i < plan.tensors.size(); ++i) {
-    if (plan.tensors[i].format) planned_.emplace(plan.tensors[i].tensor.path, i);
-  }
-}
-
-void LossMeter::start_probe(const AlignedBuffer<float>& states) {
-  std::copy_n(states.data(), states.size(), probe_.rows(0));
-}
+      entering_(static_cast<std::size_t>(probe_.sequences()) * rows_.size()) {}
 
 void LossMeter::embed() {
   const LinearWeight embedding =
       binder_.linear({spec_.embedding.path, spec_.vocabulary, spec_.hidden, false});
   for (int64_t s = 0; s < tokens_.sequences(); ++s) {
     hooks_.poll();
-    embed_tokens(embedding, spec_.embedding.scale, ids(s), rows_.data());
+    embed_tokens(embedding, spec_.embedding.scale, tokens_.sequence(s), rows_.data());
     states_.save(s, rows_.data());
   }
   for (int64_t i = 0; i < probe_.sequences(); ++i) states_.load(probe_sequence(i), probe_.rows(i));
@@ -296,7 +281,7 @@ void LossMeter::measure_branch(const LayerSpec& layer, std::size_t branch, std::
     for (Probed& probed : group) binder_.replace(probed.path, probed.matrix.view);
     const Branch changed = bind();
     binder_.restore();
-    start_probe(entering_);
+    std::copy_n(entering_.data(), entering_.size(), probe_.rows(0));
     settle(group, probe_.run(place, &changed));
   }
 }
@@ -311,7 +296,8 @@ void LossMeter::measure_ends() {
     const LinearWeight changed = binder_.linear({embedding, spec_.vocabulary, spec_.hidden, false});
     for (int64_t i = 0; i < probe_.sequences(); ++i) {
       if (entry) {
-        embed_tokens(changed, spec_.embedding.scale, ids(probe_sequence(i)), probe_.rows(i));
+        embed_tokens(changed, spec_.embedding.scale, tokens_.sequence(probe_sequence(i)),
+                     probe_.rows(i));
       } else {
         states_.load(probe_sequence(i), probe_.rows(i));
       }

@@ -105,7 +105,7 @@ class ModelSolve {
   const SolveModelHooks& hooks_;
   ThreadPool& pool_;
   const ModelSpec spec_;
-  std::map<std::string, uint32_t> planned_;  // path -> tensor to solve
+  const std::map<std::string, uint32_t> planned_;  // path -> tensor to solve
   Stream quantized_;
   std::optional<Stream> full_;
   std::vector<StoredMatrix> kept_;  // what the quantized stream's binder points to
@@ -122,13 +122,9 @@ ModelSolve::ModelSolve(const ModelDirectory& source, const Plan& plan,
       hooks_(hooks),
       pool_(pool),
       spec_(directory_spec(source)),
+      planned_(tensors_to_solve(plan)),
       quantized_(source, spec_, tokens, options, ".calibration-quantized", pool) {
   if (options.two_streams) full_.emplace(source, spec_, tokens, options, ".calibration-full", pool);
-  for (uint32_t i = 0; i < plan.tensors.size(); ++i) {
-    // What lies on a lattice stays as it is, so the quantized stream runs with the source's values.
-    if (plan.tensors[i].format && !plan.tensors[i].lattice)
-      planned_.emplace(plan.tensors[i].tensor.path, i);
-  }
 }
 
 /// The quantized stream runs with it from now on.
@@ -245,10 +241,7 @@ void ModelSolve::embed() {
     const LinearWeight embedding = stream->binder.linear(linear);
     for (int64_t s = 0; s < tokens_.sequences(); ++s) {
       hooks_.poll();
-      embed_tokens(embedding, spec_.embedding.scale,
-                   tokens_.ids.subspan(static_cast<std::size_t>(s * tokens_.tokens),
-                                       static_cast<std::size_t>(tokens_.tokens)),
-                   stream->rows.data());
+      embed_tokens(embedding, spec_.embedding.scale, tokens_.sequence(s), stream->rows.data());
       stream->states.save(s, stream->rows.data());
     }
   }

@@ -14,15 +14,6 @@
 namespace jang {
 namespace {
 
-uint64_t source_bytes(const FinalTensor& tensor) {
-  return tensor.elements() * static_cast<uint64_t>(dtype_size(tensor.dtype));
-}
-
-Panel whole_tensor(uint32_t index, const FinalTensor& tensor) {
-  return {
-      index, 0, tensor.elements() / tensor.columns(), 0, tensor.columns(), source_bytes(tensor)};
-}
-
 // Scales and biases take part of a target; where a group is probed matters less than that it is
 // probed near the widths that it may get. At 2 bits errors are too large to be proportional.
 int probe_bits(const Plan& plan) {
@@ -36,7 +27,7 @@ int probe_bits(const Plan& plan) {
 uint64_t quantized_bytes(const Plan& plan) {
   uint64_t bytes = 0;
   for (const PlannedTensor& planned : plan.tensors) {
-    if (planned.format) bytes += source_bytes(planned.tensor);
+    if (planned.format) bytes += planned.tensor.bytes();
   }
   return bytes;
 }
@@ -57,11 +48,11 @@ MeasuredLosses CalibratedJob::measure(const Plan& plan, const PlanOptions& plann
   hooks.poll = [&] { progress_.report({}); };
   hooks.read = [&](uint32_t index) {
     const PlannedTensor& planned = plan.tensors[index];
-    return reader_.read(planned, whole_tensor(index, planned.tensor), scratch);
+    return reader_.read(planned, whole_panel(index, planned.tensor), scratch);
   };
   hooks.done = [&](uint32_t index) {
     const FinalTensor& tensor = plan.tensors[index].tensor;
-    progress_.done += source_bytes(tensor);
+    progress_.done += tensor.bytes();
     progress_.report(tensor.name);
   };
   MeasureOptions options;

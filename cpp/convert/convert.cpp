@@ -49,9 +49,7 @@ void require_convertible(const ConversionSource& source) {
 
 uint64_t source_bytes(const Plan& plan) {
   uint64_t bytes = 0;
-  for (const PlannedTensor& planned : plan.tensors) {
-    bytes += planned.tensor.elements() * static_cast<uint64_t>(dtype_size(planned.tensor.dtype));
-  }
+  for (const PlannedTensor& planned : plan.tensors) bytes += planned.tensor.bytes();
   return bytes;
 }
 
@@ -72,8 +70,7 @@ WorkList cut_plan(const Plan& plan, bool solved) {
       const uint64_t columns = tensor.columns();
       const uint64_t rows = columns == 0 ? 0 : tensor.elements() / columns;
       if (solved && plan.tensors[index].format && !plan.tensors[index].lattice) {
-        const uint64_t bytes = tensor.elements() * static_cast<uint64_t>(dtype_size(tensor.dtype));
-        work.whole.push_back({index, 0, rows, 0, columns, bytes});
+        work.whole.push_back(whole_panel(index, tensor));
         work.counts[index] = 1;
         continue;
       }

@@ -53,6 +53,10 @@ void cut_panels(uint32_t tensor, uint64_t rows, uint64_t columns, uint64_t eleme
   }
 }
 
+Panel whole_panel(uint32_t index, const FinalTensor& tensor) {
+  return {index, 0, tensor.elements() / tensor.columns(), 0, tensor.columns(), tensor.bytes()};
+}
+
 SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
                        AlignedBuffer<std::byte>& scratch) {
   SourcePanel result{nullptr, tensor.dtype, panel.rows, panel.columns};

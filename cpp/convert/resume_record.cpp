@@ -125,13 +125,6 @@ SolvedTensor parse_solved(const Fields& fields) {
   return out;
 }
 
-std::map<std::string_view, uint32_t> quantized_of(const Plan& plan) {
-  std::map<std::string_view, uint32_t> out;
-  for (uint32_t i = 0; i < plan.tensors.size(); ++i)
-    if (plan.tensors[i].format) out.emplace(plan.tensors[i].tensor.path, i);
-  return out;
-}
-
 bool usable(double loss) { return std::isfinite(loss) && loss >= 0.0; }
 
 }  // namespace
@@ -145,6 +138,7 @@ uint32_t plan_checksum(const Plan& plan) {
                                  std::to_string(planned.format->group_size) + ':' +
                                  std::string(dtype_name(planned.format->metadata))
                            : ':' + std::string(dtype_name(planned.dtype));
+    if (planned.lattice) text += ":lattice";
   }
   return crc32_of(std::as_bytes(std::span(text)));
 }
@@ -170,12 +164,12 @@ ResumePoint parse_point(const Json& json, const Plan& plan, uint64_t layers,
   const auto ways = fields.object("expert_ways");
   if (!ways) fields.fail("expert_ways");
   point.position.expert_ways = parse_ways(*ways);
-  const auto quantized = quantized_of(plan);
+  const auto to_solve = tensors_to_solve(plan);
   const Json& tensors = fields.member("tensors");
   if (!tensors.is_object()) fields.fail("an object as tensors");
   for (const auto& [path, tensor] : tensors.as_object()) {
-    const auto found = quantized.find(path);
-    if (found == quantized.end()) fields.fail("no tensor " + path);
+    const auto found = to_solve.find(path);
+    if (found == to_solve.end()) fields.fail("no tensor " + path);
     point.tensors.emplace(found->second, parse_solved(Fields(tensor, file, path)));
   }
   point.position.stored = point.tensors.size();
@@ -198,16 +192,15 @@ Json losses_json(const MeasuredLosses& losses) {
 MeasuredLosses parse_losses(const Json& json, const Plan& plan, std::optional<int> group_size,
                             const std::string& file) {
   const auto modules = Fields(json, file, "losses").object("losses");
-  const auto quantized = quantized_of(plan);
   if (!modules) Fields(json, file, "losses").fail("losses");
   MeasuredLosses losses;
-  for (const auto& [path, index] : quantized) {
+  for (const auto& [path, index] : quantized_tensors(plan)) {
     const auto module = modules->object(path);
-    if (!module) modules->fail("losses of " + std::string(path));
+    if (!module) modules->fail("losses of " + path);
     const std::vector<double> errors = module->numbers("errors");
     const auto formats = candidate_formats(plan.tensors[index].tensor.columns(), group_size);
     if (errors.size() != formats.size()) module->fail(std::to_string(formats.size()) + " errors");
-    ModuleLoss& loss = losses[std::string(path)];
+    ModuleLoss& loss = losses[path];
     for (std::size_t i = 0; i < errors.size(); ++i) {
       if (!usable(errors[i])) module->fail("errors that are numbers >= 0");
       loss.errors.push_back({formats[i].first, formats[i].second, errors[i]});

@@ -53,7 +53,7 @@ class Allocator {
  public:
   Allocator(const WidthContext& context, const PlanOptions& options, DType metadata,
             const FileBytes& file_bytes, std::vector<WidthUnit>& units, Plan& plan)
-      : context_(context), file_bytes_(file_bytes), units_(units), plan_(plan) {
+      : file_bytes_(file_bytes), units_(units), plan_(plan) {
     for (WidthUnit& unit : units) {
       if (unit.fixed || unit.source->role.role == Role::kRouter || unit.group_size == 0) continue;
       const auto losses = options.losses.find(unit.source->path);
@@ -223,7 +223,6 @@ class Allocator {
     }
   }
 
-  const WidthContext& context_;
   const FileBytes& file_bytes_;
   std::vector<WidthUnit>& units_;
   Plan& plan_;

@@ -221,4 +221,18 @@ Plan make_plan(const ModelConfig& config, const Inventory& inventory, const Plan
   return plan;
 }
 
+std::map<std::string, uint32_t> quantized_tensors(const Plan& plan) {
+  std::map<std::string, uint32_t> found;
+  for (uint32_t i = 0; i < plan.tensors.size(); ++i) {
+    if (plan.tensors[i].format) found.emplace(plan.tensors[i].tensor.path, i);
+  }
+  return found;
+}
+
+std::map<std::string, uint32_t> tensors_to_solve(const Plan& plan) {
+  std::map<std::string, uint32_t> found = quantized_tensors(plan);
+  std::erase_if(found, [&](const auto& item) { return plan.tensors[item.second].lattice; });
+  return found;
+}
+
 }  // namespace jang

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -104,6 +105,12 @@ struct Plan {
 /// Chooses widths and lays out shards. Throws Error{kArgument} for an unknown profile or a rule
 /// that matches nothing, kUnsupportedFormat for a source that cannot be planned.
 Plan make_plan(const ModelConfig& config, const Inventory& inventory, const PlanOptions& options);
+
+/// The tensors that have a format: path -> index into Plan::tensors.
+std::map<std::string, uint32_t> quantized_tensors(const Plan& plan);
+
+/// These without the ones on lattices, which stay as they are.
+std::map<std::string, uint32_t> tensors_to_solve(const Plan& plan);
 
 /// Output tensors of shard `shard` (weight, scales, biases of quantized modules), for
 /// layout_safetensors.

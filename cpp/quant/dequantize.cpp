@@ -85,9 +85,11 @@ void PanelError::merge(const PanelError& other) noexcept {
   max_abs = larger(max_abs, other.max_abs);
 }
 
-double PanelError::relative_rms() const noexcept {
-  return source_squares > 0 ? std::sqrt(error_squares / source_squares) : 0;
+double PanelError::relative_square() const noexcept {
+  return source_squares > 0 ? error_squares / source_squares : 0;
 }
+
+double PanelError::relative_rms() const noexcept { return std::sqrt(relative_square()); }
 
 PanelError panel_error(const SourcePanel& source, const AffinePanel& quantized,
                        const AffineFormat& format, std::span<const float> weights) {

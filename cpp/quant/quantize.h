@@ -55,6 +55,7 @@ struct PanelError {
   double source_squares = 0;  // sum r_k w^2
   double max_abs = 0;         // max |w_hat - w|
   void merge(const PanelError& other) noexcept;
+  double relative_square() const noexcept;  // error_squares / source_squares, likewise
   double relative_rms()
       const noexcept;  // sqrt(error_squares / source_squares), 0 for a zero source
 };

@@ -17,10 +17,8 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from jang_tools.directory_lock import DirectoryLock
 from jang_tools.errors import CancelledError, IoError
-
-if sys.platform != "win32":
-    import fcntl
 
 GENERATOR = "jang-tools"
 MARKER = ".jang-partial"
@@ -106,7 +104,7 @@ class PartialOutput:
         self.path = self.output.with_name(self.output.name + ".partial")
         self._overwrite = overwrite
         self._resume = resume
-        self._lock = -1
+        self._lock: DirectoryLock | None = None
         self._committed = False
 
     def __enter__(self) -> PartialOutput:
@@ -114,14 +112,14 @@ class PartialOutput:
         try:
             check_output(self.output, overwrite=self._overwrite)
             created = self._create()
-            self._take_lock()
+            self._lock = DirectoryLock(self.path, "another conversion is working there")
             if not created:
                 self._empty_stale()
             (self.path / MARKER).write_text(_MARKER_TEXT, encoding="ascii")
         except BaseException as error:
             if created:
                 _remove_written(self.path)
-            self._release()
+            self._unlock()
             if isinstance(error, OSError) and not isinstance(error, IoError):
                 raise _io_error(self.path, error) from error
             raise
@@ -139,7 +137,11 @@ class PartialOutput:
             elif not self._committed:
                 _remove_written(self.path)
         finally:
-            self._release()
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def kept_bytes(self) -> int:
         """Disk space that files of an earlier conversion take here."""
@@ -178,18 +180,6 @@ class PartialOutput:
             return False
         return True
 
-    def _take_lock(self) -> None:
-        if sys.platform == "win32":
-            return
-        self._lock = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise IoError(f"{self.path}: another conversion is working there", code="io") from None
-        # Between opening and locking, the other one may have finished and renamed it away.
-        if not os.path.samestat(os.fstat(self._lock), os.lstat(self.path)):
-            raise IoError(f"{self.path}: another conversion is working there", code="io")
-
     def _empty_stale(self) -> None:
         names = os.listdir(self.path)
         if names and MARKER not in names and not is_ours(self.path):
@@ -221,11 +211,6 @@ class PartialOutput:
             raise
         self._committed = True
         _remove_written(former)
-
-    def _release(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
 
 
 def sync_directory(path: Path) -> None:

@@ -13,10 +13,13 @@ from jang_tools.cli.options import (
     calibration_options,
     calibration_wishes,
     fetch,
+    measure_options,
     model_argument,
+    names,
     one_model,
     output_options,
     threads_option,
+    window_options,
 )
 from jang_tools.cli.ui import Stages, Ui, format_size, format_table
 from jang_tools.errors import CancelledError, IoError
@@ -25,21 +28,11 @@ if TYPE_CHECKING:
     from jang_tools.compare import Comparison, RowScores, WorkPlan
 
 
-def _names(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
-    """`--profiles A,B --profiles C`: a path whose name has a comma is taken whole."""
-    found: list[str] = []
-    for value in values:
-        found += [value] if Path(value).exists() else value.split(",")
-    if any(not name for name in found):
-        raise click.BadParameter("an empty name in the list")
-    return tuple(found)
-
-
 def _bits(
     context: click.Context, parameter: click.Parameter, values: Sequence[str]
 ) -> tuple[float, ...]:
     found = []
-    for value in _names(context, parameter, values):
+    for value in names(context, parameter, values):
         try:
             found.append(float(value))
         except ValueError:
@@ -53,14 +46,14 @@ def _bits(
     "--profiles",
     multiple=True,
     metavar="NAME,...",
-    callback=_names,
+    callback=names,
     help="Profiles of `jang profiles` to convert to; repeatable.",
 )
 @click.option(
     "--baselines",
     multiple=True,
     metavar="NAME,...",
-    callback=_names,
+    callback=names,
     help="Recipes of others to convert to: uniform-4, mixed_3_4, tiered-4L and so on.",
 )
 @click.option(
@@ -76,14 +69,14 @@ def _bits(
     default=("mse",),
     show_default=True,
     metavar="NAME,...",
-    callback=_names,
+    callback=names,
     help="How codes are chosen, each for every row that is converted: rtn, mse, gptq.",
 )
 @click.option(
     "--also",
     multiple=True,
     metavar="DIR|FILE,...",
-    callback=_names,
+    callback=names,
     help="Models to measure as they are: directories, Hub ids, GGUF files; repeatable.",
 )
 @click.option(
@@ -112,39 +105,8 @@ def _bits(
     metavar="FILE",
     help="UTF-8 text to measure on (also .gz, .xz), or `builtin`.",
 )
-@click.option(
-    "--sequence",
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="Tokens of a window [default: 1024, or the model's limit].",
-)
-@click.option(
-    "--tokens",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Read at most this many, in whole windows [default: all of the text].",
-)
-@click.option(
-    "--score",
-    type=click.Choice(["all", "second-half"]),
-    default="all",
-    show_default=True,
-    help="Positions of each window that count.",
-)
-@click.option(
-    "--precision",
-    type=click.Choice(["fast", "exact"]),
-    default="exact",
-    show_default=True,
-    help="Activations of the models: float32, or rounded to 8 bits; the reference's are float32.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Of the bootstrap behind confidence intervals.",
-)
+@window_options
+@measure_options
 @click.option(
     "--markdown",
     type=click.Path(dir_okay=False, path_type=Path),

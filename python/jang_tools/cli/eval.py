@@ -7,21 +7,18 @@ from typing import Any, Literal
 
 import click
 
-from jang_tools.cli.options import fetch, output_options, threads_option
+from jang_tools.cli.options import (
+    fetch,
+    measure_options,
+    names,
+    output_options,
+    threads_option,
+    window_options,
+)
 from jang_tools.cli.ui import Stages, Ui, format_table
 from jang_tools.errors import ArgumentError
 
 _TASKS = ("mmlu", "arc", "humaneval")
-
-
-def _models(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """`--model A,B --model C`: a directory whose name has a comma is taken whole."""
-    found: list[str] = []
-    for value in values:
-        found += [value] if Path(value).exists() else value.split(",")
-    if any(not name for name in found):
-        raise click.BadParameter("an empty name in the list")
-    return tuple(found)
 
 
 def _tasks(_: click.Context, __: click.Parameter, value: str | None) -> dict[str, str | None]:
@@ -49,7 +46,7 @@ def _tasks(_: click.Context, __: click.Parameter, value: str | None) -> dict[str
     required=True,
     multiple=True,
     metavar="MODEL[,MODEL...]",
-    callback=_models,
+    callback=names,
     help="Models to compare, by directory, Hub id or GGUF file; repeatable.",
 )
 @click.option(
@@ -59,25 +56,7 @@ def _tasks(_: click.Context, __: click.Parameter, value: str | None) -> dict[str
     metavar="FILE",
     help="UTF-8 text (also .gz, .xz); `builtin`: the package's mixed text; `none`: tasks only.",
 )
-@click.option(
-    "--sequence",
-    type=click.IntRange(min=2),
-    metavar="N",
-    help="Tokens of a window [default: 1024, or the model's limit].",
-)
-@click.option(
-    "--tokens",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Read at most this many, in whole windows [default: all of the text].",
-)
-@click.option(
-    "--score",
-    type=click.Choice(["all", "second-half"]),
-    default="all",
-    show_default=True,
-    help="Positions of each window that count.",
-)
+@window_options
 @click.option(
     "--tasks",
     metavar="NAME[=PATH],...",
@@ -114,20 +93,7 @@ def _tasks(_: click.Context, __: click.Parameter, value: str | None) -> dict[str
     metavar="FILE",
     help="Draw KL against size into FILE (.png, .svg, .pdf); needs the extra `plots`.",
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["fast", "exact"]),
-    default="exact",
-    show_default=True,
-    help="Activations of the models: float32, or rounded to 8 bits; the reference's are float32.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Of the bootstrap behind confidence intervals.",
-)
+@measure_options
 @threads_option
 @output_options
 def command(

@@ -94,6 +94,13 @@ def fetch(ui: Ui, model: str) -> Path:
     return resolve_model(model, progress=ui.draws_progress)
 
 
+def _with_options(command: Command, *options: Callable[[Command], Command]) -> Command:
+    """Adds options so that --help lists them in this order."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def threads_option(command: Command) -> Command:
     return click.option(
         "--threads",
@@ -112,29 +119,84 @@ def precision_option(command: Command) -> Command:
     )(command)
 
 
+def names(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """`--model A,B --model C`: a path whose name has a comma is taken whole."""
+    found: list[str] = []
+    for value in values:
+        found += [value] if Path(value).exists() else value.split(",")
+    if any(not name for name in found):
+        raise click.BadParameter("an empty name in the list")
+    return tuple(found)
+
+
+def window_options(command: Command) -> Command:
+    """The windows of a text that models are measured on."""
+    return _with_options(
+        command,
+        click.option(
+            "--sequence",
+            type=click.IntRange(min=2),
+            metavar="N",
+            help="Tokens of a window [default: 1024, or the model's limit].",
+        ),
+        click.option(
+            "--tokens",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Read at most this many, in whole windows [default: all of the text].",
+        ),
+        click.option(
+            "--score",
+            type=click.Choice(["all", "second-half"]),
+            default="all",
+            show_default=True,
+            help="Positions of each window that count.",
+        ),
+    )
+
+
+def measure_options(command: Command) -> Command:
+    """How models are measured and what is said of the differences."""
+    return _with_options(
+        command,
+        click.option(
+            "--precision",
+            type=click.Choice(["fast", "exact"]),
+            default="exact",
+            show_default=True,
+            help="Activations of the models: float32, or rounded to 8 bits; the reference's are"
+            " float32.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, 2**63 - 1),
+            default=0,
+            show_default=True,
+            help="Of the bootstrap behind confidence intervals.",
+        ),
+    )
+
+
 def calibration_options(command: Command) -> Command:
     """The text of gptq; collected by `calibration_wishes`."""
-    for option in reversed(
-        [
-            click.option(
-                "--calibration",
-                metavar="builtin|FILE",
-                help="UTF-8 text for gptq; .gz and .xz are unpacked [default: builtin].",
-            ),
-            click.option(
-                "--calibration-sequences",
-                type=click.IntRange(1, 1 << 20),
-                help="Sequences to read of it, spread evenly [default: 128].",
-            ),
-            click.option(
-                "--calibration-tokens",
-                type=click.IntRange(2, 1 << 20),
-                help="Tokens of each sequence [default: 512, or the model's limit].",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+    return _with_options(
+        command,
+        click.option(
+            "--calibration",
+            metavar="builtin|FILE",
+            help="UTF-8 text for gptq; .gz and .xz are unpacked [default: builtin].",
+        ),
+        click.option(
+            "--calibration-sequences",
+            type=click.IntRange(1, 1 << 20),
+            help="Sequences to read of it, spread evenly [default: 128].",
+        ),
+        click.option(
+            "--calibration-tokens",
+            type=click.IntRange(2, 1 << 20),
+            help="Tokens of each sequence [default: 512, or the model's limit].",
+        ),
+    )
 
 
 def calibration_wishes(
@@ -161,65 +223,61 @@ def calibration_wishes(
 
 def width_options(command: Command) -> Command:
     """The options that decide the width of every tensor; collected by `plan_options`."""
-    for option in reversed(
-        [
-            click.option(
-                "--profile",
-                metavar="NAME",
-                help=f"Profile by name; `jang profiles` lists them [default: {DEFAULT_PROFILE}].",
-            ),
-            click.option(
-                "--bits",
-                type=click.FloatRange(0, 64, min_open=True),
-                metavar="FLOAT",
-                help="Bits per weight of the output's weight files, in place of a profile: widths"
-                " are chosen by loss per byte and never take more.",
-            ),
-            click.option(
-                "--size",
-                metavar="SIZE",
-                callback=_size,
-                help="The same as a size of the weight files: bytes, 4.2GB (10^9) or 3.9GiB"
-                " (2^30).",
-            ),
-            click.option(
-                "--dtype",
-                type=click.Choice(["bf16", "f16", "f32"]),
-                help="Store scales, biases and unquantized tensors in this type [default: the"
-                " source's].",
-            ),
-            click.option(
-                "--group-size",
-                type=click.Choice(["32", "64", "128"]),
-                help="Weights that share a scale and a bias [default: 64].",
-            ),
-            click.option(
-                "--router-bits",
-                type=click.Choice(["8"]),
-                help="Quantize the routers of expert models [default: they stay unquantized].",
-            ),
-            click.option(
-                "--expert-floor",
-                type=click.Choice(["2", "3", "4", "5", "6", "8"]),
-                help="At least this many bits for routed experts.",
-            ),
-            click.option(
-                "--statistics",
-                metavar="FILE",
-                help="Statistics of `jang calibrate`, or an importance matrix of llama.cpp: weights"
-                " the columns of mse, and with --bits or --size measures what each width costs.",
-            ),
-            click.option(
-                "--set",
-                "rules",
-                multiple=True,
-                metavar="GLOB=BITS[:GROUP]|GLOB=none",
-                help="Width of the modules whose path matches; repeatable, the last match wins.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+    return _with_options(
+        command,
+        click.option(
+            "--profile",
+            metavar="NAME",
+            help=f"Profile by name; `jang profiles` lists them [default: {DEFAULT_PROFILE}].",
+        ),
+        click.option(
+            "--bits",
+            type=click.FloatRange(0, 64, min_open=True),
+            metavar="FLOAT",
+            help="Bits per weight of the output's weight files, in place of a profile: widths"
+            " are chosen by loss per byte and never take more.",
+        ),
+        click.option(
+            "--size",
+            metavar="SIZE",
+            callback=_size,
+            help="The same as a size of the weight files: bytes, 4.2GB (10^9) or 3.9GiB (2^30).",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(["bf16", "f16", "f32"]),
+            help="Store scales, biases and unquantized tensors in this type [default: the"
+            " source's].",
+        ),
+        click.option(
+            "--group-size",
+            type=click.Choice(["32", "64", "128"]),
+            help="Weights that share a scale and a bias [default: 64].",
+        ),
+        click.option(
+            "--router-bits",
+            type=click.Choice(["8"]),
+            help="Quantize the routers of expert models [default: they stay unquantized].",
+        ),
+        click.option(
+            "--expert-floor",
+            type=click.Choice(["2", "3", "4", "5", "6", "8"]),
+            help="At least this many bits for routed experts.",
+        ),
+        click.option(
+            "--statistics",
+            metavar="FILE",
+            help="Statistics of `jang calibrate`, or an importance matrix of llama.cpp: weights"
+            " the columns of mse, and with --bits or --size measures what each width costs.",
+        ),
+        click.option(
+            "--set",
+            "rules",
+            multiple=True,
+            metavar="GLOB=BITS[:GROUP]|GLOB=none",
+            help="Width of the modules whose path matches; repeatable, the last match wins.",
+        ),
+    )
 
 
 def plan_options(

@@ -11,20 +11,17 @@ import errno
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from jang_tools.directory_lock import DirectoryLock
 from jang_tools.errors import FormatError, IoError
 from jang_tools.json_file import read_json_object
 from jang_tools.partial_output import remove_output, sync_directory
 from jang_tools.sha256sums import SUMS, format_sums, hash_files, parse_sums
-
-if sys.platform != "win32":
-    import fcntl
 
 STATE, DOCUMENT = "state.json", "comparison.json"
 Progress = Callable[[str, int, int, str], None]  # stage, done, in all, unit
@@ -48,7 +45,7 @@ class WorkFolder:
         self.path = Path(os.path.abspath(path))
         self._source = source
         self._progress = progress
-        self._lock = -1
+        self._lock: DirectoryLock | None = None
         self._state: dict[str, Any] = {}
 
     def __enter__(self) -> WorkFolder:
@@ -56,11 +53,11 @@ class WorkFolder:
             self.path.mkdir(exist_ok=True)
         except OSError as error:
             raise IoError(f"{self.path}: {error.strerror or error}", code="io") from error
-        self._take_lock()
+        self._lock = DirectoryLock(self.path, "another comparison is working there")
         try:
             self._load()
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
         return self
 
@@ -72,7 +69,8 @@ class WorkFolder:
     ) -> None:
         with suppress(OSError):  # a folder in which nothing was done does not stay
             self.path.rmdir()
-        self._release()
+        if self._lock is not None:
+            self._lock.release()
 
     # --- what has been done -------------------------------------------------------------------
 
@@ -164,21 +162,6 @@ class WorkFolder:
         return advance
 
     # --- the folder itself --------------------------------------------------------------------
-
-    def _take_lock(self) -> None:
-        if sys.platform == "win32":
-            return
-        self._lock = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._release()
-            raise IoError(f"{self.path}: another comparison is working there", code="io") from None
-
-    def _release(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
 
     def _load(self) -> None:
         state = read_json_object(self.path / STATE)
