@@ -114,7 +114,7 @@ class ResumeTest : public testing::Test {
   void prepare(const Case& kind = {}) {
     tiny_model(kind).write(directory_ / "source");
     fs::remove_all(directory_ / "whole");
-    const Attempt run(source(), directory_ / "whole", options_for(kind, 2));
+    const Attempt run(source(), directory_ / "whole", options_for(kind));  // all items are reported
     ASSERT_TRUE(run.done);
     EXPECT_TRUE(run.notices.empty());
     items_ = run.items.size();
@@ -175,10 +175,10 @@ TEST_F(ResumeTest, WhereverItStopsTheNextOneGivesTheSameBytes) {
     std::size_t continued = 0;
     for (std::size_t stop = 1; stop < items_; stop += kind.sized || kind.experts > 0 ? 7 : 3) {
       fs::remove_all(output());
-      const Attempt first(source(), output(), options_for(kind, 2), after(stop));
+      const Attempt first(source(), output(), options_for(kind), after(stop));
       EXPECT_FALSE(first.done);
       const bool left = fs::exists(state());
-      const Attempt second(source(), output(), options_for(kind, 1));
+      const Attempt second(source(), output(), options_for(kind, 2));
       EXPECT_TRUE(second.done);
       EXPECT_EQ(second.said("continuing behind layer "), left) << stop;
       if (left) {
