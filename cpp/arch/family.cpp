@@ -44,6 +44,10 @@ std::vector<std::string_view> family_names() {
 
 std::vector<std::string_view> planned_model_types() { return {kPlanned.begin(), kPlanned.end()}; }
 
+bool is_unknown_model_type(std::string_view model_type) noexcept {
+  return !std::binary_search(kPlanned.begin(), kPlanned.end(), model_type);
+}
+
 const Family& require_family(const ModelConfig& config) {
   const bool wrapped = config.root().find("text_config") != nullptr;
   const Family* family = find_family(config.model_type());
@@ -57,7 +61,9 @@ const Family& require_family(const ModelConfig& config) {
               "model type \"" + config.outer_type().substr(0, 60) +
                   (wrapped ? "\", a wrapper around \"" + config.model_type().substr(0, 60) : "") +
                   "\" is not supported; supported: " + supported,
-              "`jang plan` works for it all the same");
+              is_unknown_model_type(config.model_type())
+                  ? "`jang convert` with --method rtn or mse works for it by general rules"
+                  : "`jang plan` works for it all the same");
 }
 
 }  // namespace jang

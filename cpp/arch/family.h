@@ -27,6 +27,9 @@ std::vector<std::string_view> family_names();
 /// Model types whose names and roles are known for planning (models.md 2.2), sorted.
 std::vector<std::string_view> planned_model_types();
 
+/// Nothing is known of it: names and roles follow general rules, and it cannot run.
+bool is_unknown_model_type(std::string_view model_type) noexcept;
+
 /// The family or Error{kUnsupportedModel} that lists what is supported.
 const Family& require_family(const ModelConfig& config);
 

@@ -8,6 +8,7 @@
 
 #include "arch/family.h"
 #include "arch/final_names.h"
+#include "arch/general_roles.h"
 #include "arch/spec_tensors.h"
 #include "arch/split_tensor.h"
 #include "base/checked_math.h"
@@ -74,14 +75,14 @@ bool bare_router(const ModelConfig& config) {
 void describe(const ModelConfig& config, FinalTensor& tensor) {
   const bool weight = tensor.name.ends_with(".weight");
   tensor.path = weight ? tensor.name.substr(0, tensor.name.size() - 7) : tensor.name;
-  tensor.role = role_of(tensor.path, tensor.shape, config.model_type());
+  tensor.role = role_in_model(tensor.path, tensor.shape, config.model_type());
   const std::size_t rank = tensor.shape.size();
   tensor.packable = weight && (rank == 2 || rank == 3) && tensor.role.role != Role::kOther &&
                     !(tensor.role.role == Role::kRouter && bare_router(config));
 }
 
 bool is_main_embedding(const FinalTensor& tensor) {
-  return tensor.path.ends_with("embed_tokens") || tensor.path.ends_with("backbone.embeddings");
+  return tensor.role.role == Role::kEmbedding && !tensor.path.ends_with("embed_tokens_per_layer");
 }
 
 std::string embedding_name(std::string_view head_name, const ModelConfig& config) {
@@ -127,6 +128,7 @@ class Builder {
   }
 
   void decide_head(std::optional<bool> heads_equal) {
+    const bool unknown = is_unknown_model_type(config_.model_type());
     auto& tensors = result_.tensors;
     const auto embedding = std::find_if(tensors.begin(), tensors.end(), is_main_embedding);
     const auto head = std::find_if(tensors.begin(), tensors.end(), [](const FinalTensor& tensor) {
@@ -134,6 +136,10 @@ class Builder {
     });
     const bool has_embedding = embedding != tensors.end();
     const bool has_head = head != tensors.end();
+    if (unknown && !(has_embedding && has_head)) {
+      result_.tied_head = has_embedding;  // the head has no weights of its own, or another name
+      return;
+    }
     if (!has_embedding && !has_head) {
       throw Error(ErrorCode::kMissingTensor, {}, "model.embed_tokens.weight",
                   "missing, and no lm_head.weight that could serve");
@@ -203,8 +209,13 @@ class Builder {
         found.push_back({tensor.name, tensor.shape});
       check_tensors(spec, found, {});
     } else {
-      result_.warnings.push_back("model type \"" + config_.model_type().substr(0, 60) +
-                                 "\" is planned by general name rules");
+      const std::string type = "model type \"" + config_.model_type().substr(0, 60) + "\"";
+      result_.warnings.push_back(
+          is_unknown_model_type(config_.model_type())
+              ? type +
+                    " is unknown: roles are read from names by general rules, and names stay. "
+                    "`jang run` cannot run it; others can if they know it by these names"
+              : type + " is planned by general name rules");
     }
     for (const FinalTensor& tensor : result_.tensors) {
       if (!tensor.role.matched) {

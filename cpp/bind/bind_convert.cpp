@@ -72,7 +72,7 @@ void bind_convert_directory(py::module_& module) {
          int calibration_streams, const MeasuredLosses& losses,
          const std::optional<ArraysByPath>& column_weights, const std::string& statistics_file,
          const std::string& statistics_sha256, const std::optional<std::string>& resume_key,
-         const py::object& progress, const py::object& notice) {
+         uint64_t resume_stretch, const py::object& progress, const py::object& notice) {
         ConvertOptions options{};
         options.plan = make_plan_options(profile, bits, size, dtype, group_size, router_bits,
                                          expert_floor, rules);
@@ -93,6 +93,7 @@ void bind_convert_directory(py::module_& module) {
         options.think_in_template = think_in_template;
         options.generator_version = generator_version;
         options.resume_key = resume_key;
+        options.resume_stretch = resume_stretch;
         JobCallbacks callbacks = job_callbacks(progress);
         if (!notice.is_none()) {
           callbacks.notice = [notice](std::string_view line) {
@@ -114,14 +115,17 @@ void bind_convert_directory(py::module_& module) {
       py::arg("calibration_streams") = 2, py::arg("losses") = MeasuredLosses{},
       py::arg("column_weights") = py::none(), py::arg("statistics_file") = "",
       py::arg("statistics_sha256") = "", py::arg("resume_key") = py::none(),
-      py::arg("progress") = py::none(), py::arg("notice") = py::none(),
+      py::arg("resume_stretch") = 0, py::arg("progress") = py::none(),
+      py::arg("notice") = py::none(),
       "Writes shards, index, config.json and jang_config.json into the existing directory\n"
       "`partial`. calibration_ids: int32 [sequences, tokens], for method gptq;\n"
       "calibration_streams 2 also runs the full-precision model beside the quantized one.\n"
       "column_weights: float32 [columns] or [experts, columns] by module path, for method mse;\n"
       "losses: those of measure_losses, where bits or size is given.\n"
-      "resume_key: what the bytes depend on, for method gptq; what an interrupted conversion with\n"
-      "the same key left in `partial` is then continued, and the state for that stays there.\n"
+      "resume_key: what the bytes depend on; what an interrupted conversion with the same key "
+      "left\n"
+      "in `partial` is then continued, and the state for that stays there. resume_stretch: source\n"
+      "bytes behind which methods other than gptq write it, 0: those of about 20 seconds.\n"
       "progress(done, total, item) counts bytes of source weights, notice(line) is told how the\n"
       "work goes on, both on the calling thread.\n"
       "threads 0: as many as the process may use. Raises FormatError, UnsupportedError,\n"

@@ -23,8 +23,6 @@
 namespace jang {
 namespace {
 
-constexpr uint32_t kPrefetchPanels = 2;  // per thread, ahead of the one being worked on
-
 /// The dtype that most source weights have.
 DType main_dtype(const Inventory& inventory) {
   std::map<DType, uint64_t> weights;
@@ -37,9 +35,16 @@ DType main_dtype(const Inventory& inventory) {
   return most;
 }
 
-/// Families whose rules are known but whose tensors need more than moving rows are planned only.
+/// Known architectures without a family file are planned only: their configs want completing, or
+/// their tensors more than moving rows. What nobody knows is written as it is named.
 void require_convertible(const ConversionSource& source) {
-  require_family(source.config);
+  const std::string& type = source.config.model_type();
+  if (!is_unknown_model_type(type)) require_family(source.config);
+  if (type == "gpt2" || type == "openai-gpt") {
+    throw Error(ErrorCode::kUnsupportedModel, source.config.file(), {},
+                "model type \"" + type +
+                    "\" stores its matrices as [inputs, outputs], the other way round");
+  }
   for (const FinalTensor& tensor : source.inventory.tensors) {
     if (tensor.obstacle.empty()) continue;
     throw Error(ErrorCode::kUnsupportedModel, source.config.file(), tensor.source,
@@ -144,10 +149,9 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   PlanOptions planning = options.plan;
   std::optional<ResumeState> resume;
   bool measured_before = false;
-  if (options.calibration) {
+  if (options.calibration)
     calibrated.emplace(source_path, partial, *options.calibration, reader, progress, pool);
-    if (options.resume_key) resume.emplace(partial, *options.resume_key, callbacks);
-  }
+  if (options.resume_key) resume.emplace(partial, *options.resume_key, callbacks);
   if (options.calibration || options.method != Method::kRtn) {  // rtn stays plain rounding
     progress.total = source_bytes(report.plan);
     planning.lattices = find_lattices(report.plan, planning.group_size, reader, progress, pool);
@@ -174,7 +178,7 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
 
   const WorkList work = cut_plan(plan, options.calibration.has_value());
   std::optional<ResumePoint> point;
-  if (resume) point = resume->point(plan, calibrated->states_shape());
+  if (resume) point = resume->point(plan, calibrated ? calibrated->states_shape() : StatesShape{});
   std::optional<ShardOutput> shards;
   if (point) {
     const std::string reason =
@@ -187,7 +191,10 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   if (!shards) shards.emplace(partial, plan, work.counts);
   ShardOutput& output = *shards;
   if (point) {
-    resume->notice(continuing(point->position.layers, calibrated->states_shape().layers));
+    resume->notice(calibrated
+                       ? continuing(point->position.layers, calibrated->states_shape().layers)
+                       : "continuing behind tensor " + std::to_string(point->streamed.size()) +
+                             " of " + std::to_string(plan.tensors.size()));
   } else if (measured_before) {
     resume->notice("continuing with the losses that were measured before");
   }
@@ -197,21 +204,19 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
                     report.warnings);
   }
   const PanelWriter writer(reader, plan, options.method, weights ? &*weights : nullptr, output);
-  std::vector<WriteScratch> scratch(static_cast<std::size_t>(pool.size()));
-  std::vector<PanelSums> sums(work.panels.size()), solved_sums(work.whole.size());
-  const std::size_t ahead = kPrefetchPanels * static_cast<std::size_t>(pool.size());
+  std::vector<PanelSums> solved_sums(work.whole.size());
   progress.total = progress.done + work.bytes;
-  const auto name = [&](uint32_t tensor) -> std::string_view {
-    return plan.tensors[tensor].tensor.name;
-  };
-  for_each_panel(pool, work.panels, progress, name, [&](std::size_t i, int worker) {
-    if (i + ahead < work.panels.size()) {
-      const Panel& later = work.panels[i + ahead];
-      prefetch_panel(*source.checkpoint, plan.tensors[later.tensor].tensor, later);
-    }
-    sums[i] = writer.write(work.panels[i], scratch[static_cast<std::size_t>(worker)]);
-    output.panel_done(work.panels[i].tensor);
-  });
+  StreamOptions streaming;
+  streaming.stretch = options.resume_stretch;
+  if (point) streaming.done = std::move(point->streamed);
+  if (resume && !calibrated) {
+    streaming.save = [&](const TensorSums& done) {
+      output.sync();
+      resume->save(plan, {{}, {}, done}, {}, 0);
+    };
+  }
+  std::vector<PanelSums> sums = stream_panels(work.panels, plan, *source.checkpoint, writer, output,
+                                              progress, pool, streaming);
   std::optional<CalibrationRecord> calibration;
   if (calibrated) {
     for (std::size_t i = 0; point && i < work.whole.size(); ++i) {

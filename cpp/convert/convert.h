@@ -44,9 +44,12 @@ struct ConvertOptions {
   std::string source_revision;
   bool think_in_template = false;
   std::string generator_version;
-  /// Of a calibrated conversion: what its bytes depend on, as text. What an interrupted one with
-  /// the same key left in the directory is taken up.
+  /// What the bytes of the conversion depend on, as text. What an interrupted one with the same key
+  /// left in the directory is taken up.
   std::optional<std::string> resume_key;
+  /// Without calibration: source bytes behind which the state is written down; 0: those of about 20
+  /// seconds.
+  uint64_t resume_stretch = 0;
 };
 
 struct ConvertReport {

@@ -18,7 +18,6 @@ namespace {
 constexpr uint64_t kSampleRows = 16;
 constexpr uint64_t kSampleColumns = 512;  // of a row: a page of float types
 constexpr uint64_t kColumnStep = 128;
-constexpr uint32_t kPrefetchPanels = 2;  // per thread, ahead of the one being worked on
 
 using AtomicNeeds = std::array<std::atomic<uint64_t>, std::tuple_size_v<WidthNeeds>>;
 

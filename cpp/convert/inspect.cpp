@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "arch/directory.h"
-#include "arch/roles.h"
+#include "arch/general_roles.h"
 #include "io/json.h"
 
 namespace jang {
@@ -140,7 +140,7 @@ void sum_up(const std::vector<Row>& rows, Inspection& result) {
     if (!counts_as_weights(row)) continue;
     const uint64_t weights = element_count(row.tensor.shape);
     const double bits = row.bits * static_cast<double>(weights);
-    Sum& sum = roles[role_of(row.tensor.name, row.tensor.shape, result.model_type).role];
+    Sum& sum = roles[role_in_model(row.tensor.name, row.tensor.shape, result.model_type).role];
     sum.row.tensors += 1;
     sum.row.weights += weights;
     sum.row.bytes += row.tensor.bytes;

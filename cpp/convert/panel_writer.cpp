@@ -32,6 +32,14 @@ PanelPlace failing_group(const SourcePanel& values, const AffineFormat& format,
 
 }  // namespace
 
+void PanelSums::append(const PanelSums& next) noexcept {
+  for (std::size_t piece = 0; piece < kMaxPieces; ++piece) {
+    crc[piece] = crc32_join(crc[piece], next.crc[piece], next.bytes[piece]);
+    bytes[piece] += next.bytes[piece];
+  }
+  lossless_groups += next.lossless_groups;
+}
+
 PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
   const PlannedTensor& planned = plan_.tensors[panel.tensor];
   const SourcePanel values = reader_.read(planned, panel, scratch.source);

@@ -21,6 +21,9 @@ struct PanelSums {
   std::array<uint32_t, kMaxPieces> crc{};
   std::array<uint64_t, kMaxPieces> bytes{};
   uint64_t lossless_groups = 0;
+
+  /// Adds those of the panel behind.
+  void append(const PanelSums& next) noexcept;
 };
 
 /// A worker's own memory: a few panels, whatever the model.

@@ -22,6 +22,9 @@ namespace jang {
 /// second even while it searches grids; large enough that a write costs nothing.
 inline constexpr uint64_t kPanelBytes = uint64_t{1} << 20;
 
+/// Per thread, ahead of the one being worked on.
+inline constexpr uint32_t kPrefetchPanels = 2;
+
 struct Panel {
   uint32_t tensor = 0;  // whatever the caller counts
   uint64_t row = 0, rows = 0;

@@ -98,11 +98,32 @@ Json array_json(const Numbers& numbers) {
   return out;
 }
 
+Json sums_json(const PanelSums& sums) {
+  return Json::Object{{"crc", array_json(sums.crc)},
+                      {"bytes", array_json(sums.bytes)},
+                      {"lossless_groups", sums.lossless_groups}};
+}
+
+PanelSums parse_sums(const Fields& fields) {
+  PanelSums sums;
+  const std::vector<int64_t> crc = fields.counts("crc"), bytes = fields.counts("bytes");
+  if (crc.size() != kMaxPieces || bytes.size() != kMaxPieces)
+    fields.fail(std::to_string(kMaxPieces) + " of crc and bytes");
+  for (std::size_t i = 0; i < kMaxPieces; ++i) {
+    if (crc[i] > int64_t{std::numeric_limits<uint32_t>::max()}) fields.fail("crc of 32 bits");
+    sums.crc[i] = static_cast<uint32_t>(crc[i]);
+    sums.bytes[i] = static_cast<uint64_t>(bytes[i]);
+  }
+  sums.lossless_groups = fields.count("lossless_groups");
+  return sums;
+}
+
 Json solved_json(const SolvedTensor& tensor) {
-  Json out =
-      Json::Object{{"solver", tensor.solver.solver},     {"lambda", tensor.solver.lambda},
-                   {"alpha", tensor.solver.alpha},       {"error", tensor.solver.error},
-                   {"crc", array_json(tensor.sums.crc)}, {"bytes", array_json(tensor.sums.bytes)}};
+  Json out = sums_json(tensor.sums);
+  out["solver"] = tensor.solver.solver;
+  out["lambda"] = tensor.solver.lambda;
+  out["alpha"] = tensor.solver.alpha;
+  out["error"] = tensor.solver.error;
   if (tensor.solver.experts) out["experts"] = ways_json(*tensor.solver.experts);
   return out;
 }
@@ -114,14 +135,7 @@ SolvedTensor parse_solved(const Fields& fields) {
   if (out.solver.solver != "gptq" && out.solver.solver != "mse")
     fields.fail("gptq or mse as solver");
   if (const auto ways = fields.object("experts")) out.solver.experts = parse_ways(*ways);
-  const std::vector<int64_t> crc = fields.counts("crc"), bytes = fields.counts("bytes");
-  if (crc.size() != kMaxPieces || bytes.size() != kMaxPieces)
-    fields.fail(std::to_string(kMaxPieces) + " of crc and bytes");
-  for (std::size_t i = 0; i < kMaxPieces; ++i) {
-    if (crc[i] > int64_t{std::numeric_limits<uint32_t>::max()}) fields.fail("crc of 32 bits");
-    out.sums.crc[i] = static_cast<uint32_t>(crc[i]);
-    out.sums.bytes[i] = static_cast<uint64_t>(bytes[i]);
-  }
+  out.sums = parse_sums(fields);
   return out;
 }
 
@@ -147,11 +161,15 @@ Json point_json(const Plan& plan, const ResumePoint& point) {
   Json tensors = Json::Object{};
   for (const auto& [index, tensor] : point.tensors)
     tensors[plan.tensors[index].tensor.path] = solved_json(tensor);
+  Json streamed = Json::Object{};
+  for (const auto& [index, sums] : point.streamed)
+    streamed[plan.tensors[index].tensor.name] = sums_json(sums);
   return Json::Object{{"plan", plan_checksum(plan)},
                       {"layers", point.position.layers},
                       {"expert_tokens", array_json(point.position.expert_tokens)},
                       {"expert_ways", ways_json(point.position.expert_ways)},
-                      {"tensors", std::move(tensors)}};
+                      {"tensors", std::move(tensors)},
+                      {"streamed", std::move(streamed)}};
 }
 
 ResumePoint parse_point(const Json& json, const Plan& plan, uint64_t layers,
@@ -159,12 +177,13 @@ ResumePoint parse_point(const Json& json, const Plan& plan, uint64_t layers,
   const Fields fields(json, file, "point");
   if (fields.count("plan") != plan_checksum(plan)) fields.fail("the checksum of this plan");
   ResumePoint point;
-  point.position.layers = fields.count("layers", static_cast<int64_t>(layers) + 1);
+  point.position.layers =
+      fields.count("layers", layers == 0 ? 0 : static_cast<int64_t>(layers) + 1);
   point.position.expert_tokens = fields.counts("expert_tokens");
   const auto ways = fields.object("expert_ways");
   if (!ways) fields.fail("expert_ways");
   point.position.expert_ways = parse_ways(*ways);
-  const auto to_solve = tensors_to_solve(plan);
+  const auto to_solve = layers == 0 ? std::map<std::string, uint32_t>{} : tensors_to_solve(plan);
   const Json& tensors = fields.member("tensors");
   if (!tensors.is_object()) fields.fail("an object as tensors");
   for (const auto& [path, tensor] : tensors.as_object()) {
@@ -173,6 +192,16 @@ ResumePoint parse_point(const Json& json, const Plan& plan, uint64_t layers,
     point.tensors.emplace(found->second, parse_solved(Fields(tensor, file, path)));
   }
   point.position.stored = point.tensors.size();
+  const Json& streamed = fields.member("streamed");
+  if (!streamed.is_object()) fields.fail("an object as streamed");
+  std::map<std::string_view, uint32_t> names;
+  for (uint32_t i = 0; layers == 0 && i < plan.tensors.size(); ++i)
+    names.emplace(plan.tensors[i].tensor.name, i);
+  for (const auto& [name, sums] : streamed.as_object()) {
+    const auto found = names.find(name);
+    if (found == names.end()) fields.fail("no streamed tensor " + name);
+    point.streamed.emplace(found->second, parse_sums(Fields(sums, file, name)));
+  }
   return point;
 }
 

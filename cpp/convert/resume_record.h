@@ -1,4 +1,4 @@
-// What of a calibrated conversion is written down so that the next one can go on, as JSON, and back
+// What of a conversion is written down so that the next one can go on, as JSON, and back
 // again. A record is input like any other file: everything is checked against the plan it is for.
 #pragma once
 
@@ -9,6 +9,7 @@
 
 #include "calibrate/solve_model.h"
 #include "convert/panel_writer.h"
+#include "convert/stream_panels.h"
 #include "io/json.h"
 #include "plan/losses.h"
 #include "plan/plan.h"
@@ -21,10 +22,11 @@ struct SolvedTensor {
   PanelSums sums;
 };
 
-/// A conversion between two layers.
+/// A conversion between two layers; without calibration, between two tensors.
 struct ResumePoint {
   SolvePosition position;
   std::map<uint32_t, SolvedTensor> tensors;  // by planned tensor
+  TensorSums streamed;                       // only without calibration
 };
 
 /// What a plan must have in common with the one a point was saved for: shards, widths, shapes.
@@ -32,7 +34,7 @@ uint32_t plan_checksum(const Plan& plan);
 
 Json point_json(const Plan& plan, const ResumePoint& point);
 /// Throws Error{kConfigValue} naming `file` for anything that a conversion by `plan` of a model of
-/// so many layers does not save.
+/// so many layers does not save; 0: one without calibration.
 ResumePoint parse_point(const Json& json, const Plan& plan, uint64_t layers,
                         const std::string& file);
 

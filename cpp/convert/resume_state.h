@@ -1,4 +1,4 @@
-// Where an interrupted calibrated conversion left off: files beside the unfinished shards, for the
+// Where an interrupted conversion left off: files beside the unfinished shards, for the
 // next conversion with the same key. Anything else that is found there is cleared, with a notice.
 //
 // Relies on Python for the key (python/jang_tools/resume.py), and for clearing what no conversion
@@ -21,7 +21,7 @@ namespace jang {
 
 /// What the hidden states of a conversion are: f32 [streams][sequences][row_bytes / 4].
 struct StatesShape {
-  uint64_t layers = 0;  // of the model
+  uint64_t layers = 0;  // of the model; 0: no calibration, no states
   uint64_t streams = 0, sequences = 0;
   uint64_t row_bytes = 0;  // of a sequence
 };

@@ -2,7 +2,7 @@
 #include <set>
 #include <string>
 
-#include "arch/roles.h"
+#include "arch/general_roles.h"
 #include "arch/spec_tensors.h"
 #include "convert/verify_parts.h"
 
@@ -67,7 +67,7 @@ void check_entry(Examined& examined, const std::string& path, const Json& entry,
   if (!examined.ours) return;
   check.shape("shape", module.shape);
   const std::string& model_type = examined.directory->config.model_type();
-  check.text("role", role_name(role_of(module.path, module.shape, model_type).role));
+  check.text("role", role_name(role_in_model(module.path, module.shape, model_type).role));
 }
 
 void check_widths_used(Examined& examined, const Json& quantization) {

@@ -34,8 +34,8 @@ std::string output_config_json(const Plan& plan, const ModelConfig& source) {
     family->complete_config(config, source);
   }
   // What is written decides, not what the source said: stored heads may differ from a tying flag,
-  // and --dtype casts.
-  config["tie_word_embeddings"] = plan.tied_head;
+  // and --dtype casts. Of an unknown architecture only its own code knows what it ties.
+  if (!is_unknown_model_type(source.model_type())) config["tie_word_embeddings"] = plan.tied_head;
   for (const std::string_view key : {"torch_dtype", "dtype"}) {
     config[key] = config_dtype_word(plan.activation_dtype);
   }

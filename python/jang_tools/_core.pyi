@@ -672,15 +672,16 @@ def collect_statistics(source: str, output: str, ids: typing.Annotated[numpy.typ
     exist. progress(done, total, item) counts sequences through branches, on the calling
     thread. Raises FormatError, UnsupportedError, ArgumentError, IoError.
     """
-def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, losses: collections.abc.Mapping[str, ModuleLoss] = {}, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', resume_key: str | None = None, progress: typing.Any = None, notice: typing.Any = None) -> ConvertReport:
+def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, losses: collections.abc.Mapping[str, ModuleLoss] = {}, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', resume_key: str | None = None, resume_stretch: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None, notice: typing.Any = None) -> ConvertReport:
     """
     Writes shards, index, config.json and jang_config.json into the existing directory
     `partial`. calibration_ids: int32 [sequences, tokens], for method gptq;
     calibration_streams 2 also runs the full-precision model beside the quantized one.
     column_weights: float32 [columns] or [experts, columns] by module path, for method mse;
     losses: those of measure_losses, where bits or size is given.
-    resume_key: what the bytes depend on, for method gptq; what an interrupted conversion with
-    the same key left in `partial` is then continued, and the state for that stays there.
+    resume_key: what the bytes depend on; what an interrupted conversion with the same key left
+    in `partial` is then continued, and the state for that stays there. resume_stretch: source
+    bytes behind which methods other than gptq write it, 0: those of about 20 seconds.
     progress(done, total, item) counts bytes of source weights, notice(line) is told how the
     work goes on, both on the calling thread.
     threads 0: as many as the process may use. Raises FormatError, UnsupportedError,

@@ -132,9 +132,10 @@ def convert(
     last match wins. ``overwrite`` replaces a directory that this package wrote.
     ``progress(done, total, item)`` counts bytes converted and hashed, on the calling thread, and
     before that, on a scale of their own, those of samples whose losses are measured; Ctrl-C stops
-    within a second and leaves nothing behind, but for "gptq" once a layer is done: what is
-    interrupted then, by whatever, the same call continues at the last finished layer, to the same
-    bytes. ``notice(line)`` is told so when it does, and why if it cannot.
+    within a second and leaves nothing behind, but once "gptq" has finished a layer, or the other
+    methods have worked for some 20 seconds: what is interrupted then, by whatever, the same call
+    continues at the last finished layer or tensor, to the same bytes. ``notice(line)`` is told so
+    when it does, and why if it cannot.
     Tensors that already lie on a lattice, as after quantization-aware training, are found by "mse"
     and "gptq" and stored there without loss where the width allows.
 
@@ -174,6 +175,7 @@ def convert(
             )
     plan = _core.plan_directory(str(source.path), **options)
     state_bytes = 0
+    ids = None
     if method == "gptq":
         found = calibrate_on(
             source.path,
@@ -185,18 +187,19 @@ def convert(
             "calibration_ids": found.ids,
             "calibration_text": found.text.name,
             "calibration_sha256": found.text.sha256,
-            "resume_key": resume_key(
-                source.path,
-                {name: value for name, value in options.items() if name != "losses"},
-                found.ids,
-                calibrated.get("statistics_sha256", ""),
-            ),
         }
+        ids = found.ids
         state_bytes = _core.resume_bytes(str(source.path), found.ids.size)
+    key = resume_key(
+        source.path,
+        {"method": method} | {name: value for name, value in options.items() if name != "losses"},
+        ids,
+        calibrated.get("statistics_sha256", ""),
+    )
     copied = _files_to_copy(source.path)
     if "tokenizer.json" not in copied:
         warnings.append(_NO_TOKENIZER)
-    with PartialOutput(target, overwrite=overwrite, resume=method == "gptq") as partial:
+    with PartialOutput(target, overwrite=overwrite, resume=True) as partial:
         needed = plan.file_bytes + sum(copied.values()) + state_bytes
         _check_space(partial.path, max(needed - partial.kept_bytes(), 0))
         count = _Progress(progress, plan.file_bytes + sum(copied.values()))
@@ -213,6 +216,8 @@ def convert(
             think_in_template=_opens_thinking(source.path, warnings),
             generator_version=str(_core.__version__),
             **calibrated,
+            resume_key=key,
+            resume_stretch=_RESUME_STRETCH,
             progress=count.converted if progress else None,
             notice=notice,
         )
@@ -245,6 +250,7 @@ def _lattices_of(found: _core.LatticeSummary) -> Lattices | None:
     return Lattices(found.tensors, found.lossless_tensors, found.groups, found.lossless_groups)
 
 
+_RESUME_STRETCH = 0  # bytes of the source between two states of rtn and mse; 0: about 20 seconds
 _NO_TOKENIZER = (
     "tokenizer.json: not in the source, so `jang run` and most loaders cannot take text;"
     " the weights are converted"

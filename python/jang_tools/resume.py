@@ -1,4 +1,4 @@
-"""The key of a gptq conversion: whatever its weights depend on, as one hash.
+"""The key of a conversion: whatever its weights depend on, as one hash.
 
 What an interrupted conversion left in OUTPUT.partial is continued by one of the same key only, so
 everything that decides a byte of the weight files must be in it: the program itself, the kernels
@@ -26,30 +26,34 @@ _HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, by the format's ru
 
 
 def resume_key(
-    source: Path, options: Mapping[str, Any], ids: npt.NDArray[np.int32], statistics: str
+    source: Path, options: Mapping[str, Any], ids: npt.NDArray[np.int32] | None, statistics: str
 ) -> str:
-    """64 hex digits. ``options``: JSON values; ``ids``: [sequences, tokens]; ``statistics``: the
-    hash of a statistics file, or empty. Raises IoError."""
+    """64 hex digits. ``options``: JSON values, the method too; ``ids``: [sequences, tokens] of a
+    calibration; ``statistics``: the hash of a statistics file, or empty. Raises IoError."""
     try:
         document = {
             "program": _program(),
             "source": _source(source),
             "options": dict(options),
-            "calibration": [list(ids.shape), hashlib.sha256(ids.tobytes()).hexdigest()],
+            "calibration": None if ids is None else [*ids.shape, _sha256(ids.tobytes())],
             "statistics": statistics,
         }
     except OSError as error:
         raise IoError(
             f"{error.filename or source}: {error.strerror or error}", code="io"
         ) from error
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode("utf-8")).hexdigest()
+    return _sha256(json.dumps(document, sort_keys=True).encode("utf-8"))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _program() -> list[str]:
     """Version, kernel level, and the hash of the core: builds of one version may differ."""
     runtime = _core.runtime_info()
     level = next(name for name, state in runtime["levels"].items() if state["active"])
-    core = hashlib.sha256(Path(str(_core.__file__)).read_bytes()).hexdigest()
+    core = _sha256(Path(str(_core.__file__)).read_bytes())
     return [str(runtime["version"]), level, core]
 
 
@@ -62,7 +66,7 @@ def _source(source: Path) -> list[list[Any]]:
             continue
         status = file.stat()
         if file.suffix == ".json":
-            found.append([file.name, hashlib.sha256(file.read_bytes()).hexdigest()])
+            found.append([file.name, _sha256(file.read_bytes())])
         else:
             found.append([file.name, status.st_size, status.st_mtime_ns, _header_hash(file)])
     return found
@@ -73,4 +77,4 @@ def _header_hash(file: Path) -> str:
         head = reader.read(8)
         size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
         length = min(size, _HEADER_LIMIT, os.fstat(reader.fileno()).st_size)
-        return hashlib.sha256(head + reader.read(length)).hexdigest()
+        return _sha256(head + reader.read(length))

@@ -10,6 +10,7 @@
 
 #include "arch/directory.h"
 #include "base/error.h"
+#include "convert/conversion.h"
 #include "convert/source_model.h"
 #include "convert/verify.h"
 #include "io/checkpoint.h"
@@ -22,19 +23,7 @@ namespace fs = std::filesystem;
 
 ConvertOptions options_for(const std::string& profile, Method method = Method::kRtn,
                            int threads = 1) {
-  ConvertOptions options;
-  options.plan.profile = profile;
-  options.method = method;
-  options.threads = threads;
-  options.source_name = "source";
-  options.generator_version = "1.0";
-  return options;
-}
-
-ConvertReport convert_to(const fs::path& source, const fs::path& output,
-                         const ConvertOptions& options, const JobCallbacks& callbacks = {}) {
-  fs::create_directories(output);
-  return convert_directory(source, output, options, callbacks);
+  return conversion_options(profile, method, threads);
 }
 
 template <typename Call>
@@ -107,13 +96,7 @@ TEST(Convert, PanelsGiveTheBytesOfWholeMatrices) {
 
 TEST(Convert, RowsLongerThanAPanelAreCut) {
   const TemporaryDirectory directory;
-  SourceModel model;
-  model.dtype = DType::kF32;
-  model.layers = 1;
-  model.inner = (uint64_t{1} << 18) + 160;  // down_proj: a row of more than 1 MiB
-  model.hidden = 32;
-  model.heads = 1;
-  model.kv_heads = 1;
+  SourceModel model = model_of_long_rows();
   model.fill(4).write(directory / "source");
   convert_to(directory / "source", directory / "out", options_for("JANG_4L", Method::kRtn, 2));
   const ModelDirectory out = open_model_directory(directory / "out");

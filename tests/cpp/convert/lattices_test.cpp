@@ -11,6 +11,7 @@
 
 #include "arch/directory.h"
 #include "base/error.h"
+#include "convert/conversion.h"
 #include "convert/convert.h"
 #include "convert/source_model.h"
 #include "convert/verify.h"
@@ -24,19 +25,7 @@ namespace fs = std::filesystem;
 
 ConvertOptions options_for(const std::string& profile, Method method = Method::kMse,
                            int threads = 2) {
-  ConvertOptions options;
-  options.plan.profile = profile;
-  options.method = method;
-  options.threads = threads;
-  options.source_name = "source";
-  options.generator_version = "1.0";
-  return options;
-}
-
-ConvertReport convert_to(const fs::path& source, const fs::path& output,
-                         const ConvertOptions& options, const JobCallbacks& callbacks = {}) {
-  fs::create_directories(output);
-  return convert_directory(source, output, options, callbacks);
+  return conversion_options(profile, method, threads);
 }
 
 /// d * (q - 2^(bits - 1)) with a scale of 4 significant bits in each group: exact in all types.

@@ -1,9 +1,10 @@
-// Interrupted gptq conversions: wherever one stops, the next gives the bytes of an undisturbed one;
+// Interrupted conversions: wherever one stops, the next gives the bytes of an undisturbed one;
 // what does not fit is started afresh, with a notice.
 #include <gtest/gtest.h>
 
 #include <fstream>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct Case {
   int64_t experts = 0;
   bool sized = false;
   bool two_streams = true;
+  std::optional<Method> plain = {};  // without calibration, state behind every tensor
 };
 
 TinyModel tiny_model(const Case& kind) {
@@ -48,6 +50,14 @@ ConvertOptions options_for(const Case& kind, int threads = 1) {
     options.plan.profile = "JANG_3M";
   }
   options.plan.group_size = 32;
+  options.threads = threads;
+  options.generator_version = "1.0";
+  options.resume_key = "key";
+  if (kind.plain) {
+    options.method = *kind.plain;
+    options.resume_stretch = 1;
+    return options;
+  }
   CalibrationInput input;
   for (int64_t i = 0; i < kTokens * kSequences; ++i)
     input.ids.push_back(static_cast<int32_t>((i * i * 5 + i) % kVocabulary));
@@ -56,9 +66,6 @@ ConvertOptions options_for(const Case& kind, int threads = 1) {
   input.sha256 = std::string(64, 'a');
   input.two_streams = kind.two_streams;
   options.calibration = std::move(input);
-  options.threads = threads;
-  options.generator_version = "1.0";
-  options.resume_key = "key";
   return options;
 }
 
@@ -346,6 +353,98 @@ TEST_F(ResumeTest, RecordsThatLieStartAfresh) {
   rewrite([](Json& r) { r["layers"] = 1; });
   EXPECT_THROW(Attempt(source(), output(), options), Error);
   EXPECT_FALSE(fs::exists(output() / "jang_config.json"));
+}
+
+Case plain(Method method, int64_t experts = 0, bool sized = false) {
+  Case kind;
+  kind.experts = experts;
+  kind.sized = sized;
+  kind.plain = method;
+  return kind;
+}
+
+TEST_F(ResumeTest, WithoutCalibrationTheNextOneStartsBehindTheLastTensor) {
+  for (const Case& kind : {plain(Method::kRtn), plain(Method::kMse), plain(Method::kRtn, 4),
+                           plain(Method::kMse, 0, true)}) {
+    SCOPED_TRACE(testing::Message() << "experts " << kind.experts << ", sized " << kind.sized);
+    prepare(kind);
+    for (std::size_t stop = 1; stop < 30; stop += 4) {
+      fs::remove_all(output());
+      const Attempt first(source(), output(), options_for(kind, 1), after(stop));
+      ASSERT_FALSE(first.done);
+      EXPECT_EQ(fs::exists(state()), stop > 1);  // the last one is done, its stretch is not
+      const Attempt second(source(), output(), options_for(kind, 1));
+      EXPECT_TRUE(second.done);
+      if (stop > 1) {
+        const std::string words = "continuing behind tensor " + std::to_string(stop - 1) + " of ";
+        EXPECT_TRUE(second.said(words)) << words;
+        EXPECT_NE(second.items.front(), first.items.front());
+      }
+      EXPECT_EQ(product(output()), expected_) << "stopped at " << stop;
+    }
+    // Many stops, other numbers of threads.
+    fs::remove_all(output());
+    for (int run = 0; run < 4; ++run) {
+      const Attempt next(source(), output(), options_for(kind, 1 + run % 2), after(3));
+      EXPECT_EQ(next.said("continuing behind tensor "), run > 0);
+    }
+    EXPECT_TRUE(Attempt(source(), output(), options_for(kind, 2)).done);
+    EXPECT_EQ(product(output()), expected_);
+  }
+}
+
+TEST_F(ResumeTest, ALongStretchSavesNothing) {
+  const Case kind = plain(Method::kRtn);
+  prepare(kind);
+  ConvertOptions options = options_for(kind);
+  options.resume_stretch = 0;
+  const Attempt run(source(), output(), options, after(20));
+  EXPECT_FALSE(run.done);
+  EXPECT_FALSE(fs::exists(state()));
+}
+
+TEST_F(ResumeTest, StreamedTensorsAreChecked) {
+  const Case kind = plain(Method::kMse);
+  prepare(kind);
+  const ConvertOptions options = options_for(kind);
+  const std::string name = "model.layers.0.mlp.down_proj.weight";
+  const std::vector<std::pair<std::string, std::function<void(Json&)>>> lies = {
+      {"layers", [](Json& r) { r["layers"] = 1; }},
+      {"nothing", [](Json& r) { r["streamed"] = nullptr; }},
+      {"unknown tensor",
+       [&](Json& r) {
+         const Json copy = r["streamed"][name];
+         r["streamed"]["model.layers.9"] = copy;
+       }},
+      {"solved tensor",
+       [&](Json& r) {
+         const Json copy = r["streamed"][name];
+         r["tensors"]["model.layers.0.mlp.down_proj"] = copy;
+       }},
+      {"bytes",
+       [&](Json& r) {
+         r["streamed"][name]["bytes"] = Json::Array{1, 2, 3};
+       }},
+      {"crc",
+       [&](Json& r) {
+         r["streamed"][name]["crc"] = Json::Array{1, 2, 3};
+       }},
+      {"groups", [&](Json& r) { r["streamed"][name]["lossless_groups"] = -1; }},
+      {"scales of a norm",
+       [&](Json& r) {
+         r["streamed"]["model.layers.0.input_layernorm.weight"]["bytes"] = Json::Array{192, 1, 0};
+       }},
+  };
+  for (const auto& [what, lie] : lies) {
+    interrupt(options);
+    rewrite(lie);
+    expect_afresh(options, what);
+  }
+  // Calibrated conversions have no streamed tensors.
+  interrupt(options);
+  ConvertOptions calibrated = options_for({});
+  const Attempt run(source(), output(), calibrated);
+  EXPECT_TRUE(run.notices.at(0).starts_with("starting afresh"));
 }
 
 TEST_F(ResumeTest, WithoutAKeyNothingIsKept) {

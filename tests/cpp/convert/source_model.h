@@ -155,4 +155,16 @@ inline std::map<std::string, std::string> contents(const std::filesystem::path& 
   return files;
 }
 
+/// One layer, not filled yet, whose down_proj has rows of more than a panel (1 MiB).
+inline SourceModel model_of_long_rows() {
+  SourceModel model;
+  model.dtype = DType::kF32;
+  model.layers = 1;
+  model.inner = (uint64_t{1} << 18) + 160;
+  model.hidden = 32;
+  model.heads = 1;
+  model.kv_heads = 1;
+  return model;
+}
+
 }  // namespace jang

@@ -115,13 +115,7 @@ TEST(ConvertStatistics, WeightsReachEveryPanel) {
 
 TEST(ConvertStatistics, PartsOfARowSeeTheirOwnColumns) {
   const TemporaryDirectory directory;
-  SourceModel model;
-  model.dtype = DType::kF32;
-  model.layers = 1;
-  model.inner = (uint64_t{1} << 18) + 160;  // down_proj: a row of more than 1 MiB
-  model.hidden = 32;
-  model.heads = 1;
-  model.kv_heads = 1;
+  SourceModel model = model_of_long_rows();
   model.fill(52);
   const std::string path = "model.layers.0.mlp.down_proj";
   model.write(directory / "source");
