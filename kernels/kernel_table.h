@@ -239,8 +239,8 @@ struct KernelTable {
   void (*add)(float* x, const float* y, int64_t n) = nullptr;
   // out = silu(gate) * up, n floats; in place on gate or up allowed.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out) = nullptr;
-  // out = gelu(gate) * up, n floats; in place on gate or up allowed. tanh_form: the approximation
-  // 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), else x/2 (1 + erf(x / sqrt 2)).
+  // out = gelu(gate) * up, n floats; in place on gate or up allowed; up null: 1. tanh_form: the
+  // approximation 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), else x/2 (1 + erf(x / sqrt 2)).
   void (*gelu_mul)(const float* gate, const float* up, int64_t n, bool tanh_form,
                    float* out) = nullptr;
   // Rotates the first 2*half channels of each of `heads` vectors, head_stride apart, in place.

@@ -107,6 +107,23 @@ void refuse_unstated_codes(const ModelDirectory& directory) {
   }
 }
 
+/// Other writers split gate_up_proj into its halves.
+template <typename Stored>
+void take_stored_halves(ModelSpec& spec, const Stored& stored) {
+  constexpr std::string_view kFused = "gate_up_proj";
+  for (LayerSpec& layer : spec.layers) {
+    auto* mlp = layer.feed_forward ? std::get_if<GatedMlpSpec>(&*layer.feed_forward) : nullptr;
+    if (mlp == nullptr || !mlp->gate_up || stored(mlp->gate_up->path)) continue;
+    if (!mlp->gate_up->path.ends_with(kFused)) continue;
+    const std::string base =
+        mlp->gate_up->path.substr(0, mlp->gate_up->path.size() - kFused.size());
+    if (!stored(base + "gate_proj")) continue;
+    mlp->gate.path = base + "gate_proj";
+    mlp->up.path = base + "up_proj";
+    mlp->gate_up.reset();
+  }
+}
+
 void collect_ids(const Json* value, const std::string& file, std::set<int64_t>& ids) {
   if (value == nullptr) return;
   const auto add = [&](const Json& id) {
@@ -186,10 +203,11 @@ ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access acc
 
 ModelSpec directory_spec(const ModelDirectory& directory) {
   ModelSpec spec = require_family(directory.config).spec(directory.config);
-  if (!spec.head.tied) return spec;
   const auto stored = [&](const std::string& path) {
     return directory.checkpoint.find(path + ".weight") != nullptr;
   };
+  take_stored_halves(spec, stored);
+  if (!spec.head.tied) return spec;
   const std::string& head = spec.head.linear.path;
   if (!stored(head)) return spec;
   if (!stored(spec.embedding.path)) {

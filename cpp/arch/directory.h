@@ -59,9 +59,9 @@ struct ModelDirectory {
 ModelDirectory open_model_directory(const std::filesystem::path& path,
                                     Checkpoint::Access access = Checkpoint::Access::kMapped);
 
-/// The family's spec of this directory, with the head as it is stored: a tied head whose own tensor
-/// differs is untied, a tied model that stores only lm_head embeds with it. Throws like
-/// require_family.
+/// The family's spec of this directory, with head and feed-forwards as they are stored: a tied head
+/// whose own tensor differs is untied, a tied model that stores only lm_head embeds with it, and
+/// halves of a gate_up_proj are two modules. Throws like require_family.
 ModelSpec directory_spec(const ModelDirectory& directory);
 
 /// Union of eos ids of config.json (text and root) and generation_config.json, sorted. Tokenizer

@@ -10,8 +10,9 @@
 namespace jang {
 namespace {
 
-constexpr std::array kFamilies = {&kLlamaFamily, &kMistralFamily, &kMixtralFamily,
-                                  &kQwen3MoeFamily};
+constexpr std::array kFamilies = {&kLlamaFamily,    &kMistralFamily, &kMixtralFamily,
+                                  &kQwen3MoeFamily, &kPhi3Family,    &kPhiFamily,
+                                  &kGlm4Family,     &kCohereFamily,  &kCohere2Family};
 
 // Sorted. Wrapped spellings ("gemma3", "gemma4") are the outer names of the text models beside
 // them.

@@ -25,7 +25,6 @@ struct Blocks {
   QkNorm qk_norm = QkNorm::kNone;
   bool feed_forward_norms = false;  // pre_ and post_feedforward_layernorm
   bool post_norm_only = false;      // olmo2: post_attention_, post_feedforward_layernorm
-  bool fused = false;               // phi3: qkv_proj, gate_up_proj
   bool experts = false;
   bool shared_expert = false;
   bool linear_attention = false;  // gated attention every few layers, else DeltaNet
@@ -59,8 +58,6 @@ std::optional<Blocks> blocks_of(std::string_view type) {
     b.head_dim = 256;
     b.feed_forward_norms = type != "gemma";
     b.qk_norm = type == "gemma3_text" ? QkNorm::kPerHead : QkNorm::kNone;
-  } else if (type == "phi3") {
-    b.fused = true;
   } else if (type == "qwen3_next" || type == "qwen3_5" || type == "qwen3_5_moe") {
     b.qk_norm = QkNorm::kPerHead;
     b.attention_bias = true;
@@ -176,10 +173,6 @@ class Promise {
     }
     if (is_sparse_layer(i)) {
       experts(base);
-    } else if (blocks_.fused) {
-      const uint64_t width = dim("intermediate_size");
-      linear(base + "mlp.gate_up_proj", 2 * width, hidden_, false);
-      linear(base + "mlp.down_proj", hidden_, width, false);
     } else {
       gated(base + "mlp.", dim("intermediate_size"), blocks_.mlp_bias && flag("mlp_bias"));
     }
@@ -188,11 +181,6 @@ class Promise {
   void attention(const std::string& base) {
     const uint64_t q_rows = heads_ * head_dim_;
     const uint64_t kv_rows = kv_heads_ * head_dim_;
-    if (blocks_.fused) {
-      linear(base + "qkv_proj", q_rows + 2 * kv_rows, hidden_, false);
-      linear(base + "o_proj", hidden_, q_rows, false);
-      return;
-    }
     const bool all = blocks_.attention_bias && flag("attention_bias");
     const bool qkv = all || (blocks_.qkv_bias && config_.boolean("qkv_bias").value_or(true));
     // Gated attention: per head its query rows, then its gate rows.

@@ -21,16 +21,18 @@ struct LinearSpec {
   bool operator==(const LinearSpec&) const = default;
 };
 
-enum class NormKind { kRms, kRmsOnePlus };
+enum class NormKind { kRms, kRmsOnePlus, kLayer };
 struct NormSpec {
   std::string path;
   int64_t size = 0;
   float eps = 1e-5f;
   NormKind kind = NormKind::kRms;
+  bool bias = false;  // kLayer only
+  int64_t heads = 0;  // above 0: the weight is [heads][size], a row for each head
   bool operator==(const NormSpec&) const = default;
 };
 
-enum class RopeType { kDefault, kLinear, kDynamic, kLlama3 };
+enum class RopeType { kDefault, kLinear, kDynamic, kLlama3, kYarn, kLongRope };
 /// One rotary table; layers name it by index in ModelSpec::ropes.
 struct RopeSpec {
   RopeType type = RopeType::kDefault;
@@ -40,12 +42,19 @@ struct RopeSpec {
   double factor = 1.0;
   double low_freq_factor = 1.0;    // llama3
   double high_freq_factor = 4.0;   // llama3
-  int64_t original_positions = 0;  // llama3: L0; dynamic: max_position_embeddings
+  int64_t original_positions = 0;  // L0 of the scaled types; dynamic: max_position_embeddings
+  double magnitude = 1.0;          // factor of cos and sin; yarn, longrope
+  double beta_fast = 32.0;         // yarn: turns within L0 from which on a channel stays
+  double beta_slow = 1.0;          // yarn: turns up to which it is stretched by `factor`
+  bool truncate = true;            // yarn: the ramp between them begins and ends at whole channels
+  /// longrope, [rotated / 2]: what frequencies are divided by, up to L0 positions and beyond.
+  std::vector<double> short_factors, long_factors;
   bool operator==(const RopeSpec&) const = default;
 };
 
 struct AttentionSpec {
   LinearSpec q, k, v, o;
+  std::optional<LinearSpec> qkv;  // holds the rows of q, k and v, which then have no path
   int64_t n_heads = 0;
   int64_t n_kv_heads = 0;
   int64_t head_dim = 0;
@@ -57,11 +66,20 @@ struct AttentionSpec {
   bool operator==(const AttentionSpec&) const = default;
 };
 
-enum class Activation { kSilu };
+enum class Activation { kSilu, kGelu, kGeluTanh };
 struct GatedMlpSpec {
   LinearSpec gate, up, down;
   Activation activation = Activation::kSilu;
+  /// Holds the rows of gate and up, which then have no path.
+  std::optional<LinearSpec> gate_up = std::nullopt;
   bool operator==(const GatedMlpSpec&) const = default;
+};
+
+/// down(act(up x)).
+struct PlainMlpSpec {
+  LinearSpec up, down;
+  Activation activation = Activation::kGeluTanh;
+  bool operator==(const PlainMlpSpec&) const = default;
 };
 
 /// `count` matrices of one shape, the stack's tensor being [count, out, in].
@@ -92,14 +110,17 @@ struct MoeSpec {
 };
 
 using MixerSpec = std::variant<AttentionSpec>;
-using FeedForwardSpec = std::variant<GatedMlpSpec, MoeSpec>;
+using FeedForwardSpec = std::variant<GatedMlpSpec, MoeSpec, PlainMlpSpec>;
 
 /// h += residual * post_norm(mixer(pre_norm(h))); h += residual * ff_post_norm(ff(ff_pre_norm(h))).
+/// Parallel: h += residual * post_norm(mixer(n) + ff(n)), n = pre_norm(h); a dense ff with no
+/// norms.
 struct LayerSpec {
   std::optional<NormSpec> pre_norm, post_norm, ff_pre_norm, ff_post_norm;
   MixerSpec mixer;
   std::optional<FeedForwardSpec> feed_forward;
   float residual = 1.0f;
+  bool parallel = false;
   bool operator==(const LayerSpec&) const = default;
 };
 

@@ -15,24 +15,45 @@ class Collector {
  public:
   void linear(const LinearSpec& spec) {
     matrix(spec.path, spec.out, spec.in);
+    bias(spec);
+  }
+  void bias(const LinearSpec& spec) {
     if (spec.bias) out_.push_back({spec.path + ".bias", {dim(spec.out)}, false});
   }
   void matrix(const std::string& path, int64_t rows, int64_t columns) {
     out_.push_back({path + ".weight", {dim(rows), dim(columns)}, true});
   }
   void norm(const NormSpec& spec) {
-    out_.push_back({spec.path + ".weight", {dim(spec.size)}, false});
+    std::vector<uint64_t> shape = {dim(spec.size)};
+    if (spec.heads > 0) shape.insert(shape.begin(), dim(spec.heads));
+    out_.push_back({spec.path + ".weight", std::move(shape), false});
+    if (spec.bias) out_.push_back({spec.path + ".bias", {dim(spec.size)}, false});
   }
   void norm(const std::optional<NormSpec>& spec) {
     if (spec) norm(*spec);
   }
   void operator()(const AttentionSpec& spec) {
-    for (const LinearSpec* part : {&spec.q, &spec.k, &spec.v, &spec.o}) linear(*part);
+    if (spec.qkv) {
+      linear(*spec.qkv);
+    } else {
+      for (const LinearSpec* part : {&spec.q, &spec.k, &spec.v}) linear(*part);
+    }
+    linear(spec.o);
     norm(spec.q_norm);
     norm(spec.k_norm);
   }
   void operator()(const GatedMlpSpec& spec) {
-    for (const LinearSpec* part : {&spec.gate, &spec.up, &spec.down}) linear(*part);
+    if (spec.gate_up) {
+      linear(*spec.gate_up);
+    } else {
+      linear(spec.gate);
+      linear(spec.up);
+    }
+    linear(spec.down);
+  }
+  void operator()(const PlainMlpSpec& spec) {
+    linear(spec.up);
+    linear(spec.down);
   }
   void operator()(const MoeSpec& spec) {
     linear(spec.router);
@@ -63,7 +84,11 @@ std::vector<SpecTensor> spec_tensors(const ModelSpec& spec) {
     collect.norm(layer.ff_post_norm);
   }
   collect.norm(spec.final_norm);
-  if (!spec.head.tied) collect.linear(spec.head.linear);
+  if (spec.head.tied) {
+    collect.bias(spec.head.linear);  // the matrix is the embedding's
+  } else {
+    collect.linear(spec.head.linear);
+  }
   return collect.take();
 }
 

@@ -22,7 +22,7 @@ struct SpecTensor {
 };
 
 /// Every tensor of the model, in layer order (embedding, layers, final norm, head); all are
-/// required. A tied head adds nothing.
+/// required. A tied head adds at most a bias.
 std::vector<SpecTensor> spec_tensors(const ModelSpec& spec);
 
 /// A tensor found somewhere: final name and logical shape ([out, in] also for quantized modules).

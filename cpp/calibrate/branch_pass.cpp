@@ -1,9 +1,20 @@
 #include "calibrate/branch_pass.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "quant/active_kernels.h"
 
 namespace jang {
+
+std::vector<std::string> module_paths(std::span<const LinearJob> jobs) {
+  std::vector<std::string> paths;
+  for (const LinearJob& job : jobs) {
+    const std::string& path = job.weight->path;
+    if (std::find(paths.begin(), paths.end(), path) == paths.end()) paths.push_back(path);
+  }
+  return paths;
+}
 
 BranchPass::BranchPass(const ModelSpec& spec, int64_t tokens, ThreadPool& pool)
     : spec_(spec),

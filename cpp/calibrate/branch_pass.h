@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "arch/spec.h"
@@ -13,6 +15,9 @@
 #include "model/kv_cache.h"
 
 namespace jang {
+
+/// The modules of jobs that share an input, in their order; rows of one module count once.
+std::vector<std::string> module_paths(std::span<const LinearJob> jobs);
 
 class BranchPass {
  public:

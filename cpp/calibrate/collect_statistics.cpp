@@ -48,7 +48,7 @@ class BranchObserver : public LinearObserver {
     const int64_t columns = jobs.front().weight->columns;
     if (next_ == stages_.size()) {
       stages_.push_back({{}, InputMoments(columns, kind_, false, sequences_)});
-      for (const LinearJob& job : jobs) stages_.back().paths.push_back(job.weight->path);
+      stages_.back().paths = module_paths(jobs);
     }
     Stage& stage = stages_[next_++];
     JANG_ASSERT(stage.paths.front() == jobs.front().weight->path);
@@ -96,7 +96,7 @@ class Collection {
                 output.string() + ".states"),
         rows_(static_cast<std::size_t>(tokens.tokens * spec_.hidden)) {
     for (const LayerSpec& layer : spec_.layers) {
-      total_ += static_cast<uint64_t>((layer.feed_forward ? 2 : 1) * tokens.sequences());
+      total_ += branch_count(layer) * static_cast<uint64_t>(tokens.sequences());
     }
     total_ += static_cast<uint64_t>(tokens.sequences());  // the head
   }
@@ -157,7 +157,7 @@ class Collection {
 
   void collect_head() {
     InputMoments moments(spec_.hidden, kind_, false, tokens_.sequences());
-    const NormLayer norm{spec_.final_norm, binder_.norm(spec_.final_norm)};
+    const NormLayer norm(spec_.final_norm, binder_);
     for (int64_t s = 0; s < tokens_.sequences(); ++s) {
       states_.load(s, rows_.data());
       norm.forward(active_kernels(), pool_, rows_.data(), tokens_.tokens, rows_.data());

@@ -38,7 +38,7 @@ struct BranchMoments : LinearObserver {
   bool on_input(std::span<const LinearJob> jobs, const float* x, int64_t tokens) override {
     if (next == stages.size()) {
       Stage& stage = stages.emplace_back();
-      for (const LinearJob& job : jobs) stage.paths.push_back(job.weight->path);
+      stage.paths = module_paths(jobs);
       stage.moments = std::make_unique<InputMoments>(jobs.front().weight->columns,
                                                      HessianKind::kFull, false, sequences);
     }
@@ -309,7 +309,7 @@ void LossMeter::measure_ends() {
   };
   if (planned(head)) {
     InputMoments moments(spec_.hidden, HessianKind::kFull, false, tokens_.sequences());
-    const NormLayer norm{spec_.final_norm, binder_.norm(spec_.final_norm)};
+    const NormLayer norm(spec_.final_norm, binder_);
     for (int64_t s = 0; s < tokens_.sequences(); ++s) {
       hooks_.poll();
       states_.load(s, rows_.data());
@@ -328,8 +328,7 @@ MeasuredLosses LossMeter::run() {
   std::size_t place = 0;
   for (const LayerSpec& layer : spec_.layers) {
     pass_.set_layer(layer);
-    const std::size_t branches = layer.feed_forward ? 2 : 1;
-    for (std::size_t branch = 0; branch < branches; ++branch)
+    for (std::size_t branch = 0; branch < branch_count(layer); ++branch)
       measure_branch(layer, branch, place++);
   }
   measure_ends();

@@ -28,9 +28,7 @@ struct StageList : LinearObserver {
   std::vector<Stage> stages;
   std::vector<int64_t> columns;
   bool on_input(std::span<const LinearJob> jobs, const float*, int64_t) override {
-    Stage stage;
-    for (const LinearJob& job : jobs) stage.push_back(job.weight->path);
-    stages.push_back(std::move(stage));
+    stages.push_back(module_paths(jobs));
     columns.push_back(jobs.front().weight->columns);
     return true;
   }
@@ -317,7 +315,7 @@ void ModelSolve::solve_head() {
   if (!planned(path)) return;
   InputMoments moments(spec_.hidden, HessianKind::kFull, full_.has_value() && !spec_.head.tied,
                        tokens_.sequences());
-  const NormLayer norm{spec_.final_norm, quantized_.binder.norm(spec_.final_norm)};
+  const NormLayer norm(spec_.final_norm, quantized_.binder);
   for (int64_t s = 0; s < tokens_.sequences(); ++s) {
     hooks_.poll();
     for (Stream* stream : streams()) {
@@ -371,8 +369,8 @@ SolveModelReport ModelSolve::run() {
   for (uint64_t done = position_.layers; done < spec_.layers.size(); ++done) {
     const LayerSpec& layer = spec_.layers[static_cast<std::size_t>(done)];
     for (Stream* stream : streams()) stream->pass.set_layer(layer);
-    const std::size_t branches = layer.feed_forward ? 2 : 1;
-    for (std::size_t branch = 0; branch < branches; ++branch) solve_branch(layer, branch);
+    for (std::size_t branch = 0; branch < branch_count(layer); ++branch)
+      solve_branch(layer, branch);
     quantized_.binder.restore();
     kept_.clear();
     drop_pages();

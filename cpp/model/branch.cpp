@@ -7,7 +7,7 @@ float norm_offset(const NormSpec& spec) { return spec.kind == NormKind::kRmsOneP
 
 std::optional<NormLayer> make_norm(const std::optional<NormSpec>& spec, WeightBinder& binder) {
   if (!spec) return std::nullopt;
-  return NormLayer{*spec, binder.norm(*spec)};
+  return NormLayer(*spec, binder);
 }
 
 }  // namespace
@@ -16,6 +16,11 @@ void NormLayer::forward(const kernels::KernelTable& kernels, ThreadPool& pool, c
                         int64_t tokens, float* out) const {
   const int64_t n = spec.size;
   pool.split(tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    if (spec.kind == NormKind::kLayer) {
+      kernels.layer_norm(x + begin * n, weight.data(), bias.empty() ? nullptr : bias.data(),
+                         spec.eps, end - begin, n, out + begin * n);
+      return;
+    }
     kernels.rms_norm(x + begin * n, n, weight.data(), norm_offset(spec), spec.eps, end - begin, n,
                      out + begin * n, n);
   });
@@ -25,6 +30,15 @@ void NormLayer::add_and_forward(const kernels::KernelTable& kernels, ThreadPool&
                                 const float* y, int64_t tokens, float* out) const {
   const int64_t n = spec.size;
   pool.split(tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    if (spec.kind == NormKind::kLayer) {
+      // A token at a time, so that its sums are still in the first cache for the norm.
+      for (int64_t t = begin; t < end; ++t) {
+        kernels.add(h + t * n, y + t * n, n);
+        kernels.layer_norm(h + t * n, weight.data(), bias.empty() ? nullptr : bias.data(), spec.eps,
+                           1, n, out + t * n);
+      }
+      return;
+    }
     kernels.add_rms_norm(h + begin * n, y + begin * n, weight.data(), norm_offset(spec), spec.eps,
                          end - begin, n, out + begin * n);
   });
@@ -57,8 +71,17 @@ const float* Branch::leave(const LayerContext& context, const Branch* next, floa
   return normed;
 }
 
+std::size_t branch_count(const LayerSpec& spec) noexcept {
+  return spec.feed_forward && !spec.parallel ? 2 : 1;
+}
+
 void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
                      std::vector<Branch>& out) {
+  if (spec.parallel) {
+    out.push_back({make_norm(spec.pre_norm, binder), make_norm(spec.post_norm, binder),
+                   ParallelLayer(spec, binder), spec.residual, layer});
+    return;
+  }
   out.push_back({make_norm(spec.pre_norm, binder), make_norm(spec.post_norm, binder),
                  AttentionLayer(std::get<AttentionSpec>(spec.mixer), binder), spec.residual,
                  layer});
@@ -66,6 +89,9 @@ void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
   auto pre = make_norm(spec.ff_pre_norm, binder), post = make_norm(spec.ff_post_norm, binder);
   if (const auto* moe = std::get_if<MoeSpec>(&*spec.feed_forward)) {
     out.push_back({std::move(pre), std::move(post), MoeLayer(*moe, binder), spec.residual, layer});
+  } else if (const auto* plain = std::get_if<PlainMlpSpec>(&*spec.feed_forward)) {
+    out.push_back(
+        {std::move(pre), std::move(post), PlainMlpLayer(*plain, binder), spec.residual, layer});
   } else {
     out.push_back({std::move(pre), std::move(post),
                    GatedMlpLayer(std::get<GatedMlpSpec>(*spec.feed_forward), binder), spec.residual,

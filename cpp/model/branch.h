@@ -1,5 +1,6 @@
 // A residual branch: h += residual * post_norm(body(pre_norm(h))). A model's layers are a chain of
-// these, a mixer and most often a feed-forward each; inference and calibration run the same ones.
+// these, a mixer and most often a feed-forward each, or both in one branch where they run in
+// parallel; inference and calibration run the same ones.
 //
 // Relies on the layers of model/layers for the bodies; leaves embedding, head and the order of
 // tokens to its users.
@@ -15,14 +16,18 @@
 #include "model/layers/attention.h"
 #include "model/layers/gated_mlp.h"
 #include "model/layers/moe.h"
+#include "model/layers/parallel.h"
+#include "model/layers/plain_mlp.h"
 #include "model/weights.h"
 
 namespace jang {
 
 struct NormLayer {
   NormSpec spec;
-  std::vector<float> weight;
+  std::vector<float> weight, bias;  // bias: empty if there is none
 
+  NormLayer(const NormSpec& norm_spec, WeightBinder& binder)
+      : spec(norm_spec), weight(binder.norm(norm_spec)), bias(binder.norm_bias(norm_spec)) {}
   void forward(const kernels::KernelTable& kernels, ThreadPool& pool, const float* x,
                int64_t tokens, float* out) const;
   /// h += y, then out = the norm of h.
@@ -32,7 +37,7 @@ struct NormLayer {
 
 struct Branch {
   std::optional<NormLayer> pre_norm, post_norm;
-  std::variant<AttentionLayer, GatedMlpLayer, MoeLayer> body;
+  std::variant<AttentionLayer, GatedMlpLayer, MoeLayer, PlainMlpLayer, ParallelLayer> body;
   float residual = 1.0f;
   int64_t layer = 0;  // of the caches
 
@@ -46,6 +51,9 @@ struct Branch {
   const float* leave(const LayerContext& context, const Branch* next, float* out, float* h,
                      float* normed) const;
 };
+
+/// How many branches a layer has: a parallel one is a single branch.
+std::size_t branch_count(const LayerSpec& spec) noexcept;
 
 /// Binds the branches of a layer: its mixer, then its feed-forward if it has one.
 void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,

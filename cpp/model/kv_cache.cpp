@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "model/rotary.h"
 
 namespace jang {
 namespace {
@@ -47,7 +48,8 @@ KvType parse_kv_type(std::string_view name) {
               "kv_type: expected f32, f16, bf16, q8 or q4, found '" + std::string(name) + "'");
 }
 
-KvCache::KvCache(const ModelSpec& spec, KvType type) : type_(type), dims_(dims_of(spec)) {
+KvCache::KvCache(const ModelSpec& spec, KvType type)
+    : type_(type), dims_(dims_of(spec)), switch_(rope_switch(spec)) {
   blocks_.resize(dims_.size());
   for (std::size_t l = 0; l < dims_.size(); ++l) {
     blocks_[l].resize(static_cast<std::size_t>(dims_[l].heads));
@@ -61,6 +63,7 @@ uint64_t KvCache::bytes_for(const ModelSpec& spec, KvType type, int64_t position
 
 void KvCache::reserve(int64_t count) {
   const auto wanted = static_cast<std::size_t>((length_ + count + kSlab - 1) / kSlab);
+  if (switch_ > 0) tokens_.reserve(wanted * static_cast<std::size_t>(kSlab));
   while (storage_.size() < wanted) {
     // Room in every table first, so that a failed allocation leaves all of them as they are.
     const std::size_t blocks = (storage_.size() + 1) * static_cast<std::size_t>(kSlabBlocks);
@@ -87,11 +90,22 @@ void KvCache::reserve(int64_t count) {
   }
 }
 
-void KvCache::truncate(int64_t length) noexcept {
-  if (length < length_) length_ = length < 0 ? 0 : length;
+void KvCache::commit(std::span<const int32_t> tokens) noexcept {
+  length_ += static_cast<int64_t>(tokens.size());
+  if (switch_ == 0) return;
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());  // reserve() made room
+  beyond_ = length_ > switch_;
 }
 
-bool KvCache::fits(const ModelSpec& spec) const { return dims_ == dims_of(spec); }
+void KvCache::truncate(int64_t length) noexcept {
+  if (length < length_) length_ = length < 0 ? 0 : length;
+  if (switch_ > 0)
+    tokens_.resize(static_cast<std::size_t>(length_));  // never longer: no allocation
+}
+
+bool KvCache::fits(const ModelSpec& spec) const {
+  return dims_ == dims_of(spec) && switch_ == rope_switch(spec);
+}
 
 uint8_t* const* KvCache::key_blocks(int64_t layer, int64_t head) const noexcept {
   return blocks_[static_cast<std::size_t>(layer)][static_cast<std::size_t>(head)].keys.data();

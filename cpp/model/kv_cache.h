@@ -1,9 +1,13 @@
 // Keys and values seen so far, in blocks of kKvBlock positions of the layout of
 // kernels/kv_layout.h: [slab of four blocks][layer][kv head][block][keys, values]. Slabs are
 // allocated as they fill, so that a long context costs memory only once it is used.
+//
+// Where a model's angles change at some length (rotary.h), the tokens are kept as well: crossing it
+// in either direction makes all keys others, and the history has to be computed again.
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -40,8 +44,14 @@ class KvCache {
   /// Makes room for `count` more positions; throws std::bad_alloc and changes nothing if there is
   /// none.
   void reserve(int64_t count);
-  /// Ends an append: the positions written become part of the history.
-  void commit(int64_t count) noexcept { length_ += count; }
+  /// Ends an append: the positions written become part of the history. They have been reserved.
+  void commit(std::span<const int32_t> tokens) noexcept;
+  /// Whether the history's keys have other angles in a sequence of `length` positions. Then
+  /// history() is all of its tokens, to be computed again.
+  bool outdated(int64_t length) const noexcept {
+    return switch_ > 0 && length_ > 0 && beyond_ != (length > switch_);
+  }
+  std::span<const int32_t> history() const noexcept { return tokens_; }
   /// Forgets everything from `length` on.
   void truncate(int64_t length) noexcept;
   /// Whether the cache was made for a model of these dimensions.
@@ -60,6 +70,9 @@ class KvCache {
   std::vector<std::vector<HeadBlocks>> blocks_;  // [layer][head]
   std::vector<AlignedBuffer<uint8_t>> storage_;  // [slab]
   int64_t length_ = 0;
+  int64_t switch_ = 0;           // rope_switch() of the model
+  bool beyond_ = false;          // keys have the angles of a sequence longer than that
+  std::vector<int32_t> tokens_;  // kept if there is a switch
 };
 
 }  // namespace jang

@@ -30,6 +30,7 @@ struct Workspace {
   AlignedBuffer<int64_t> positions;        // of a tile's queries, for each worker
   std::vector<std::atomic<int>> unmerged;  // chunks of a tile that are not done, [tile]
   AlignedBuffer<float> gate, up;           // [rows][intermediate]; of experts [pairs][width]
+  AlignedBuffer<float> parallel;           // of the second half of a parallel layer, [rows][hidden]
   AlignedBuffer<float> router;             // [rows][experts]
   AlignedBuffer<int64_t> chosen;           // experts, [rows][top_k]
   AlignedBuffer<float> expert_weights;     // [rows][top_k]

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <string>
 
@@ -33,6 +34,22 @@ int64_t prefill_chunk(const ModelSpec& spec) {
   }
   return chunk;
 }
+
+/// What one sequence of a pass appends to its cache; the first `skip` tokens are history, whose
+/// logits nobody wants.
+struct Appended {
+  std::span<const int32_t> tokens;
+  KvCache* cache = nullptr;
+  int64_t skip = 0;
+};
+
+/// A history that is computed again, because its keys have other angles from now on: in a cache of
+/// its own, so that the old one stays whole until the end.
+struct Renewed {
+  std::vector<int32_t> tokens;  // history and what is appended
+  KvCache cache;
+  KvCache* replaced;
+};
 
 int resolve_threads(int wanted) {
   if (wanted < 0 || wanted > 1024) {
@@ -68,7 +85,9 @@ struct Model::Impl {
   void run_layers(LayerContext& context, float* h, const std::function<void()>& poll);
   void project_logits(const float* h, int64_t tokens, float* logits);
   void check(std::span<const BatchEntry> batch) const;
-  void run(std::span<const BatchEntry> batch, Logits which, float* logits,
+  void run_all(std::span<const BatchEntry> batch, Logits which, float* logits,
+               const std::function<void()>& poll);
+  void run(std::span<const Appended> batch, Logits which, float* logits,
            const std::function<void()>& poll);
 
   ModelDirectory directory;
@@ -127,14 +146,36 @@ void Model::Impl::check(std::span<const BatchEntry> batch) const {
     throw Error(ErrorCode::kArgument, "forward: a cache holds one sequence, and was given twice");
 }
 
-// The rows of all entries, one after another, go through the layers a chunk at a time.
-void Model::Impl::run(std::span<const BatchEntry> batch, Logits which, float* logits,
-                      const std::function<void()>& poll) {
+void Model::Impl::run_all(std::span<const BatchEntry> batch, Logits which, float* logits,
+                          const std::function<void()>& poll) {
   check(batch);
+  std::vector<Appended> appended;
+  appended.reserve(batch.size());
+  std::deque<Renewed> renewed;
+  for (const BatchEntry& entry : batch) {
+    KvCache& cache = *entry.cache;
+    if (!cache.outdated(cache.length() + static_cast<int64_t>(entry.tokens.size()))) {
+      appended.push_back({entry.tokens, &cache});
+      continue;
+    }
+    const auto history = cache.history();
+    Renewed& again = renewed.emplace_back(
+        Renewed{{history.begin(), history.end()}, KvCache(spec, cache.type()), &cache});
+    again.tokens.insert(again.tokens.end(), entry.tokens.begin(), entry.tokens.end());
+    appended.push_back({again.tokens, &again.cache, cache.length()});
+  }
+  run(appended, which, logits, poll);
+  for (const Appended& entry : appended) entry.cache->commit(entry.tokens);
+  for (Renewed& again : renewed) *again.replaced = std::move(again.cache);
+}
+
+// The rows of all entries, one after another, go through the layers a chunk at a time.
+void Model::Impl::run(std::span<const Appended> batch, Logits which, float* logits,
+                      const std::function<void()>& poll) {
   int64_t rows = 0;
   std::vector<RopeTable> ropes;
   ropes.reserve(batch.size() * spec.ropes.size());
-  for (const BatchEntry& entry : batch) {
+  for (const Appended& entry : batch) {
     const auto count = static_cast<int64_t>(entry.tokens.size());
     entry.cache->reserve(count);
     for (const RopeSpec& rope : spec.ropes) ropes.emplace_back(rope, entry.cache->length(), count);
@@ -155,7 +196,7 @@ void Model::Impl::run(std::span<const BatchEntry> batch, Logits which, float* lo
     slices.clear();
     int64_t first = 0;  // row of the entry's first token
     for (std::size_t e = 0; e < batch.size(); ++e) {
-      const BatchEntry& entry = batch[e];
+      const Appended& entry = batch[e];
       const auto count = static_cast<int64_t>(entry.tokens.size());
       const int64_t from = std::max(done, first) - first;
       const int64_t to = std::min(end, first + count) - first;
@@ -173,8 +214,12 @@ void Model::Impl::run(std::span<const BatchEntry> batch, Logits which, float* lo
     }
     LayerContext context{pool, linear, kernels, work, slices, 0, end - done, spec.hidden};
     run_layers(context, hidden.data(), poll);
-    if (which == Logits::kAll) {
-      project_logits(hidden.data(), end - done, logits + done * spec.vocabulary);
+    if (which == Logits::kAll) {  // of a lone sequence
+      const int64_t skip = batch.front().skip, from = std::max(done, skip);
+      if (from < end) {
+        project_logits(hidden.data() + (from - done) * spec.hidden, end - from,
+                       logits + (from - skip) * spec.vocabulary);
+      }
       continue;
     }
     first = 0;
@@ -191,8 +236,6 @@ void Model::Impl::run(std::span<const BatchEntry> batch, Logits which, float* lo
                      logits + e * spec.vocabulary);
     }
   }
-  for (const BatchEntry& entry : batch)
-    entry.cache->commit(static_cast<int64_t>(entry.tokens.size()));
 }
 
 std::unique_ptr<Model> Model::load(const std::filesystem::path& directory,
@@ -234,12 +277,12 @@ KvCache Model::new_cache(KvType type) const { return {impl_->spec, type}; }
 void Model::forward(std::span<const int32_t> tokens, KvCache& cache, Logits which, float* logits,
                     const std::function<void()>& poll) {
   const BatchEntry entry{tokens, &cache};
-  impl_->run({&entry, 1}, which, logits, poll);
+  impl_->run_all({&entry, 1}, which, logits, poll);
 }
 
 void Model::forward_batch(std::span<const BatchEntry> batch, float* logits,
                           const std::function<void()>& poll) {
-  impl_->run(batch, Logits::kLast, logits, poll);
+  impl_->run_all(batch, Logits::kLast, logits, poll);
 }
 
 }  // namespace jang

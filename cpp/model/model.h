@@ -62,7 +62,8 @@ class Model {
   /// Appends `tokens` (at least one) to `cache` and writes float32 logits: [tokens][vocabulary] or
   /// [vocabulary]. A token outside the vocabulary is Error{kArgument}. Any number of threads gives
   /// the same bits. `poll`, if any, is called between layers and may throw to stop; the cache is
-  /// then as before the call. One call at a time.
+  /// then as before the call. Where the model's angles change at the length that is reached
+  /// (longrope), the history is computed again, beside the old one. One call at a time.
   void forward(std::span<const int32_t> tokens, KvCache& cache, Logits which, float* logits,
                const std::function<void()>& poll = {});
   /// Appends several sequences, each to its own cache, in one pass over the weights and writes the

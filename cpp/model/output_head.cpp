@@ -5,10 +5,21 @@
 #include "quant/active_kernels.h"
 
 namespace jang {
+namespace {
+
+/// A tied head is the embedding's matrix with a bias of its own, if it has one.
+LinearWeight bind_head(const HeadSpec& spec, const LinearWeight& embedding, WeightBinder& binder) {
+  if (!spec.tied) return binder.linear(spec.linear);
+  LinearWeight weight = embedding;
+  weight.bias = binder.bias(spec.linear);
+  return weight;
+}
+
+}  // namespace
 
 OutputHead::OutputHead(const ModelSpec& spec, const LinearWeight& embedding, WeightBinder& binder)
-    : norm{spec.final_norm, binder.norm(spec.final_norm)},
-      weight(spec.head.tied ? embedding : binder.linear(spec.head.linear)),
+    : norm(spec.final_norm, binder),
+      weight(bind_head(spec.head, embedding, binder)),
       multiplier(spec.head.multiplier),
       softcap(spec.head.softcap) {}
 

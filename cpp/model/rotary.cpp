@@ -6,6 +6,42 @@
 
 namespace jang {
 
+namespace {
+
+/// The channel pair that turns `turns` times within the original positions, as a fraction.
+double yarn_channel(const RopeSpec& rope, double turns) {
+  const double wavelength = static_cast<double>(rope.original_positions) / turns;
+  return static_cast<double>(rope.rotated) * std::log(wavelength / (2.0 * std::numbers::pi)) /
+         (2.0 * std::log(rope.theta));
+}
+
+/// Fast channels stay, slow ones are stretched by `factor`, a ramp over channels between.
+void stretch_yarn(const RopeSpec& rope, std::vector<double>& frequencies) {
+  double first = yarn_channel(rope, rope.beta_fast);
+  double last = yarn_channel(rope, rope.beta_slow);
+  if (rope.truncate) {
+    first = std::floor(first);
+    last = std::ceil(last);
+  }
+  first = std::max(first, 0.0);
+  last = std::min(last, static_cast<double>(rope.rotated - 1));
+  if (first == last) last += 0.001;
+  for (std::size_t i = 0; i < frequencies.size(); ++i) {
+    const double stretched =
+        std::clamp((static_cast<double>(i) - first) / (last - first), 0.0, 1.0);
+    frequencies[i] *= stretched / rope.factor + 1.0 - stretched;
+  }
+}
+
+}  // namespace
+
+int64_t rope_switch(const ModelSpec& spec) noexcept {
+  for (const RopeSpec& rope : spec.ropes) {
+    if (rope.type == RopeType::kLongRope) return rope.original_positions;
+  }
+  return 0;
+}
+
 std::vector<double> rope_frequencies(const RopeSpec& rope, int64_t length) {
   const int64_t half = rope.rotated / 2;
   const auto rotated = static_cast<double>(rope.rotated);
@@ -28,8 +64,13 @@ std::vector<double> rope_frequencies(const RopeSpec& rope, int64_t length) {
           1.0);
       f *= keep + (1.0 - keep) / rope.factor;
     }
+    if (rope.type == RopeType::kLongRope) {
+      const bool beyond = length > rope.original_positions;
+      f /= (beyond ? rope.long_factors : rope.short_factors)[static_cast<std::size_t>(i)];
+    }
     frequencies[static_cast<std::size_t>(i)] = f;
   }
+  if (rope.type == RopeType::kYarn) stretch_yarn(rope, frequencies);
   return frequencies;
 }
 
@@ -42,8 +83,10 @@ RopeTable::RopeTable(const RopeSpec& rope, int64_t begin, int64_t count)
     for (int64_t i = 0; i < half; ++i) {
       const double angle =
           static_cast<double>(begin + p) * frequencies[static_cast<std::size_t>(i)];
-      cos[static_cast<std::size_t>(p * half + i)] = static_cast<float>(std::cos(angle));
-      sin[static_cast<std::size_t>(p * half + i)] = static_cast<float>(std::sin(angle));
+      cos[static_cast<std::size_t>(p * half + i)] =
+          static_cast<float>(rope.magnitude * std::cos(angle));
+      sin[static_cast<std::size_t>(p * half + i)] =
+          static_cast<float>(rope.magnitude * std::sin(angle));
     }
   }
 }

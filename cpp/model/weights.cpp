@@ -62,7 +62,25 @@ kernels::AffineMatrix rows_of(const kernels::AffineMatrix& whole, int64_t first,
   return part;
 }
 
+kernels::DenseMatrix rows_of(const kernels::DenseMatrix& whole, int64_t first, int64_t rows) {
+  const int64_t size = whole.type == kernels::FloatType::kF32 ? 4 : 2;
+  return {whole.data + first * whole.columns * size, rows, whole.columns, whole.type};
+}
+
 }  // namespace
+
+LinearWeight rows_of(const LinearWeight& whole, int64_t first, int64_t rows) {
+  LinearWeight part;
+  part.path = whole.path;
+  part.rows = rows;
+  part.columns = whole.columns;
+  part.matrix =
+      std::visit([&](const auto& matrix) -> MatrixWeight { return rows_of(matrix, first, rows); },
+                 whole.matrix);
+  if (!whole.bias.empty())
+    part.bias.assign(whole.bias.begin() + first, whole.bias.begin() + first + rows);
+  return part;
+}
 
 uint64_t stored_bytes(const LinearWeight& weight) {
   const auto size = [](kernels::FloatType type) {
@@ -151,8 +169,13 @@ LinearWeight WeightBinder::linear(const LinearSpec& spec) {
     weight.matrix = kernels::DenseMatrix{payload(directory_, tensor), spec.out, spec.in,
                                          float_type(directory_, tensor)};
   }
-  if (spec.bias) weight.bias = vector(spec.path + ".bias", spec.out);
+  weight.bias = bias(spec);
   return weight;
+}
+
+std::vector<float> WeightBinder::bias(const LinearSpec& spec) {
+  if (!spec.bias) return {};
+  return values(spec.path + ".bias", {static_cast<uint64_t>(spec.out)});
 }
 
 std::vector<LinearWeight> WeightBinder::stack(const StackSpec& spec) {
@@ -214,15 +237,23 @@ const FinalTensor& WeightBinder::final_tensor(const std::string& name,
 }
 
 std::vector<float> WeightBinder::norm(const NormSpec& spec) {
-  return vector(spec.path + ".weight", spec.size);
+  const auto size = static_cast<uint64_t>(spec.size);
+  if (spec.heads == 0) return values(spec.path + ".weight", {size});
+  return values(spec.path + ".weight", {static_cast<uint64_t>(spec.heads), size});
 }
 
-std::vector<float> WeightBinder::vector(const std::string& name, int64_t size) {
-  const CheckpointTensor& tensor = plain(name, {static_cast<uint64_t>(size)});
-  std::vector<float> values(static_cast<std::size_t>(size));
-  active_kernels().to_float(payload(directory_, tensor), float_type(directory_, tensor), size,
-                            values.data());
-  return values;
+std::vector<float> WeightBinder::norm_bias(const NormSpec& spec) {
+  if (!spec.bias) return {};
+  return values(spec.path + ".bias", {static_cast<uint64_t>(spec.size)});
+}
+
+std::vector<float> WeightBinder::values(const std::string& name,
+                                        const std::vector<uint64_t>& shape) {
+  const CheckpointTensor& tensor = plain(name, shape);
+  std::vector<float> out(tensor.elements());
+  active_kernels().to_float(payload(directory_, tensor), float_type(directory_, tensor),
+                            static_cast<int64_t>(out.size()), out.data());
+  return out;
 }
 
 void WeightBinder::check_all_used() const {

@@ -27,6 +27,9 @@ struct LinearWeight {
   int64_t columns = 0;
 };
 
+/// Rows [first, first + rows) of a matrix: a view of the same memory, of the same path.
+LinearWeight rows_of(const LinearWeight& whole, int64_t first, int64_t rows);
+
 /// As the matrix is stored, scales and biases included.
 uint64_t stored_bytes(const LinearWeight& weight);
 
@@ -50,10 +53,14 @@ class WeightBinder {
 
   /// Throws kMissingTensor or kTensorShape naming file, tensor, expected and found.
   LinearWeight linear(const LinearSpec& spec);
+  /// The bias of a module alone; empty if it has none.
+  std::vector<float> bias(const LinearSpec& spec);
   /// The matrices of a stack, which lie one behind the other or, in a plain checkpoint, each in a
   /// tensor of its own or inside a fused one.
   std::vector<LinearWeight> stack(const StackSpec& spec);
   std::vector<float> norm(const NormSpec& spec);
+  /// Empty if the norm has none.
+  std::vector<float> norm_bias(const NormSpec& spec);
 
   /// Whether any matrix bound so far is quantized.
   bool any_quantized() const noexcept { return any_quantized_; }
@@ -65,7 +72,8 @@ class WeightBinder {
   /// The tensor of that final name, or nullptr; a plain checkpoint may spell it otherwise.
   const CheckpointTensor* find(const std::string& name);
   const CheckpointTensor& plain(const std::string& name, const std::vector<uint64_t>& shape);
-  std::vector<float> vector(const std::string& name, int64_t size);
+  /// All values of a tensor of that shape.
+  std::vector<float> values(const std::string& name, const std::vector<uint64_t>& shape);
   const FinalTensor& final_tensor(const std::string& name, const std::vector<uint64_t>& shape);
   /// The module of that path, marked as used, or nullptr; Error{kTensorShape} if `shape` is not
   /// its.

@@ -1,4 +1,4 @@
-// Elementwise layers: residual add, SwiGLU and GeGLU.
+// Elementwise layers: residual add, SwiGLU, GeGLU and plain GELU.
 
 void add(float* x, const float* y, int64_t n) {
   int64_t i = 0;
@@ -19,6 +19,14 @@ void gated(const float* gate, const float* up, int64_t n, float* out, F f) {
   }
 }
 
+// out[i] = f(x[i]), likewise.
+template <typename F>
+void mapped(const float* x, int64_t n, float* out, F f) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(out + i, f(load(x + i)));
+  if (i < n) store_partial(out + i, f(load_partial(x + i, n - i)), n - i);
+}
+
 void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
   gated(gate, up, n, out, [](vf g, vf u) { return silu_mul_lanes(g, u); });
 }
@@ -32,19 +40,30 @@ inline vf erf_magnitude(vf x) {
   return 1.0f - p * t * exp(-(x * x));
 }
 
-// The tanh form is gate times a logistic function: (1 + tanh(u)) / 2 = 1 / (1 + e^-2u).
+// The tanh form is x times a logistic function: (1 + tanh(u)) / 2 = 1 / (1 + e^-2u).
+inline vf gelu_tanh_lanes(vf x) {
+  constexpr float kTwice = 1.5957691216f;  // 2 sqrt(2 / pi)
+  const vf inner = (x + x * x * x * 0.044715f) * kTwice;
+  return x / (exp(-inner) + 1.0f);
+}
+
+inline vf gelu_erf_lanes(vf x) {
+  constexpr float kRootHalf = 0.70710678f;
+  const vf step = erf_magnitude(abs(x) * kRootHalf);
+  return x * 0.5f * (select(x < 0.0f, -step, step) + 1.0f);
+}
+
 void gelu_mul(const float* gate, const float* up, int64_t n, bool tanh_form, float* out) {
+  const auto both = [&](auto gelu) {
+    if (up == nullptr) {
+      mapped(gate, n, out, gelu);
+    } else {
+      gated(gate, up, n, out, [&](vf g, vf u) { return gelu(g) * u; });
+    }
+  };
   if (tanh_form) {
-    constexpr float kTwice = 1.5957691216f;  // 2 sqrt(2 / pi)
-    gated(gate, up, n, out, [](vf g, vf u) {
-      const vf inner = (g + g * g * g * 0.044715f) * kTwice;
-      return g / (exp(-inner) + 1.0f) * u;
-    });
+    both([](vf x) { return gelu_tanh_lanes(x); });
   } else {
-    constexpr float kRootHalf = 0.70710678f;
-    gated(gate, up, n, out, [](vf g, vf u) {
-      const vf step = erf_magnitude(abs(g) * kRootHalf);
-      return g * 0.5f * (select(g < 0.0f, -step, step) + 1.0f) * u;
-    });
+    both([](vf x) { return gelu_erf_lanes(x); });
   }
 }

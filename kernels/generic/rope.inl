@@ -15,8 +15,35 @@ void rope_halves(float* x, int half, const float* cos, const float* sin) {
   }
 }
 
+// Each of half a register's floats twice, side by side.
+inline vf twice(const float* p) {
+  typedef uint32_t Narrow __attribute__((vector_size(JANG_VEC_BYTES / 2)));
+  typedef uint64_t Pairs __attribute__((vector_size(JANG_VEC_BYTES)));
+  Narrow bits;
+  __builtin_memcpy(&bits, p, sizeof bits);
+  const Pairs wide = __builtin_convertvector(bits, Pairs);
+  return (vf)(wide | wide << 32);
+}
+
+// Neighbours changed places: (b, a) for each (a, b).
+inline vf swap_pairs(vf v) {
+  typedef uint64_t Pairs __attribute__((vector_size(JANG_VEC_BYTES)));
+  return (vf)((Pairs)v >> 32 | (Pairs)v << 32);
+}
+
+// (a, b) -> (a c - b s, b c + a s) without taking pairs apart: the sine of the first has its sign
+// turned.
 void rope_pairs(float* x, int half, const float* cos, const float* sin) {
-  for (int i = 0; i < half; ++i) {
+  typedef uint64_t Pairs __attribute__((vector_size(JANG_VEC_BYTES)));
+  constexpr int kPairs = kLanes / 2;
+  const Pairs first_sign = Pairs{} + 0x80000000u;
+  int i = 0;
+  for (; i + kPairs <= half; i += kPairs) {
+    const vf v = load(x + 2 * i);
+    const vf s = (vf)((Pairs)twice(sin + i) ^ first_sign);
+    store(x + 2 * i, v * twice(cos + i) + swap_pairs(v) * s);
+  }
+  for (; i < half; ++i) {
     const float a = x[2 * i], b = x[2 * i + 1];
     x[2 * i] = a * cos[i] - b * sin[i];
     x[2 * i + 1] = b * cos[i] + a * sin[i];

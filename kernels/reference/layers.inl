@@ -45,7 +45,8 @@ void gelu_mul(const float* gate, const float* up, int64_t n, bool tanh_form, flo
     const double g = gate[i];
     const double inner = std::sqrt(2.0 / M_PI) * (g + 0.044715 * g * g * g);
     const double step = tanh_form ? std::tanh(inner) : std::erf(g * M_SQRT1_2);
-    out[i] = static_cast<float>(0.5 * g * (1.0 + step) * up[i]);
+    const double factor = up == nullptr ? 1.0 : up[i];
+    out[i] = static_cast<float>(0.5 * g * (1.0 + step) * factor);
   }
 }
 

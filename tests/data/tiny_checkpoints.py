@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import tiny_phi_glm_cohere as more
+
 SEQUENCES = 2
 LENGTH = 24
 VOCABULARY = 331
@@ -33,13 +35,20 @@ class Case:
     config: Mapping[str, Any] = field(default_factory=dict)  # beside BASE; rope as rope_parameters
     dtype: str = "F32"
     shards: int = 0  # 0: one model.safetensors
-    # Dynamic rotary positions turn cached keys differently from a full pass beyond this length.
+    # Dynamic rotary positions turn cached keys differently from a full pass beyond this length;
+    # with longrope, earlier logits are those of a short sequence.
     exact_continuation: int = LENGTH
     fused_experts: bool = False  # as transformers 5 holds them, else a tensor for each expert
 
     @property
     def model_type(self) -> str:
         return str({**BASE, **self.config}["model_type"])
+
+    @property
+    def matrices(self) -> int:
+        """Of all layers that may be quantized; a stack of experts is one."""
+        layers = int({**BASE, **self.config}["num_hidden_layers"])
+        return layers * more.matrices_of_a_layer(self.model_type)
 
 
 BASE: dict[str, Any] = {
@@ -157,6 +166,10 @@ CASES += [
     Case("mixtral-fused", MIXTRAL, dtype="F16", fused_experts=True),
     Case("mixtral-window", {**MIXTRAL, "sliding_window": 8, "num_key_value_heads": 5}),
 ]
+CASES += [
+    Case(name, values, dtype, shards, more.exact_continuation(values, LENGTH))
+    for name, values, dtype, shards in more.CASES
+]
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -169,10 +182,13 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         "mistral": "MistralForCausalLM",
         "mixtral": "MixtralForCausalLM",
         "qwen3_moe": "Qwen3MoeForCausalLM",
+        **more.ARCHITECTURES,
     }
     values["architectures"] = [names[case.model_type]]
     if case.model_type in ("mistral", "mixtral"):
         del values["attention_bias"], values["mlp_bias"]
+    for key in more.FOREIGN_KEYS.get(case.model_type, ()):
+        del values[key]
     if case.model_type == "mixtral" or (spelling == "new" and "num_experts" in values):
         values["num_local_experts"] = values.pop("num_experts")
     if spelling == "new":
@@ -181,6 +197,9 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     values["torch_dtype"] = torch_dtype
     rope = dict(values.pop("rope_parameters"))
     values["rope_theta"] = rope.pop("rope_theta")
+    if "partial_rotary_factor" in rope:
+        values["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
+    more.old_spelling(values)
     if rope["rope_type"] == "default":
         values["rope_scaling"] = None
     elif rope["rope_type"] == "llama3":
@@ -244,6 +263,9 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
     hidden, heads, kv_heads = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
     head_dim, inner = c["head_dim"], c["intermediate_size"]
     numbers = Numbers(case.name)
+    if case.model_type in more.ARCHITECTURES:
+        yield from more.tensors(c, numbers.normal)
+        return
 
     def matrix(out: int, columns: int) -> Floats:
         return numbers.normal((out, columns), 1.5 / columns**0.5)

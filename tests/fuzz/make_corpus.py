@@ -143,6 +143,22 @@ def configs() -> None:
     put("config", "mixtral", compact({**routed, "model_type": "mixtral"}))
     qwen = {"mlp_only_layers": [0], "decoder_sparse_step": 1, "moe_intermediate_size": 64}
     put("config", "qwen3_moe", compact({**routed, **qwen, "model_type": "qwen3_moe"}))
+    factors = {"short_factor": [1.0, 2.0], "long_factor": [2.0, 3.5]}
+    longrope = {"type": "longrope", **factors}
+    phi3 = {"original_max_position_embeddings": 32, "partial_rotary_factor": 0.25}
+    put(
+        "config", "phi3", compact({**LLAMA, **phi3, "model_type": "phi3", "rope_scaling": longrope})
+    )
+    yarn = {"rope_type": "yarn", "factor": 4.0, "mscale": 0.5, "mscale_all_dim": 0.7}
+    put("config", "yarn", compact({**LLAMA, "rope_scaling": {**yarn, "truncate": False}}))
+    parallel = {**LLAMA, "layer_norm_eps": 1e-5}
+    phi = {"hidden_act": "gelu_new", "qk_layernorm": True, "partial_rotary_factor": 0.5}
+    put("config", "phi", compact({**parallel, **phi, "model_type": "phi"}))
+    put("config", "glm4", compact({**LLAMA, "model_type": "glm4", "attention_bias": True}))
+    cohere = {**parallel, "logit_scale": 0.25}
+    put("config", "cohere", compact({**cohere, "model_type": "cohere", "use_qk_norm": True}))
+    windows = {"sliding_window": 8, "layer_types": ["sliding_attention"]}
+    put("config", "cohere2", compact({**cohere, **windows, "model_type": "cohere2"}))
     put("config", "map", compact({**LLAMA, "quantization": width_map(4)}))
     mixed = {"group_size": 64, "bits": 4, "model.norm": False, "lm_head": True, "x": {"bits": 8}}
     put("config", "mixed_map", compact({**LLAMA, "quantization": mixed}))

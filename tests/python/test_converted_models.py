@@ -82,12 +82,16 @@ def test_quantized_output_is_the_model_of_its_dequantized_weights(
     case: tiny.Case, method: str, tmp_path: Path
 ) -> None:
     tiny.write_checkpoint(case, tmp_path / "source")
-    rules = ["*.v_proj=3:32", "*.o_proj=5:32", "*.up_proj=2:32", "*.down_proj=6:32"]
+    names = {name.removesuffix(".weight").rpartition(".")[2] for name, _ in tiny.tensors(case)}
+    widths = {"v_proj": 3, "qkv_proj": 3, "o_proj": 5, "dense": 5, "up_proj": 2, "gate_up_proj": 2}
+    widths |= {"fc1": 2, "down_proj": 6, "fc2": 6}
+    experts = {"up_proj", "down_proj"} if "num_experts" in case.config else set()
+    rules = [f"*.{name}={bits}:32" for name, bits in widths.items() if name in names | experts]
     options = {"profile": "JANG_4L", "group_size": 32, "rules": rules}
     convert(tmp_path / "source", tmp_path / "out", method=method, **options)
     quantized = write_dequantized(tmp_path / "out", tiny.config(case), tmp_path / "plain")
     tied = case.config.get("tie_word_embeddings", False)
-    assert quantized == 4 * 7 + (1 if tied else 2)  # a stack of experts is one module
+    assert quantized == case.matrices + (1 if tied else 2)
     expected = logits(tmp_path / "plain")
     error = np.abs(logits(tmp_path / "out") - expected).max() / np.abs(expected).max()
     assert error <= TOLERANCE

@@ -6,9 +6,14 @@
 
 namespace jang {
 
+extern const Family kCohereFamily;
+extern const Family kCohere2Family;
+extern const Family kGlm4Family;
 extern const Family kLlamaFamily;
 extern const Family kMistralFamily;
 extern const Family kMixtralFamily;
+extern const Family kPhiFamily;
+extern const Family kPhi3Family;
 extern const Family kQwen3MoeFamily;
 
 }  // namespace jang

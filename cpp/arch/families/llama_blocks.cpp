@@ -27,7 +27,8 @@ Shape read_shape(const ModelConfig& config, const LlamaTraits& traits) {
     config.fail("num_key_value_heads", std::to_string(shape.kv_heads) + " does not divide the " +
                                            std::to_string(shape.heads) + " attention heads");
   }
-  const auto head_dim = config.integer("head_dim", 1, ModelConfig::kMaxDim);
+  auto head_dim = config.integer("head_dim", 1, ModelConfig::kMaxDim);
+  if (!head_dim && traits.default_head_dim != 0) head_dim = traits.default_head_dim;
   if (!head_dim && shape.hidden % shape.heads != 0) {
     config.fail("hidden_size", std::to_string(shape.hidden) + " is not a multiple of the " +
                                    std::to_string(shape.heads) +
@@ -40,14 +41,6 @@ Shape read_shape(const ModelConfig& config, const LlamaTraits& traits) {
   return shape;
 }
 
-float read_epsilon(const ModelConfig& config, double fallback) {
-  const double eps = config.number("rms_norm_eps").value_or(fallback);
-  if (!std::isfinite(eps) || eps < 0 || eps > 1) {
-    config.fail("rms_norm_eps", "expected a number from 0 to 1");
-  }
-  return static_cast<float>(eps);
-}
-
 void require_silu(const ModelConfig& config) {
   const std::string act = config.string("hidden_act").value_or("silu");
   if (act == "silu" || act == "swish") return;
@@ -58,10 +51,16 @@ void require_silu(const ModelConfig& config) {
 
 }  // namespace
 
+float norm_epsilon(const ModelConfig& config, std::string_view key, double fallback) {
+  const double eps = config.number(key).value_or(fallback);
+  if (!std::isfinite(eps) || eps < 0 || eps > 1) config.fail(key, "expected a number from 0 to 1");
+  return static_cast<float>(eps);
+}
+
 ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
-  require_silu(config);
+  if (!traits.own_activation) require_silu(config);
   const Shape shape = read_shape(config, traits);
-  const float eps = read_epsilon(config, traits.default_eps);
+  const float eps = norm_epsilon(config, "rms_norm_eps", traits.default_eps);
   ModelSpec spec;
   spec.model_type = traits.model_type;
   spec.hidden = shape.hidden;
@@ -69,8 +68,10 @@ ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
   spec.max_positions = config.integer("max_position_embeddings", 1, int64_t{1} << 40)
                            .value_or(traits.default_positions);
   spec.embedding.path = "model.embed_tokens";
-  spec.ropes.push_back(
-      read_rope(config, shape.head_dim, traits.default_theta, traits.default_positions));
+  RopeRules rules = traits.rope;
+  rules.theta = traits.default_theta;
+  rules.positions = traits.default_positions;
+  spec.ropes.push_back(read_rope(config, shape.head_dim, rules));
 
   const auto norm = [&](std::string path) {
     return NormSpec{std::move(path), shape.hidden, eps, NormKind::kRms};

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "arch/config.h"
+#include "arch/rope_config.h"
 #include "arch/spec.h"
 
 namespace jang {
@@ -18,9 +19,15 @@ struct LlamaTraits {
   bool qk_norm = false;  // RMS norm of each head's queries and keys before rotary
   double default_theta = 10000.0;
   double default_eps = 1e-6;
+  int64_t default_head_dim = 0;  // 0: hidden_size / num_attention_heads
   int64_t default_positions = 2048;
   bool kv_heads_may_be_absent = false;  // then as many as query heads
+  bool own_activation = false;          // the family reads hidden_act itself; else it is silu
+  RopeRules rope = {};                  // but for theta and positions, which stand above
 };
+
+/// The numbers of a norm's epsilon: `key`, from 0 to 1, or `fallback`.
+float norm_epsilon(const ModelConfig& config, std::string_view key, double fallback);
 
 ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits);
 

@@ -7,13 +7,25 @@
 namespace jang {
 
 AttentionLayer::AttentionLayer(const AttentionSpec& spec, WeightBinder& binder)
-    : spec_(spec),
-      q_(binder.linear(spec.q)),
-      k_(binder.linear(spec.k)),
-      v_(binder.linear(spec.v)),
-      o_(binder.linear(spec.o)) {
-  if (spec.q_norm) q_norm_ = binder.norm(*spec.q_norm);
-  if (spec.k_norm) k_norm_ = binder.norm(*spec.k_norm);
+    : spec_(spec), o_(binder.linear(spec.o)) {
+  if (spec.qkv) {
+    const LinearWeight all = binder.linear(*spec.qkv);
+    q_ = rows_of(all, 0, spec.q.out);
+    k_ = rows_of(all, spec.q.out, spec.k.out);
+    v_ = rows_of(all, spec.q.out + spec.k.out, spec.v.out);
+  } else {
+    q_ = binder.linear(spec.q);
+    k_ = binder.linear(spec.k);
+    v_ = binder.linear(spec.v);
+  }
+  q_norm_ = head_norm(spec.q_norm, binder);
+  k_norm_ = head_norm(spec.k_norm, binder);
+}
+
+std::optional<AttentionLayer::HeadNorm> AttentionLayer::head_norm(
+    const std::optional<NormSpec>& spec, WeightBinder& binder) {
+  if (!spec) return std::nullopt;
+  return HeadNorm{*spec, binder.norm(*spec), binder.norm_bias(*spec)};
 }
 
 bool AttentionLayer::forward(LayerContext& context, const float* x, float* out) const {
@@ -35,31 +47,45 @@ bool AttentionLayer::project(LayerContext& context, const float* x) const {
   return context.linear.run(jobs, x, tokens);
 }
 
+void AttentionLayer::prepare_heads(const LayerContext& context, const SequenceSlice& sequence,
+                                   int64_t t, const std::optional<HeadNorm>& norm, int64_t heads,
+                                   float* row) const {
+  const kernels::KernelTable& kernels = context.kernels;
+  const int64_t dim = spec_.head_dim;
+  const bool centred = norm && norm->spec.kind == NormKind::kLayer;
+  if (centred) {
+    // One call for all heads, or one for each where each has weights of its own.
+    const bool own = norm->spec.heads > 0;
+    const float* bias = norm->bias.empty() ? nullptr : norm->bias.data();
+    for (int64_t h = 0; h < heads; h += own ? 1 : heads) {
+      kernels.layer_norm(row + h * dim, norm->weight.data() + (own ? h * dim : 0), bias,
+                         norm->spec.eps, own ? 1 : heads, dim, row + h * dim);
+    }
+  }
+  const bool rms = norm && !centred;
+  const float offset = rms && norm->spec.kind == NormKind::kRmsOnePlus ? 1.0f : 0.0f;
+  if (spec_.rope < 0) {
+    if (rms) {
+      kernels.rms_norm(row, dim, norm->weight.data(), offset, norm->spec.eps, heads, dim, row, dim);
+    }
+    return;
+  }
+  const RopeTable& rope = sequence.ropes[static_cast<std::size_t>(spec_.rope)];
+  const int64_t at = sequence.position - sequence.rope_begin + t;
+  const int count = static_cast<int>(heads);
+  const int half = static_cast<int>(rope.half);
+  if (rms) {
+    kernels.norm_rope(row, dim, count, static_cast<int>(dim), norm->weight.data(), offset,
+                      norm->spec.eps, half, rope.interleaved, rope.cos_row(at), rope.sin_row(at));
+  } else {
+    kernels.rope(row, dim, count, half, rope.interleaved, rope.cos_row(at), rope.sin_row(at));
+  }
+}
+
 void AttentionLayer::rotate_and_store(LayerContext& context) const {
   Workspace& work = context.work;
   const int64_t dim = spec_.head_dim;
   const int64_t kv_heads = spec_.n_kv_heads;
-  const auto norm_and_rope = [&](float* row, int64_t heads, const std::vector<float>& norm,
-                                 const std::optional<NormSpec>& norm_spec,
-                                 const SequenceSlice& sequence, int64_t t) {
-    const auto& kernels = context.kernels;
-    const int count = static_cast<int>(heads);
-    const float offset = norm_spec && norm_spec->kind == NormKind::kRmsOnePlus ? 1.0f : 0.0f;
-    if (spec_.rope < 0) {
-      if (!norm.empty())
-        kernels.rms_norm(row, dim, norm.data(), offset, norm_spec->eps, heads, dim, row, dim);
-      return;
-    }
-    const RopeTable& rope = sequence.ropes[static_cast<std::size_t>(spec_.rope)];
-    const int64_t at = sequence.position - sequence.rope_begin + t;
-    const int half = static_cast<int>(rope.half);
-    if (norm.empty()) {
-      kernels.rope(row, dim, count, half, rope.interleaved, rope.cos_row(at), rope.sin_row(at));
-    } else {
-      kernels.norm_rope(row, dim, count, static_cast<int>(dim), norm.data(), offset, norm_spec->eps,
-                        half, rope.interleaved, rope.cos_row(at), rope.sin_row(at));
-    }
-  };
   const auto store = [&](const SequenceSlice& sequence, int64_t begin, int64_t end) {
     const auto rotate = [&](float* rows, int64_t heads) {
       context.kernels.hadamard(rows + begin * heads * dim, dim, (end - begin) * heads,
@@ -69,8 +95,8 @@ void AttentionLayer::rotate_and_store(LayerContext& context) const {
     float* k = work.k.data() + sequence.row * kv_heads * dim;
     float* v = work.v.data() + sequence.row * kv_heads * dim;
     for (int64_t t = begin; t < end; ++t) {
-      norm_and_rope(q + t * spec_.n_heads * dim, spec_.n_heads, q_norm_, spec_.q_norm, sequence, t);
-      norm_and_rope(k + t * kv_heads * dim, kv_heads, k_norm_, spec_.k_norm, sequence, t);
+      prepare_heads(context, sequence, t, q_norm_, spec_.n_heads, q + t * spec_.n_heads * dim);
+      prepare_heads(context, sequence, t, k_norm_, kv_heads, k + t * kv_heads * dim);
     }
     const KvType type = sequence.cache->type();
     if (type == KvType::kQ4) {

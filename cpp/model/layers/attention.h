@@ -1,6 +1,9 @@
 // Grouped-query attention with rotary positions over the KV caches of one or several sequences.
 #pragma once
 
+#include <optional>
+#include <vector>
+
 #include "arch/spec.h"
 #include "model/layer_context.h"
 #include "model/weights.h"
@@ -17,12 +20,21 @@ class AttentionLayer {
   bool forward(LayerContext& context, const float* x, float* out) const;
 
  private:
+  struct HeadNorm {
+    NormSpec spec;
+    std::vector<float> weight, bias;  // [dim] or [heads][dim]; bias: empty or [dim]
+  };
+  static std::optional<HeadNorm> head_norm(const std::optional<NormSpec>& spec,
+                                           WeightBinder& binder);
   bool project(LayerContext& context, const float* x) const;
+  /// Norm and rotary positions of one token's heads, in place.
+  void prepare_heads(const LayerContext& context, const SequenceSlice& sequence, int64_t t,
+                     const std::optional<HeadNorm>& norm, int64_t heads, float* row) const;
   void rotate_and_store(LayerContext& context) const;
 
   AttentionSpec spec_;
   LinearWeight q_, k_, v_, o_;
-  std::vector<float> q_norm_, k_norm_;
+  std::optional<HeadNorm> q_norm_, k_norm_;
 };
 
 }  // namespace jang

@@ -3,9 +3,16 @@
 namespace jang {
 
 GatedMlpLayer::GatedMlpLayer(const GatedMlpSpec& spec, WeightBinder& binder)
-    : gate_(binder.linear(spec.gate)),
-      up_(binder.linear(spec.up)),
-      down_(binder.linear(spec.down)) {}
+    : down_(binder.linear(spec.down)) {
+  if (spec.gate_up) {
+    const LinearWeight both = binder.linear(*spec.gate_up);
+    gate_ = rows_of(both, 0, spec.gate.out);
+    up_ = rows_of(both, spec.gate.out, spec.up.out);
+  } else {
+    gate_ = binder.linear(spec.gate);
+    up_ = binder.linear(spec.up);
+  }
+}
 
 bool GatedMlpLayer::forward(LayerContext& context, const float* x, float* out) const {
   Workspace& work = context.work;

@@ -383,7 +383,7 @@ TEST_F(DirectoryTest, ForeignFilesAndTensors) {
 TEST_F(DirectoryTest, ModelsThatCannotRunCanBeOpened) {
   triple();
   config("\"quantization\": {" + mapped(kEntry) +
-         R"(}, "rope_scaling": {"type": "yarn", "factor": 4})");
+         R"(}, "rope_scaling": {"type": "proportional", "factor": 4})");
   EXPECT_EQ(open().modules.size(), 1u);
   EXPECT_THROW(directory_spec(open()), Error);
 }

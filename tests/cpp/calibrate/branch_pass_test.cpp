@@ -58,7 +58,7 @@ std::vector<float> logits_by_branches(const std::filesystem::path& path, int thr
     append_branches(layer, 0, binder, branches);
     for (const Branch& branch : branches) EXPECT_TRUE(pass.run(branch, h.data(), seen));
   }
-  const NormLayer norm{spec.final_norm, binder.norm(spec.final_norm)};
+  const NormLayer norm(spec.final_norm, binder);
   norm.forward(active_kernels(), pool, h.data(), count, h.data());
   std::vector<float> logits(tokens.size() * static_cast<std::size_t>(spec.vocabulary));
   const LinearWeight head = binder.linear(spec.head.linear);

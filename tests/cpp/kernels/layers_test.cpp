@@ -150,6 +150,11 @@ TEST_P(LayersTest, GeluMul) {
       }
       kernels().gelu_mul(gate.data(), up.data(), static_cast<int64_t>(n), tanh_form, gate.data());
       ASSERT_TRUE(same_bits(gate.span(), out.span())) << "in place";
+      GuardedFloats plain(g), ones(std::vector<float>(n, 1.0f)), expected_plain(n);
+      kernels().gelu_mul(plain.data(), ones.data(), static_cast<int64_t>(n), tanh_form,
+                         expected_plain.data());
+      kernels().gelu_mul(plain.data(), nullptr, static_cast<int64_t>(n), tanh_form, plain.data());
+      ASSERT_TRUE(same_bits(plain.span(), expected_plain.span())) << "without a second factor";
     }
     std::vector<float> x = {100.0f, -100.0f, 0.0f, kNan}, one(4, 1.0f), out(4);
     kernels().gelu_mul(x.data(), one.data(), 4, tanh_form, out.data());

@@ -54,7 +54,7 @@ TEST(KvCache, BlocksAreDistinctAlignedAndStayWhereTheyAre) {
           }
         }
       }
-      cache.commit(1);
+      cache.commit(std::vector<int32_t>(1));
     }
     EXPECT_EQ(cache.length(), 3 * kernels::kKvBlock + 5);
     EXPECT_EQ(cache.type(), type);
@@ -71,7 +71,7 @@ TEST(KvCache, TruncateKeepsTheFront) {
   KvCache cache(two_layers(), KvType::kF16);
   cache.reserve(100);
   uint8_t* const block = cache.key_blocks(0, 0)[0];
-  cache.commit(100);
+  cache.commit(std::vector<int32_t>(100));
   cache.truncate(200);
   EXPECT_EQ(cache.length(), 100);
   cache.truncate(11);
@@ -98,6 +98,34 @@ TEST(KvCache, FitsOnlyItsOwnShape) {
   EXPECT_TRUE(cache.fits(spec));
   std::get<AttentionSpec>(spec.layers[1].mixer).head_dim = 8;
   EXPECT_FALSE(cache.fits(spec));
+}
+
+TEST(KvCache, KnowsWhenAnglesChange) {
+  ModelSpec spec = two_layers();
+  spec.ropes = {{.type = RopeType::kLongRope, .rotated = 8, .original_positions = 10}};
+  KvCache cache(spec, KvType::kF32);
+  const auto append = [&](std::vector<int32_t> tokens) {
+    cache.reserve(static_cast<int64_t>(tokens.size()));
+    cache.commit(tokens);
+  };
+  EXPECT_FALSE(cache.outdated(11));  // nothing is there yet
+  append({1, 2, 3, 4, 5, 6, 7});
+  EXPECT_FALSE(cache.outdated(10));
+  EXPECT_TRUE(cache.outdated(11));
+  EXPECT_EQ(std::vector<int32_t>(cache.history().begin(), cache.history().end()),
+            (std::vector<int32_t>{1, 2, 3, 4, 5, 6, 7}));
+  append({8, 9, 10, 11});
+  EXPECT_FALSE(cache.outdated(12));
+  cache.truncate(3);
+  EXPECT_EQ(cache.history().size(), 3u);
+  EXPECT_TRUE(cache.outdated(4));  // keys still have the angles of a longer sequence
+  EXPECT_FALSE(cache.outdated(11));
+  cache.truncate(0);
+  EXPECT_FALSE(cache.outdated(4));
+  EXPECT_FALSE(cache.fits(two_layers()));
+  const KvCache plain(two_layers(), KvType::kF32);
+  EXPECT_FALSE(plain.outdated(1000));
+  EXPECT_TRUE(plain.history().empty());
 }
 
 TEST(KvCache, TypesHaveNames) {

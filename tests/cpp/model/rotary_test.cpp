@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace jang {
@@ -57,6 +58,56 @@ TEST(Rotary, Llama3KeepsShortStretchesLongAndBlends) {
     }
   }
   EXPECT_GT(blended, 3);
+}
+
+TEST(Rotary, YarnKeepsFastStretchesSlowAndBlends) {
+  RopeSpec rope{.type = RopeType::kYarn,
+                .rotated = 64,
+                .theta = 10000,
+                .factor = 4,
+                .original_positions = 2048};
+  const auto plain = rope_frequencies({.rotated = 64, .theta = 10000}, 1);
+  const auto f = rope_frequencies(rope, 1);
+  // 64 ln(2048 / (2 pi n)) / (2 ln 10000) for n = 32 and 1 is 8.064 and 20.106: 8 and 21.
+  for (std::size_t i = 0; i < 32; ++i) {
+    const double stretched = std::clamp((static_cast<double>(i) - 8.0) / 13.0, 0.0, 1.0);
+    EXPECT_NEAR(f[i], plain[i] * (stretched / 4 + 1 - stretched), 1e-15) << i;
+  }
+  EXPECT_DOUBLE_EQ(f[8], plain[8]);
+  EXPECT_DOUBLE_EQ(f[21], plain[21] / 4);
+  rope.truncate = false;
+  EXPECT_LT(rope_frequencies(rope, 1)[9], plain[9]);
+  EXPECT_NE(rope_frequencies(rope, 1)[12], f[12]);
+  // Bounds that meet, and a ramp that would begin before the first channel.
+  rope.truncate = true;
+  rope.original_positions = 4;
+  for (const double one : rope_frequencies(rope, 1)) EXPECT_TRUE(std::isfinite(one));
+  rope.beta_fast = rope.beta_slow = 100;
+  rope.original_positions = 4096;
+  for (const double one : rope_frequencies(rope, 1)) EXPECT_TRUE(std::isfinite(one));
+}
+
+TEST(Rotary, LongRopeHasOtherFactorsBeyondItsOriginalLength) {
+  const RopeSpec rope{.type = RopeType::kLongRope,
+                      .rotated = 4,
+                      .theta = 100,
+                      .original_positions = 16,
+                      .magnitude = 1.5,
+                      .short_factors = {1.0, 2.0},
+                      .long_factors = {4.0, 5.0}};
+  EXPECT_NEAR(rope_frequencies(rope, 16)[0], 1.0, 1e-15);
+  EXPECT_NEAR(rope_frequencies(rope, 16)[1], 0.05, 1e-15);
+  EXPECT_NEAR(rope_frequencies(rope, 17)[0], 0.25, 1e-15);
+  EXPECT_NEAR(rope_frequencies(rope, 17)[1], 0.02, 1e-15);
+  // Rows of a table have the angles of its last position.
+  const RopeTable within(rope, 10, 6), across(rope, 10, 7);
+  EXPECT_FLOAT_EQ(within.cos_row(1)[1], static_cast<float>(1.5 * std::cos(11 * 0.05)));
+  EXPECT_FLOAT_EQ(across.cos_row(1)[1], static_cast<float>(1.5 * std::cos(11 * 0.02)));
+  EXPECT_FLOAT_EQ(across.sin_row(0)[0], static_cast<float>(1.5 * std::sin(10 * 0.25)));
+  ModelSpec model;
+  EXPECT_EQ(rope_switch(model), 0);
+  model.ropes = {{.rotated = 4}, rope};
+  EXPECT_EQ(rope_switch(model), 16);
 }
 
 TEST(Rotary, TableRowsAreTheAnglesOfTheirPositions) {

@@ -80,9 +80,15 @@ def difference(made: dict[str, npt.NDArray[np.generic]], path: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the stored files")
-    check = parser.parse_args().check
+    parser.add_argument("names", nargs="*", help="only these cases; default: all")
+    arguments = parser.parse_args()
+    check = arguments.check
     makers = {case.name: (lambda case=case: case_data(case)) for case in tiny.CASES}
     makers["tiny-prose-llama"] = demo_data
+    if unknown := set(arguments.names) - makers.keys():
+        parser.error(f"no case of the name {', '.join(sorted(unknown))}")
+    if arguments.names:
+        makers = {name: makers[name] for name in arguments.names}
     failures = 0
     for name, make in makers.items():
         made = make()
