@@ -48,7 +48,7 @@ struct RopeSpec {
   double beta_slow = 1.0;          // yarn: turns up to which it is stretched by `factor`
   bool truncate = true;            // yarn: the ramp between them begins and ends at whole channels
   /// longrope, [rotated / 2]: what frequencies are divided by, up to L0 positions and beyond.
-  std::vector<double> short_factors, long_factors;
+  std::vector<double> short_factors = {}, long_factors = {};
   bool operator==(const RopeSpec&) const = default;
 };
 

@@ -318,7 +318,9 @@ TEST(PhiGlmCohere, CompletedConfigsMeanTheSame) {
     EXPECT_NE(completed.find("rope_theta"), nullptr) << type;
     EXPECT_NE(completed.find("num_key_value_heads"), nullptr) << type;
     const bool partial = std::string_view(type).starts_with("phi") || more.find("head_dim") == 0;
-    if (partial) EXPECT_NE(completed.find("partial_rotary_factor"), nullptr) << type;
+    if (partial) {
+      EXPECT_NE(completed.find("partial_rotary_factor"), nullptr) << type;
+    }
   }
   // The pattern that stock readers take, and none where they could not say these layers.
   const auto stock = [](const std::string& types) {
