@@ -15,7 +15,6 @@ from jang_tools import convert, inspect, load, plan, verify
 from jang_tools.errors import UnsupportedError
 from weight_files import read_weights
 
-
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
 
 

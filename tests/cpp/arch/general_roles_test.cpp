@@ -74,9 +74,9 @@ TEST(GeneralRoles, HeadsMayBeMissing) {
   EXPECT_FALSE(neither.tied_head);
 
   // Where the config ties two that are equal, one is a copy here as well.
-  const Inventory copy = build_inventory(unknown(", \"tie_word_embeddings\": true"),
-                                         sources({"model.embed_tokens.weight", "lm_head.weight"}),
-                                         true);
+  const Inventory copy =
+      build_inventory(unknown(", \"tie_word_embeddings\": true"),
+                      sources({"model.embed_tokens.weight", "lm_head.weight"}), true);
   EXPECT_TRUE(copy.tied_head);
   EXPECT_EQ(copy.dropped, std::vector<std::string>{"lm_head.weight"});
 }
