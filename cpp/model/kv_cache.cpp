@@ -47,7 +47,8 @@ KvType parse_kv_type(std::string_view name) {
               "kv_type: expected f32, f16, bf16, q8 or q4, found '" + std::string(name) + "'");
 }
 
-KvCache::KvCache(const ModelSpec& spec, KvType type) : type_(type), dims_(dims_of(spec)) {
+KvCache::KvCache(const ModelSpec& spec, KvType type)
+    : type_(type), dims_(dims_of(spec)), recurrent_(spec) {
   blocks_.resize(dims_.size());
   for (std::size_t l = 0; l < dims_.size(); ++l) {
     blocks_[l].resize(static_cast<std::size_t>(dims_[l].heads));
@@ -56,10 +57,11 @@ KvCache::KvCache(const ModelSpec& spec, KvType type) : type_(type), dims_(dims_o
 
 uint64_t KvCache::bytes_for(const ModelSpec& spec, KvType type, int64_t positions) {
   const auto slabs = static_cast<uint64_t>((positions + kSlab - 1) / kSlab);
-  return slabs * slab_bytes(dims_of(spec), type);
+  return slabs * slab_bytes(dims_of(spec), type) + RecurrentState::bytes_for(spec, positions);
 }
 
 void KvCache::reserve(int64_t count) {
+  recurrent_.reserve(length_, count);
   const auto wanted = static_cast<std::size_t>((length_ + count + kSlab - 1) / kSlab);
   while (storage_.size() < wanted) {
     // Room in every table first, so that a failed allocation leaves all of them as they are.
@@ -87,11 +89,19 @@ void KvCache::reserve(int64_t count) {
   }
 }
 
-void KvCache::truncate(int64_t length) noexcept {
-  if (length < length_) length_ = length < 0 ? 0 : length;
+void KvCache::commit(int64_t count) noexcept {
+  length_ += count;
+  recurrent_.commit(length_);
 }
 
-bool KvCache::fits(const ModelSpec& spec) const { return dims_ == dims_of(spec); }
+int64_t KvCache::truncate(int64_t length) noexcept {
+  if (length < length_) length_ = recurrent_.truncate(length < 0 ? 0 : length);
+  return length_;
+}
+
+bool KvCache::fits(const ModelSpec& spec) const {
+  return dims_ == dims_of(spec) && recurrent_.fits(spec);
+}
 
 uint8_t* const* KvCache::key_blocks(int64_t layer, int64_t head) const noexcept {
   return blocks_[static_cast<std::size_t>(layer)][static_cast<std::size_t>(head)].keys.data();

@@ -54,6 +54,11 @@ class WeightBinder {
   /// tensor of its own or inside a fused one.
   std::vector<LinearWeight> stack(const StackSpec& spec);
   std::vector<float> norm(const NormSpec& spec);
+  /// The tensor of that name, [size].
+  std::vector<float> vector(const std::string& name, int64_t size);
+  /// Taps of a depthwise convolution, [taps][channels]; stored as [channels, taps, 1] or, in plain
+  /// checkpoints, as [channels, 1, taps].
+  std::vector<float> convolution(const std::string& path, int64_t channels, int64_t taps);
 
   /// Whether any matrix bound so far is quantized.
   bool any_quantized() const noexcept { return any_quantized_; }
@@ -65,7 +70,6 @@ class WeightBinder {
   /// The tensor of that final name, or nullptr; a plain checkpoint may spell it otherwise.
   const CheckpointTensor* find(const std::string& name);
   const CheckpointTensor& plain(const std::string& name, const std::vector<uint64_t>& shape);
-  std::vector<float> vector(const std::string& name, int64_t size);
   const FinalTensor& final_tensor(const std::string& name, const std::vector<uint64_t>& shape);
   /// The module of that path, marked as used, or nullptr; Error{kTensorShape} if `shape` is not
   /// its.

@@ -19,6 +19,8 @@ class AttentionLayer {
  private:
   bool project(LayerContext& context, const float* x) const;
   void rotate_and_store(LayerContext& context) const;
+  void part_gates(LayerContext& context) const;
+  void apply_gates(LayerContext& context) const;
 
   AttentionSpec spec_;
   LinearWeight q_, k_, v_, o_;
