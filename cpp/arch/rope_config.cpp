@@ -67,24 +67,63 @@ int64_t original_positions(const ModelConfig& config, const Json& dictionary, in
   return static_cast<int64_t>(number);
 }
 
+std::string_view type_name(RopeType type) {
+  switch (type) {
+    case RopeType::kDefault:
+      return "default";
+    case RopeType::kLinear:
+      return "linear";
+    case RopeType::kDynamic:
+      return "dynamic";
+    case RopeType::kLlama3:
+      return "llama3";
+  }
+  return "default";
+}
+
+/// partial_rotary_factor in effect, and where it was found.
+double partial_factor(const ModelConfig& config, double fallback, std::string& key) {
+  std::string owner;
+  key = "partial_rotary_factor";
+  const Json* dictionary = rope_dictionary(config, owner);
+  const Json* value = dictionary == nullptr ? nullptr : dictionary->find(key);
+  if (value != nullptr) {
+    key = owner + "." + key;
+  } else {
+    value = config.find(key);
+  }
+  return value == nullptr ? fallback : positive(config, key, *value);
+}
+
+int64_t rotated_channels(const ModelConfig& config, int64_t head_dim, const RopeRules& rules) {
+  std::string key;
+  const double factor = partial_factor(config, rules.partial.value_or(1.0), key);
+  if (!rules.partial && factor != 1.0) {
+    throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
+                key + " other than 1 is not supported in a " + config.model_type() + " model");
+  }
+  if (factor > 1.0) config.fail(key, "expected a number above 0 and at most 1");
+  const auto rotated = static_cast<int64_t>(static_cast<double>(head_dim) * factor);
+  if (rotated == head_dim && head_dim % 2 != 0) {
+    config.fail("head_dim", "rotary positions need an even number");
+  }
+  if (rotated < 2 || rotated % 2 != 0) {
+    config.fail(key, "expected an even number of rotated channels, at least 2, found " +
+                         std::to_string(rotated) + " of the " + std::to_string(head_dim) +
+                         " of a head");
+  }
+  return rotated;
+}
+
 }  // namespace
 
-RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, double default_theta,
-                   int64_t default_positions) {
+RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules& rules) {
   RopeSpec rope;
-  rope.rotated = head_dim;
-  rope.theta = default_theta;
+  rope.theta = rules.theta;
   if (const Json* theta = config.find("rope_theta")) {
     rope.theta = positive(config, "rope_theta", *theta);
   }
-  if (const Json* partial = config.find("partial_rotary_factor")) {
-    if (positive(config, "partial_rotary_factor", *partial) != 1.0) {
-      throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
-                  "partial_rotary_factor other than 1 is not supported in a " +
-                      config.model_type() + " model");
-    }
-  }
-  if (head_dim % 2 != 0) config.fail("head_dim", "rotary positions need an even number");
+  rope.rotated = rotated_channels(config, head_dim, rules);
 
   std::string owner;
   const Json* dictionary = rope_dictionary(config, owner);
@@ -99,16 +138,9 @@ RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, double default_t
                       config.model_type() + " model");
     }
   }
-  if (const Json* partial = dictionary->find("partial_rotary_factor")) {
-    if (positive(config, owner + ".partial_rotary_factor", *partial) != 1.0) {
-      throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
-                  owner + ".partial_rotary_factor other than 1 is not supported in a " +
-                      config.model_type() + " model");
-    }
-  }
   rope.type = rope_type(config, *dictionary, owner);
   const int64_t positions =
-      config.integer("max_position_embeddings", 1, int64_t{1} << 40).value_or(default_positions);
+      config.integer("max_position_embeddings", 1, int64_t{1} << 40).value_or(rules.positions);
   switch (rope.type) {
     case RopeType::kDefault:
       break;
@@ -142,15 +174,18 @@ void write_rope(Json& text, const ModelConfig& source, const RopeSpec& rope) {
   }
   Json scaling = *dictionary;
   scaling.as_object().erase("rope_theta");
-  const std::string_view type = rope.type == RopeType::kLinear    ? "linear"
-                                : rope.type == RopeType::kDynamic ? "dynamic"
-                                                                  : "llama3";
+  const std::string_view type = type_name(rope.type);
   scaling["type"] = type;
   scaling["rope_type"] = type;
   if (rope.type == RopeType::kLlama3) {
     scaling["original_max_position_embeddings"] = rope.original_positions;
   }
   text["rope_scaling"] = scaling;
+}
+
+void write_partial_rotary(Json& text, const ModelConfig& source, const RopeRules& rules) {
+  std::string key;
+  text["partial_rotary_factor"] = partial_factor(source, rules.partial.value_or(1.0), key);
 }
 
 }  // namespace jang

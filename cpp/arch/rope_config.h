@@ -5,21 +5,32 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "arch/config.h"
 #include "arch/spec.h"
 
 namespace jang {
 
+/// How a family reads its rotary positions.
+struct RopeRules {
+  double theta = 10000.0;    // where the config is silent
+  int64_t positions = 2048;  // max_position_embeddings likewise
+  /// partial_rotary_factor likewise; none: whole heads turn, and another factor is refused.
+  std::optional<double> partial;
+};
+
 /// What the config says: its dictionary is rope_scaling if it is not empty, else rope_parameters
-/// (flat); a theta inside the dictionary beats the one beside it. Types that no layer computes yet
-/// (yarn, longrope, ...) are Error{kUnsupportedModel} by name; missing or non-positive numbers
-/// Error{kConfigValue}. `default_positions`: max_position_embeddings where the config is silent.
-RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, double default_theta,
-                   int64_t default_positions);
+/// (flat); what stands inside the dictionary beats what stands beside it, but for
+/// original_max_position_embeddings. Types that no layer computes are Error{kUnsupportedModel} by
+/// name; missing or non-positive numbers Error{kConfigValue}.
+RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules& rules);
 
 /// Sets rope_theta, and rope_scaling with both `type` and `rope_type` (or null for plain rotary
-/// positions), on `text`, the object that holds the text model's settings.
+/// positions), on `text`, the object that holds the text model's settings. A family whose heads
+/// turn in part adds write_partial_rotary.
 void write_rope(Json& text, const ModelConfig& source, const RopeSpec& rope);
+/// partial_rotary_factor beside the dictionary, where stock mlx-lm looks for it.
+void write_partial_rotary(Json& text, const ModelConfig& source, const RopeRules& rules);
 
 }  // namespace jang

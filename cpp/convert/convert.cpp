@@ -39,7 +39,9 @@ DType main_dtype(const Inventory& inventory) {
 
 /// Families whose rules are known but whose tensors need more than moving rows are planned only.
 void require_convertible(const ConversionSource& source) {
-  require_family(source.config);
+  // What no written config can say is refused before the work, not behind it.
+  Json written = source.config.root();
+  require_family(source.config).complete_config(written, source.config);
   for (const FinalTensor& tensor : source.inventory.tensors) {
     if (tensor.obstacle.empty()) continue;
     throw Error(ErrorCode::kUnsupportedModel, source.config.file(), tensor.source,

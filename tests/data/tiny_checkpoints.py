@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import tiny_hybrid as hybrid
+
 SEQUENCES = 2
 LENGTH = 24
 VOCABULARY = 331
@@ -40,6 +42,19 @@ class Case:
     @property
     def model_type(self) -> str:
         return str({**BASE, **self.config}["model_type"])
+
+    @property
+    def matrices(self) -> int:
+        """Of all layers that may be quantized; a stack of experts is one."""
+        values = {**BASE, **self.config}
+        if self.model_type in hybrid.ARCHITECTURES:
+            return hybrid.matrices(values)
+        return 7 * int(values["num_hidden_layers"])
+
+    @property
+    def long(self) -> int:
+        """Tokens of a longer sequence that belongs to the case; 0: none."""
+        return hybrid.LONG if self.model_type in hybrid.ARCHITECTURES else 0
 
 
 BASE: dict[str, Any] = {
@@ -157,6 +172,10 @@ CASES += [
     Case("mixtral-fused", MIXTRAL, dtype="F16", fused_experts=True),
     Case("mixtral-window", {**MIXTRAL, "sliding_window": 8, "num_key_value_heads": 5}),
 ]
+CASES += [
+    Case(name, values, dtype, shards, fused_experts=fused)
+    for name, values, dtype, shards, fused in hybrid.CASES
+]
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -169,11 +188,21 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         "mistral": "MistralForCausalLM",
         "mixtral": "MixtralForCausalLM",
         "qwen3_moe": "Qwen3MoeForCausalLM",
+        **hybrid.ARCHITECTURES,
     }
     values["architectures"] = [names[case.model_type]]
     if case.model_type in ("mistral", "mixtral"):
         del values["attention_bias"], values["mlp_bias"]
-    if case.model_type == "mixtral" or (spelling == "new" and "num_experts" in values):
+    if case.model_type in hybrid.ARCHITECTURES:
+        del values["mlp_bias"]
+        if spelling == "new":
+            del values["partial_rotary_factor"]
+        else:
+            values["rope_parameters"] = dict(values["rope_parameters"])
+            values["rope_parameters"].pop("partial_rotary_factor")
+            hybrid.old_spelling(values)
+    renamed = spelling == "new" and case.model_type not in hybrid.ARCHITECTURES
+    if case.model_type == "mixtral" or (renamed and "num_experts" in values):
         values["num_local_experts"] = values.pop("num_experts")
     if spelling == "new":
         values["dtype"] = torch_dtype
@@ -244,6 +273,9 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
     hidden, heads, kv_heads = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
     head_dim, inner = c["head_dim"], c["intermediate_size"]
     numbers = Numbers(case.name)
+    if case.model_type in hybrid.ARCHITECTURES:
+        yield from hybrid.tensors(c, numbers.normal, case.fused_experts)
+        return
 
     def matrix(out: int, columns: int) -> Floats:
         return numbers.normal((out, columns), 1.5 / columns**0.5)
@@ -341,3 +373,9 @@ def tokens(vocabulary: int = VOCABULARY) -> npt.NDArray[np.int32]:
     """The sequences that every case is run on, [SEQUENCES, LENGTH]."""
     state = np.random.RandomState(20)
     return state.randint(0, vocabulary, size=(SEQUENCES, LENGTH)).astype(np.int32)
+
+
+def long_tokens(case: Case) -> npt.NDArray[np.int32]:
+    """A longer sequence, [1, case.long]."""
+    state = np.random.RandomState(21)
+    return state.randint(0, VOCABULARY, size=(1, case.long)).astype(np.int32)

@@ -10,5 +10,8 @@ extern const Family kLlamaFamily;
 extern const Family kMistralFamily;
 extern const Family kMixtralFamily;
 extern const Family kQwen3MoeFamily;
+extern const Family kQwen35Family;
+extern const Family kQwen35MoeFamily;
+extern const Family kQwen3NextFamily;
 
 }  // namespace jang
