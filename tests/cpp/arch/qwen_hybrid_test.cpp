@@ -138,7 +138,7 @@ TEST(QwenHybrid, BadConfigsAreOneClearLine) {
       {"full_attention_interval", R"("full_attention_interval": 0)", "from 1 to"},
       {"num_key_value_heads", R"("num_key_value_heads": 3)", "does not divide the 4"},
       {"head_dim", R"("head_dim": 16777216)", "above 2^24"},
-      {"partial_rotary_factor", R"("partial_rotary_factor": 0.3)", "even number of rotated"},
+      {"partial_rotary_factor", R"("partial_rotary_factor": 0.2)", "even number of rotated"},
       {"partial_rotary_factor", R"("partial_rotary_factor": 1.5)", "at most 1"},
       {"num_experts_per_tok", R"("num_experts_per_tok": 5)", "at most the 4 experts"},
       {"rms_norm_eps", R"("rms_norm_eps": -1)", "from 0 to 1"},
