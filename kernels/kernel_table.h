@@ -171,6 +171,63 @@ struct FeedbackTask {
   int bits;
 };
 
+/// Channels that are convolved each with its own taps over time: out(t, c) = act(bias(c) + sum over
+/// j of weight(j, c) * input(t - taps + 1 + j, c)), the last tap on the current token. Inputs
+/// before the first token are `history`.
+struct ConvTask {
+  const float* x;  // [tokens] rows, x_stride apart
+  int64_t x_stride;
+  const float* history;  // [taps - 1] rows, history_stride apart, the oldest first
+  int64_t history_stride;
+  const float* weights;  // [taps] rows, weight_stride apart
+  int64_t weight_stride;
+  const float* bias;  // [channels], or null
+  int64_t first = 0;  // token to begin with; those before it are only inputs
+  int64_t tokens, channels;
+  int taps;
+  bool silu;   // act: x / (1 + e^-x); else none
+  float* out;  // [tokens] rows, out_stride apart; not x
+  int64_t out_stride;
+};
+
+/// Tokens of a gated delta rule that are taken together; a state is known where a chunk begins.
+inline constexpr int kDeltaChunk = 32;
+/// Some tokens of one head and chunk. With S0 the state before the chunk's first token and G(t) the
+/// sum of log_decay up to t, both from the chunk's beginning on:
+///   u(t) = beta(t) * (v(t) - e^G(t) S0^T k(t) - sum over i < t of e^(G(t) - G(i)) (k(i).k(t))
+///   u(i)) out(t) = e^G(t) S0^T q(t) + sum over i <= t of e^(G(t) - G(i)) (k(i).q(t)) u(i)
+/// which is S <- e^g S; u = beta (v - S^T k); S <- S + k u^T; out = S^T q, token by token. Rows of
+/// q, k and v are those of this call's tokens; `past` are the chunk's tokens of earlier calls.
+struct DeltaTask {
+  const float* q;
+  const float* k;
+  int64_t qk_stride;
+  const float* v;
+  int64_t v_stride;
+  const float* beta;       // at beta[t * gate_stride]
+  const float* log_decay;  // at most 0
+  int64_t gate_stride;
+  const float* past_k;  // [past] rows
+  int64_t past_k_stride;
+  const float* past_u;
+  int64_t past_u_stride;
+  const float* past_decay;
+  int64_t past_gate_stride;
+  const float* state;  // S0, [key_dim][value_dim]
+  float* u;            // out, [tokens] rows
+  int64_t u_stride;
+  float* out;  // [tokens] rows
+  int64_t out_stride;
+  float* next_state;  // out, S behind the chunk's last token, where past + tokens reach
+                      // kDeltaChunk; may be `state`
+  int past, tokens;   // at least one token; together at most kDeltaChunk
+  int key_dim, value_dim;
+  float* scratch;  // delta_scratch() floats, 64-byte aligned
+};
+static constexpr int64_t delta_scratch(int64_t key_dim, int64_t value_dim) {
+  return kProductScratch<float> + kDeltaChunk * (2 * key_dim + 3 * value_dim + 2 * kDeltaChunk);
+}
+
 /// A null entry of a level's own table means "as the next lower level"; tables that table_for()
 /// returns have none.
 struct KernelTable {
@@ -251,6 +308,19 @@ struct KernelTable {
   void (*norm_rope)(float* x, int64_t head_stride, int heads, int dim, const float* weight,
                     float weight_offset, float eps, int half, bool interleaved, const float* cos,
                     const float* sin) = nullptr;
+
+  // out = x / (1 + e^-gate), n floats; in place on x or gate allowed.
+  void (*sigmoid_mul)(const float* x, const float* gate, int64_t n, float* out) = nullptr;
+
+  // --- recurrence
+
+  // The bits of out(t, c) depend on its own inputs alone, not on the call's tokens or channels.
+  void (*causal_conv)(const ConvTask& task) = nullptr;
+  // beta = 1 / (1 + e^-b), log_decay = rate * ln(1 + e^(a + shift)), n floats; in place allowed.
+  void (*delta_gates)(const float* b, const float* a, const float* rate, const float* shift,
+                      int64_t n, float* beta, float* log_decay) = nullptr;
+  // The bits of u, out and next_state do not depend on how a chunk's tokens are cut into calls.
+  void (*delta_chunk)(const DeltaTask& task) = nullptr;
 
   // --- attention
 

@@ -7,6 +7,7 @@
 #include <set>
 #include <system_error>
 
+#include "arch/checkpoint_inventory.h"
 #include "arch/family.h"
 #include "arch/final_names.h"
 #include "arch/foreign_formats.h"
@@ -14,6 +15,7 @@
 #include "arch/tied_head.h"
 #include "arch/triples.h"
 #include "arch/width_map.h"
+#include "arch/zero_centred_norms.h"
 #include "base/error.h"
 #include "io/safetensors_writer.h"
 #include "io/shard_index.h"
@@ -124,6 +126,15 @@ void take_stored_halves(ModelSpec& spec, const Stored& stored) {
   }
 }
 
+void collect_renamed(ModelDirectory& directory) {
+  for (const CheckpointTensor& tensor : directory.checkpoint.tensors()) {
+    if (is_dropped(directory.config, tensor.name)) continue;
+    FinalName final = final_name(directory.config, tensor.name);
+    if (final.expert < 0 && final.name != tensor.name)
+      directory.renamed.emplace(std::move(final.name), &tensor);
+  }
+}
+
 void collect_ids(const Json* value, const std::string& file, std::set<int64_t>& ids) {
   if (value == nullptr) return;
   const auto add = [&](const Json& id) {
@@ -161,6 +172,12 @@ const QuantizedModule* ModelDirectory::find_module(std::string_view wanted) cons
   return it != modules.end() && it->path == wanted ? &*it : nullptr;
 }
 
+const CheckpointTensor* ModelDirectory::find_tensor(std::string_view final_name) const noexcept {
+  if (const CheckpointTensor* tensor = checkpoint.find(final_name)) return tensor;
+  const auto it = renamed.find(final_name);
+  return it == renamed.end() ? nullptr : it->second;
+}
+
 ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access access) {
   std::error_code failed;
   if (!fs::is_directory(path, failed)) {
@@ -190,6 +207,7 @@ ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access acc
   open_weights(directory, access);
   refuse_foreign_tensors(directory.checkpoint, directory.format == DirectoryFormat::kJangV1);
   if (directory.format == DirectoryFormat::kJangV1) return directory;
+  collect_renamed(directory);
   if (directory.format == DirectoryFormat::kHf) {
     refuse_unstated_codes(directory);
     return directory;
@@ -201,10 +219,26 @@ ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access acc
   return directory;
 }
 
+namespace {
+
+/// Whether norms of a family that knows both forms lie here as gamma - 1. Other writers of JANG
+/// turned the convolutions and not the norms; what they did is what they said.
+bool norms_are_raw(const ModelDirectory& directory) {
+  if (!has_zero_centred_norms(directory.config.model_type())) return false;
+  if (directory.format != DirectoryFormat::kJang)
+    return holds_raw_convolutions(source_tensors(directory.checkpoint));
+  const Json* stamp = directory.config.root().find(kNormsShiftedKey);
+  if (stamp == nullptr) stamp = directory.jang_config->find(kNormsShiftedKey);
+  return stamp == nullptr || !stamp->is_bool() || !stamp->as_bool();
+}
+
+}  // namespace
+
 ModelSpec directory_spec(const ModelDirectory& directory) {
   ModelSpec spec = require_family(directory.config).spec(directory.config);
+  if (norms_are_raw(directory)) add_one_to_norms(spec);
   const auto stored = [&](const std::string& path) {
-    return directory.checkpoint.find(path + ".weight") != nullptr;
+    return directory.find_tensor(path + ".weight") != nullptr;
   };
   take_stored_halves(spec, stored);
   if (!spec.head.tied) return spec;

@@ -10,9 +10,10 @@
 namespace jang {
 namespace {
 
-constexpr std::array kFamilies = {&kLlamaFamily,    &kMistralFamily, &kMixtralFamily,
-                                  &kQwen3MoeFamily, &kPhi3Family,    &kPhiFamily,
-                                  &kGlm4Family,     &kCohereFamily,  &kCohere2Family};
+constexpr std::array kFamilies = {&kLlamaFamily,    &kMistralFamily,   &kMixtralFamily,
+                                  &kQwen3MoeFamily, &kPhi3Family,      &kPhiFamily,
+                                  &kGlm4Family,     &kCohereFamily,    &kCohere2Family,
+                                  &kQwen35Family,   &kQwen35MoeFamily, &kQwen3NextFamily};
 
 // Sorted. Wrapped spellings ("gemma3", "gemma4") are the outer names of the text models beside
 // them.
@@ -52,7 +53,7 @@ bool is_unknown_model_type(std::string_view model_type) noexcept {
 const Family& require_family(const ModelConfig& config) {
   const bool wrapped = config.root().find("text_config") != nullptr;
   const Family* family = find_family(config.model_type());
-  if (family != nullptr && !wrapped) return *family;
+  if (family != nullptr && (!wrapped || family->wrapper == config.outer_type())) return *family;
   std::string supported;
   for (const std::string_view name : family_names()) {
     if (!supported.empty()) supported += ", ";

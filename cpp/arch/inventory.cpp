@@ -11,6 +11,7 @@
 #include "arch/general_roles.h"
 #include "arch/spec_tensors.h"
 #include "arch/split_tensor.h"
+#include "arch/zero_centred_norms.h"
 #include "base/checked_math.h"
 #include "base/error.h"
 
@@ -99,11 +100,17 @@ class Builder {
       : config_(config), sources_(sources) {}
 
   void place_all() {
+    constexpr std::string_view kWeight = ".weight";
+    const bool raw_norms =
+        has_zero_centred_norms(config_.model_type()) && holds_raw_convolutions(sources_);
     std::map<std::string, Stack> stacks;
     for (uint32_t i = 0; i < sources_.size(); ++i) {
       const SourceTensor& source = sources_[i];
       if (is_dropped(config_, source.name)) {
         result_.dropped.push_back(source.name);
+        if (const auto tower = tower_of(source.name); !tower.empty()) ++towers_[std::string(tower)];
+        if (source.name.starts_with("mtp.") || source.name.find(".mtp.") != std::string::npos)
+          ++towers_["mtp"];
         continue;
       }
       require_plain(source);
@@ -118,8 +125,18 @@ class Builder {
         continue;
       }
       for (FinalTensor& tensor : split_tensor(config_, source, i, name.name)) {
+        if (raw_norms && tensor.shape.size() == 1 && tensor.name.ends_with(kWeight) &&
+            is_zero_centred(
+                config_.model_type(),
+                std::string_view(tensor.name).substr(0, tensor.name.size() - kWeight.size()))) {
+          tensor.shift = 1.0f;
+        }
         result_.tensors.push_back(std::move(tensor));
       }
+    }
+    for (const auto& [tower, count] : towers_) {
+      result_.warnings.push_back(tower + ": " + std::to_string(count) +
+                                 " tensors left out; only the language model is written");
     }
     for (const auto& [name, stack] : stacks) {
       result_.tensors.push_back(join_stack(config_, sources_, name, stack));
@@ -252,6 +269,7 @@ class Builder {
 
   const ModelConfig& config_;
   std::span<const SourceTensor> sources_;
+  std::map<std::string, uint64_t> towers_;  // tensors of other modalities, by component
   Inventory result_;
 };
 

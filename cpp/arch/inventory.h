@@ -42,6 +42,8 @@ struct FinalTensor {
   /// Why the ranges alone do not make this tensor (a transpose, changed values), or empty. Such a
   /// tensor can be planned, not converted; `ranges` is then empty.
   std::string obstacle;
+  /// Added to every value: norms that are stored as gamma - 1 (zero_centred_norms.h).
+  float shift = 0.0f;
 
   uint64_t columns() const noexcept { return shape.empty() ? 1 : shape.back(); }
   uint64_t elements() const noexcept;

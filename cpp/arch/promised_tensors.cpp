@@ -245,7 +245,10 @@ class Promise {
 };
 
 std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const std::string> names) {
-  if (const Family* family = find_family(config.model_type())) {
+  const auto blocks = blocks_of(config.model_type());
+  const Family* family = find_family(config.model_type());
+  // Sources of hybrid models have other names and shapes than what is written.
+  if (family != nullptr && !(blocks && blocks->linear_attention)) {
     const ModelSpec spec = family->spec(config);
     const DType dtype = config.dtype().value_or(DType::kBF16);
     std::vector<SourceTensor> out;
@@ -266,7 +269,7 @@ std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const st
     }
     return out;
   }
-  if (const auto blocks = blocks_of(config.model_type())) {
+  if (blocks) {
     return Promise(config, *blocks, names).list();
   }
   throw Error(ErrorCode::kUnsupportedModel, config.file(), {},

@@ -63,7 +63,36 @@ struct AttentionSpec {
   int64_t window = 0;                      // 0: none
   int rope = 0;                            // index in ModelSpec::ropes, -1: no rotary positions
   std::optional<NormSpec> q_norm, k_norm;  // per head, before rotary
+  /// Rows of q are, head by head, its query and then its gate: the head's result is multiplied by
+  /// 1 / (1 + e^-gate) before o.
+  bool gated = false;
   bool operator==(const AttentionSpec&) const = default;
+};
+
+/// A gated delta rule over value_heads states [key_dim][value_dim] (models.md 1.6): key head j
+/// serves the value heads of the j-th of key_heads equal parts. The output norm is per value head,
+/// before the gate silu(z). Without z, rows of qkv are, key head by key head, its query, key,
+/// values and z; without a, rows of b are, key head by key head, the b and then the a of its value
+/// heads.
+struct DeltaNetSpec {
+  LinearSpec qkv;  // rows: all queries, all keys, all values
+  std::optional<LinearSpec> z;
+  LinearSpec b;
+  std::optional<LinearSpec> a;
+  LinearSpec out;
+  std::string convolution;  // path of its weight [channels, taps, 1]; channels in the order of qkv
+  std::string decay;        // tensor [value_heads]: ln of the rate at which a state is forgotten
+  std::string step_bias;    // tensor [value_heads], added to a
+  NormSpec norm;            // of value_dim channels
+  int64_t key_heads = 0;
+  int64_t value_heads = 0;
+  int64_t key_dim = 0;
+  int64_t value_dim = 0;
+  int64_t taps = 0;
+  int64_t keys() const noexcept { return key_heads * key_dim; }
+  int64_t values() const noexcept { return value_heads * value_dim; }
+  int64_t channels() const noexcept { return 2 * keys() + values(); }
+  bool operator==(const DeltaNetSpec&) const = default;
 };
 
 enum class Activation { kSilu, kGelu, kGeluTanh };
@@ -97,6 +126,13 @@ enum class RouterRule {
   kTopKThenSoftmax,  // the largest logits, then softmax over these
 };
 
+/// An expert that every token passes, times 1 / (1 + e^-(gate x)) if there is a gate.
+struct SharedExpertSpec {
+  GatedMlpSpec mlp;
+  std::optional<LinearSpec> gate;  // [1][hidden]
+  bool operator==(const SharedExpertSpec&) const = default;
+};
+
 /// Sum over the chosen experts of weight * down(act(gate x) * up x); shapes of one expert.
 struct MoeSpec {
   LinearSpec router;  // [experts][hidden]
@@ -105,11 +141,12 @@ struct MoeSpec {
   int64_t top_k = 0;
   RouterRule rule = RouterRule::kSoftmaxThenTopK;
   bool renormalize = false;  // weights are divided by their sum
+  std::optional<SharedExpertSpec> shared;
   Activation activation = Activation::kSilu;
   bool operator==(const MoeSpec&) const = default;
 };
 
-using MixerSpec = std::variant<AttentionSpec>;
+using MixerSpec = std::variant<AttentionSpec, DeltaNetSpec>;
 using FeedForwardSpec = std::variant<GatedMlpSpec, MoeSpec, PlainMlpSpec>;
 
 /// h += residual * post_norm(mixer(pre_norm(h))); h += residual * ff_post_norm(ff(ff_pre_norm(h))).

@@ -42,6 +42,18 @@ class Collector {
     norm(spec.q_norm);
     norm(spec.k_norm);
   }
+  void operator()(const DeltaNetSpec& spec) {
+    linear(spec.qkv);
+    if (spec.z) linear(*spec.z);
+    linear(spec.b);
+    if (spec.a) linear(*spec.a);
+    out_.push_back(
+        {spec.convolution + ".weight", {dim(spec.channels()), dim(spec.taps), 1}, false});
+    out_.push_back({spec.decay, {dim(spec.value_heads)}, false});
+    out_.push_back({spec.step_bias, {dim(spec.value_heads)}, false});
+    norm(spec.norm);
+    linear(spec.out);
+  }
   void operator()(const GatedMlpSpec& spec) {
     if (spec.gate_up) {
       linear(*spec.gate_up);
@@ -63,6 +75,9 @@ class Collector {
                       true,
                       dim(spec.top_k)});
     }
+    if (!spec.shared) return;
+    (*this)(spec.shared->mlp);
+    if (spec.shared->gate) linear(*spec.shared->gate);
   }
   std::vector<SpecTensor> take() { return std::move(out_); }
 

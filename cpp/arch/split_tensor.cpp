@@ -42,8 +42,8 @@ class Splitter {
 
   /// The same bytes under another shape.
   FinalTensor reshaped(const std::string& name, std::vector<uint64_t> shape) const {
-    FinalTensor tensor = whole(name);
-    tensor.shape = std::move(shape);
+    FinalTensor tensor = part(name, std::move(shape));
+    tensor.ranges.push_back({index_, 0, flat_rows(tensor.shape)});
     return tensor;
   }
 
@@ -166,17 +166,10 @@ std::vector<FinalTensor> split_latent(const ModelConfig& config, const Splitter&
                         {heads, value, rank})};
 }
 
-// What stock expects as 1 + gamma, and what falcon_h1 folds its multipliers into.
+// What falcon_h1 folds its multipliers into.
 bool changes_values(const ModelConfig& config, const std::string& path,
                     const std::vector<uint64_t>& shape) {
-  const std::string& type = config.model_type();
-  if (one_of(type, {"qwen3_next", "qwen3_5", "qwen3_5_moe"})) {
-    const bool shifted =
-        path.ends_with(".input_layernorm") || path.ends_with(".post_attention_layernorm") ||
-        path.ends_with("model.norm") || path.ends_with(".q_norm") || path.ends_with(".k_norm");
-    return shape.size() == 1 && shifted;
-  }
-  if (type != "falcon_h1") return false;
+  if (config.model_type() != "falcon_h1") return false;
   return shape.size() >= 2 && path.find("conv1d") == std::string::npos;
 }
 

@@ -119,13 +119,19 @@ double read_seconds(Model& model) {
 
 void bind_model(py::module_& module) {
   py::class_<KvCache>(module, "KvCache",
-                      "Keys and values of one sequence; made by Model.new_cache().")
+                      "Keys, values and recurrent states of one sequence; made by "
+                      "Model.new_cache().")
       .def_property_readonly("length", &KvCache::length, "Positions held.")
       .def_property_readonly(
           "kv_type", [](const KvCache& cache) { return std::string(kv_type_name(cache.type())); },
           "f32, f16, bf16, q8 or q4.")
       .def("truncate", &KvCache::truncate, py::arg("length"),
-           "Forgets everything from position `length` on.");
+           "Forgets everything from position `length` on and returns the positions left: `length`, "
+           "or 0 where recurrent layers cannot go back that far and all is forgotten. They can go "
+           "back within the last 32 positions at least, and to the mark of keep().")
+      .def("keep", &KvCache::keep,
+           "Lets truncate() come back to the present length, until it goes back further; replaces "
+           "the mark before. Costs a copy of the recurrent states, nothing without any.");
 
   py::class_<Model>(module, "Model",
                     "A model mapped from a JANG v2, stock MLX or plain Hugging Face directory.")

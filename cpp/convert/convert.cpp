@@ -39,7 +39,11 @@ DType main_dtype(const Inventory& inventory) {
 /// their tensors more than moving rows. What nobody knows is written as it is named.
 void require_convertible(const ConversionSource& source) {
   const std::string& type = source.config.model_type();
-  if (!is_unknown_model_type(type)) require_family(source.config);
+  if (!is_unknown_model_type(type)) {
+    // What no written config can say is refused before the work, not behind it.
+    Json written = source.config.root();
+    require_family(source.config).complete_config(written, source.config);
+  }
   if (type == "gpt2" || type == "openai-gpt") {
     throw Error(ErrorCode::kUnsupportedModel, source.config.file(), {},
                 "model type \"" + type +

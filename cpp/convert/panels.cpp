@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "convert/values.h"
 
 namespace jang {
 namespace {
@@ -80,6 +81,11 @@ SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, 
                    filled += bytes;
                    result.data = scratch.data();
                  });
+  if (tensor.shift != 0.0f) {
+    scratch.reserve_discarding(panel.bytes);
+    shift_panel(result, tensor.shift, scratch.data());
+    result.data = scratch.data();
+  }
   return result;
 }
 

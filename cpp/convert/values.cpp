@@ -117,4 +117,18 @@ std::optional<PanelPlace> cast_panel(const SourcePanel& panel, DType to, std::by
   return overflow;
 }
 
+void shift_panel(const SourcePanel& panel, float shift, std::byte* out) {
+  JANG_ASSERT(is_float_weight(panel.dtype));
+  const uint64_t count = panel.rows * panel.columns;
+  for (uint64_t i = 0; i < count; ++i) {
+    const float value = value_at(panel, i) + shift;
+    if (panel.dtype == DType::kF32) {
+      std::memcpy(out + i * sizeof value, &value, sizeof value);
+      continue;
+    }
+    const uint16_t word = panel.dtype == DType::kF16 ? float_to_half(value) : float_to_bf16(value);
+    std::memcpy(out + i * sizeof word, &word, sizeof word);
+  }
+}
+
 }  // namespace jang

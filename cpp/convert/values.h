@@ -22,4 +22,8 @@ std::optional<PanelPlace> find_non_finite(const SourcePanel& panel);
 /// finite value that became infinite. Both dtypes are float weights.
 std::optional<PanelPlace> cast_panel(const SourcePanel& panel, DType to, std::byte* out);
 
+/// Adds `shift` to every value, rounded to nearest even in the panel's own dtype, into `out`, which
+/// may be where the panel lies. A float weight.
+void shift_panel(const SourcePanel& panel, float shift, std::byte* out);
+
 }  // namespace jang

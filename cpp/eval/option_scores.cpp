@@ -41,11 +41,15 @@ std::vector<double> OptionScorer::score(std::span<const int32_t> context,
   // The last token is always computed: its logits are what is asked for.
   const auto [own, others] =
       std::mismatch(context.begin(), context.end() - 1, held_.begin(), held_.end());
-  const auto shared = static_cast<std::size_t>(own - context.begin());
-  cache_.truncate(static_cast<int64_t>(shared));
+  // Less is left where recurrent layers cannot go back that far.
+  const auto shared = static_cast<std::size_t>(cache_.truncate(own - context.begin()));
   held_.resize(shared);
   model_.forward(context.subspan(shared), cache_, Model::Logits::kLast, logits_.data(), poll);
   held_.assign(context.begin(), context.end());
+  if (std::any_of(continuations.begin(), continuations.end(),
+                  [](const auto& continuation) { return continuation.size() > 1; })) {
+    cache_.keep();  // score_rest() comes back to here
+  }
 
   const std::span<const float> last = logits_.span().first(vocabulary);
   const RowNorm norm = row_norm(last);

@@ -1,5 +1,7 @@
 #include "model/branch.h"
 
+#include <utility>
+
 namespace jang {
 namespace {
 
@@ -82,9 +84,15 @@ void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
                    ParallelLayer(spec, binder), spec.residual, layer});
     return;
   }
-  out.push_back({make_norm(spec.pre_norm, binder), make_norm(spec.post_norm, binder),
-                 AttentionLayer(std::get<AttentionSpec>(spec.mixer), binder), spec.residual,
-                 layer});
+  auto mixer_pre = make_norm(spec.pre_norm, binder), mixer_post = make_norm(spec.post_norm, binder);
+  if (const auto* delta = std::get_if<DeltaNetSpec>(&spec.mixer)) {
+    out.push_back({std::move(mixer_pre), std::move(mixer_post), DeltaNetLayer(*delta, binder),
+                   spec.residual, layer});
+  } else {
+    out.push_back({std::move(mixer_pre), std::move(mixer_post),
+                   AttentionLayer(std::get<AttentionSpec>(spec.mixer), binder), spec.residual,
+                   layer});
+  }
   if (!spec.feed_forward) return;
   auto pre = make_norm(spec.ff_pre_norm, binder), post = make_norm(spec.ff_post_norm, binder);
   if (const auto* moe = std::get_if<MoeSpec>(&*spec.feed_forward)) {

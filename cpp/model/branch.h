@@ -14,6 +14,7 @@
 #include "arch/spec.h"
 #include "model/layer_context.h"
 #include "model/layers/attention.h"
+#include "model/layers/delta_net.h"
 #include "model/layers/gated_mlp.h"
 #include "model/layers/moe.h"
 #include "model/layers/parallel.h"
@@ -37,7 +38,8 @@ struct NormLayer {
 
 struct Branch {
   std::optional<NormLayer> pre_norm, post_norm;
-  std::variant<AttentionLayer, GatedMlpLayer, MoeLayer, PlainMlpLayer, ParallelLayer> body;
+  std::variant<AttentionLayer, DeltaNetLayer, GatedMlpLayer, MoeLayer, PlainMlpLayer, ParallelLayer>
+      body;
   float residual = 1.0f;
   int64_t layer = 0;  // of the caches
 

@@ -49,7 +49,7 @@ KvType parse_kv_type(std::string_view name) {
 }
 
 KvCache::KvCache(const ModelSpec& spec, KvType type)
-    : type_(type), dims_(dims_of(spec)), switch_(rope_switch(spec)) {
+    : type_(type), dims_(dims_of(spec)), recurrent_(spec), switch_(rope_switch(spec)) {
   blocks_.resize(dims_.size());
   for (std::size_t l = 0; l < dims_.size(); ++l) {
     blocks_[l].resize(static_cast<std::size_t>(dims_[l].heads));
@@ -58,10 +58,11 @@ KvCache::KvCache(const ModelSpec& spec, KvType type)
 
 uint64_t KvCache::bytes_for(const ModelSpec& spec, KvType type, int64_t positions) {
   const auto slabs = static_cast<uint64_t>((positions + kSlab - 1) / kSlab);
-  return slabs * slab_bytes(dims_of(spec), type);
+  return slabs * slab_bytes(dims_of(spec), type) + RecurrentState::bytes_for(spec, positions);
 }
 
 void KvCache::reserve(int64_t count) {
+  recurrent_.reserve(length_, count);
   const auto wanted = static_cast<std::size_t>((length_ + count + kSlab - 1) / kSlab);
   if (switch_ > 0) tokens_.reserve(wanted * static_cast<std::size_t>(kSlab));
   while (storage_.size() < wanted) {
@@ -92,19 +93,21 @@ void KvCache::reserve(int64_t count) {
 
 void KvCache::commit(std::span<const int32_t> tokens) noexcept {
   length_ += static_cast<int64_t>(tokens.size());
+  recurrent_.commit(length_);
   if (switch_ == 0) return;
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());  // reserve() made room
   beyond_ = length_ > switch_;
 }
 
-void KvCache::truncate(int64_t length) noexcept {
-  if (length < length_) length_ = length < 0 ? 0 : length;
+int64_t KvCache::truncate(int64_t length) noexcept {
+  if (length < length_) length_ = recurrent_.truncate(length < 0 ? 0 : length);
   if (switch_ > 0)
     tokens_.resize(static_cast<std::size_t>(length_));  // never longer: no allocation
+  return length_;
 }
 
 bool KvCache::fits(const ModelSpec& spec) const {
-  return dims_ == dims_of(spec) && switch_ == rope_switch(spec);
+  return dims_ == dims_of(spec) && recurrent_.fits(spec) && switch_ == rope_switch(spec);
 }
 
 uint8_t* const* KvCache::key_blocks(int64_t layer, int64_t head) const noexcept {

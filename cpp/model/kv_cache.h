@@ -1,6 +1,7 @@
 // Keys and values seen so far, in blocks of kKvBlock positions of the layout of
 // kernels/kv_layout.h: [slab of four blocks][layer][kv head][block][keys, values]. Slabs are
-// allocated as they fill, so that a long context costs memory only once it is used.
+// allocated as they fill, so that a long context costs memory only once it is used. Beside them the
+// states of recurrent layers (recurrent_state.h).
 //
 // Where a model's angles change at some length (rotary.h), the tokens are kept as well: crossing it
 // in either direction makes all keys others, and the history has to be computed again.
@@ -14,6 +15,7 @@
 #include "arch/spec.h"
 #include "base/aligned_buffer.h"
 #include "kernels/kv_layout.h"
+#include "model/recurrent_state.h"
 
 namespace jang {
 
@@ -38,7 +40,7 @@ class KvCache {
 
   KvType type() const noexcept { return type_; }
   int64_t length() const noexcept { return length_; }
-  /// Bytes that `positions` positions take, whole slabs counted.
+  /// Bytes that `positions` positions take, whole slabs and states of recurrent layers counted.
   static uint64_t bytes_for(const ModelSpec& spec, KvType type, int64_t positions);
 
   /// Makes room for `count` more positions; throws std::bad_alloc and changes nothing if there is
@@ -52,14 +54,19 @@ class KvCache {
     return switch_ > 0 && length_ > 0 && beyond_ != (length > switch_);
   }
   std::span<const int32_t> history() const noexcept { return tokens_; }
-  /// Forgets everything from `length` on.
-  void truncate(int64_t length) noexcept;
+  /// Forgets everything from `length` on, and returns the positions that are left: `length`, or 0
+  /// where recurrent layers cannot go back that far (recurrent_state.h) and all was forgotten.
+  int64_t truncate(int64_t length) noexcept;
+  /// Lets truncate() come back to the present length, until it goes back further. The mark before
+  /// is given up. Throws std::bad_alloc; costs nothing without recurrent layers.
+  void keep() { recurrent_.keep(length_); }
   /// Whether the cache was made for a model of these dimensions.
   bool fits(const ModelSpec& spec) const;
 
   /// Block tables of one head, the reserved part included, valid until the next reserve().
   uint8_t* const* key_blocks(int64_t layer, int64_t head) const noexcept;
   uint8_t* const* value_blocks(int64_t layer, int64_t head) const noexcept;
+  const RecurrentState& recurrent() const noexcept { return recurrent_; }
 
  private:
   struct HeadBlocks {
@@ -69,6 +76,7 @@ class KvCache {
   std::vector<KvCacheDim> dims_;                 // [layer]
   std::vector<std::vector<HeadBlocks>> blocks_;  // [layer][head]
   std::vector<AlignedBuffer<uint8_t>> storage_;  // [slab]
+  RecurrentState recurrent_;
   int64_t length_ = 0;
   int64_t switch_ = 0;           // rope_switch() of the model
   bool beyond_ = false;          // keys have the angles of a sequence longer than that

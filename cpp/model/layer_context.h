@@ -23,11 +23,16 @@ struct Workspace {
   Workspace(ThreadPool& pool, Precision precision)
       : expert_input(pool, precision), expert_inner(pool, precision) {}
 
-  AlignedBuffer<float> q, k, v;            // projections [rows][heads * head_dim]
-  AlignedBuffer<float> attended;           // [rows][heads * head_dim]
-  AlignedBuffer<float> partial;            // softmax states of chunks, [unit]
-  AlignedBuffer<float> scratch;            // of each worker
-  AlignedBuffer<int64_t> positions;        // of a tile's queries, for each worker
+  AlignedBuffer<float> q, k, v;   // projections [rows][heads * head_dim]
+  AlignedBuffer<float> attended;  // [rows][heads * head_dim]
+  AlignedBuffer<float> gated_q;   // queries and gates [rows][heads * 2 * head_dim]
+  AlignedBuffer<float> mixed;     // convolved [rows][channels]
+  AlignedBuffer<float> updates;   // of states [rows][values]
+  AlignedBuffer<float> b, a, beta,
+      decay;                         // of delta rules [rows][heads], b and a [rows][2 * heads]
+  AlignedBuffer<float> partial;      // softmax states of chunks, [unit]
+  AlignedBuffer<float> scratch;      // of each worker
+  AlignedBuffer<int64_t> positions;  // of a tile's queries, for each worker
   std::vector<std::atomic<int>> unmerged;  // chunks of a tile that are not done, [tile]
   AlignedBuffer<float> gate, up;           // [rows][intermediate]; of experts [pairs][width]
   AlignedBuffer<float> parallel;           // of the second half of a parallel layer, [rows][hidden]
@@ -35,6 +40,7 @@ struct Workspace {
   AlignedBuffer<int64_t> chosen;           // experts, [rows][top_k]
   AlignedBuffer<float> expert_weights;     // [rows][top_k]
   AlignedBuffer<float> expert_out;         // [pairs][hidden]
+  AlignedBuffer<float> shared, open;       // of the shared expert, [rows][hidden] and [rows]
   ExpertGroups groups;
   std::vector<LinearJob> jobs;
   LinearInput expert_input, expert_inner;  // of gate and up; of down

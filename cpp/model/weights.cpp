@@ -108,7 +108,7 @@ const Inventory& WeightBinder::inventory() const {
 }
 
 const CheckpointTensor* WeightBinder::find(const std::string& name) {
-  const CheckpointTensor* tensor = directory_.checkpoint.find(name);
+  const CheckpointTensor* tensor = directory_.find_tensor(name);
   if (tensor != nullptr || directory_.format != DirectoryFormat::kHf) return tensor;
   for (const FinalTensor& final : inventory().tensors) {
     if (final.name != name || final.ranges.size() != 1) continue;
@@ -254,6 +254,26 @@ std::vector<float> WeightBinder::values(const std::string& name,
   active_kernels().to_float(payload(directory_, tensor), float_type(directory_, tensor),
                             static_cast<int64_t>(out.size()), out.data());
   return out;
+}
+
+std::vector<float> WeightBinder::convolution(const std::string& path, int64_t channels,
+                                             int64_t taps) {
+  const std::string name = path + ".weight";
+  const auto c = static_cast<uint64_t>(channels), k = static_cast<uint64_t>(taps);
+  const CheckpointTensor* found = find(name);
+  const bool raw = found != nullptr && found->shape == std::vector<uint64_t>{c, 1, k};
+  const CheckpointTensor& tensor =
+      plain(name, raw ? std::vector<uint64_t>{c, 1, k} : std::vector<uint64_t>{c, k, 1});
+  std::vector<float> stored(static_cast<std::size_t>(channels * taps)), values(stored.size());
+  active_kernels().to_float(payload(directory_, tensor), float_type(directory_, tensor),
+                            channels * taps, stored.data());
+  for (int64_t channel = 0; channel < channels; ++channel) {
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      values[static_cast<std::size_t>(tap * channels + channel)] =
+          stored[static_cast<std::size_t>(channel * taps + tap)];
+    }
+  }
+  return values;
 }
 
 void WeightBinder::check_all_used() const {

@@ -61,6 +61,11 @@ class WeightBinder {
   std::vector<float> norm(const NormSpec& spec);
   /// Empty if the norm has none.
   std::vector<float> norm_bias(const NormSpec& spec);
+  /// The tensor of that name, [size].
+  std::vector<float> vector(const std::string& name, int64_t size);
+  /// Taps of a depthwise convolution, [taps][channels]; stored as [channels, taps, 1] or, in plain
+  /// checkpoints, as [channels, 1, taps].
+  std::vector<float> convolution(const std::string& path, int64_t channels, int64_t taps);
 
   /// Whether any matrix bound so far is quantized.
   bool any_quantized() const noexcept { return any_quantized_; }

@@ -25,19 +25,24 @@ Json width_json(int bits, int group_size) {
 
 std::string output_config_json(const Plan& plan, const ModelConfig& source) {
   Json config = source.root();
+  if (const Family* family = find_family(source.model_type())) {
+    family->complete_config(config, source);
+  }
   auto& members = config.as_object();
   for (const std::string_view key : kLeftOut) {
     const auto it = members.find(key);
     if (it != members.end()) members.erase(it);
-  }
-  if (const Family* family = find_family(source.model_type())) {
-    family->complete_config(config, source);
   }
   // What is written decides, not what the source said: stored heads may differ from a tying flag,
   // and --dtype casts. Of an unknown architecture only its own code knows what it ties.
   if (!is_unknown_model_type(source.model_type())) config["tie_word_embeddings"] = plan.tied_head;
   for (const std::string_view key : {"torch_dtype", "dtype"}) {
     config[key] = config_dtype_word(plan.activation_dtype);
+  }
+  // Stock mlx-lm reads the tying flag of a wrapped text model where its other settings are.
+  if (source.root().find("text_config") != nullptr) {
+    config["text_config"]["tie_word_embeddings"] = plan.tied_head;
+    config["text_config"]["dtype"] = config_dtype_word(plan.activation_dtype);
   }
   Json widths;
   bool any = false;

@@ -28,6 +28,10 @@
 #include "kernels/generic/linear_int8.inl"
 //
 #include "kernels/generic/product.inl"
+#include "kernels/generic/recurrence.inl"
+//
+#include "kernels/generic/delta_chunk.inl"
+//
 #include "kernels/generic/round_with_feedback.inl"
 
 constexpr KernelTable kernel_table(Level level) {
@@ -50,6 +54,10 @@ constexpr KernelTable kernel_table(Level level) {
           .gelu_mul = gelu_mul,
           .rope = rope,
           .norm_rope = norm_rope,
+          .sigmoid_mul = sigmoid_mul,
+          .causal_conv = causal_conv,
+          .delta_gates = delta_gates,
+          .delta_chunk = delta_chunk,
           .kv_store = kv_store,
           .kv_load = kv_load,
           .hadamard = hadamard,

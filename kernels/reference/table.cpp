@@ -19,6 +19,7 @@ namespace {
 //
 #include "kernels/reference/attention.inl"
 #include "kernels/reference/read.inl"
+#include "kernels/reference/recurrence.inl"
 #include "kernels/reference/solving.inl"
 
 constexpr KernelTable kTable = {.level = Level::kReference,
@@ -40,6 +41,10 @@ constexpr KernelTable kTable = {.level = Level::kReference,
                                 .gelu_mul = gelu_mul,
                                 .rope = rope,
                                 .norm_rope = norm_rope,
+                                .sigmoid_mul = sigmoid_mul,
+                                .causal_conv = causal_conv,
+                                .delta_gates = delta_gates,
+                                .delta_chunk = delta_chunk,
                                 .kv_store = kv_store,
                                 .kv_load = kv_load,
                                 .hadamard = hadamard,

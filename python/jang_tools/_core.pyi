@@ -513,11 +513,15 @@ class Verification:
         ...
 class KvCache:
     """
-    Keys and values of one sequence; made by Model.new_cache().
+    Keys, values and recurrent states of one sequence; made by Model.new_cache().
     """
-    def truncate(self, length: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def keep(self) -> None:
         """
-        Forgets everything from position `length` on.
+        Lets truncate() come back to the present length, until it goes back further; replaces the mark before. Costs a copy of the recurrent states, nothing without any.
+        """
+    def truncate(self, length: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Forgets everything from position `length` on and returns the positions left: `length`, or 0 where recurrent layers cannot go back that far and all is forgotten. They can go back within the last 32 positions at least, and to the mark of keep().
         """
     @property
     def kv_type(self) -> str:

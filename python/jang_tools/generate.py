@@ -107,6 +107,7 @@ def stream_generate(
         raise ArgumentError(f"max_tokens: expected at least 1, found {max_tokens}")
     stops = _StopStrings(stop)
     ids = as_tokens(tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt))
+    continued = cache is not None
     cache = model.cache() if cache is None else cache
     limit = context_limit(model, context)
     room = limit - cache.length - len(ids)
@@ -122,6 +123,8 @@ def stream_generate(
 
     start = time.perf_counter()
     logits = model.last_logits(ids, cache)
+    if continued:
+        cache.keep()  # a later turn may render this answer otherwise and go back to the prompt
     prefilled = time.perf_counter()
     prompt_tps = len(ids) / max(prefilled - start, 1e-9)
     history = np.empty(len(ids) + budget, dtype=np.int32)

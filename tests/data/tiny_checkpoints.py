@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import tiny_hybrid as hybrid
 import tiny_phi_glm_cohere as more
 
 SEQUENCES = 2
@@ -47,8 +48,15 @@ class Case:
     @property
     def matrices(self) -> int:
         """Of all layers that may be quantized; a stack of experts is one."""
-        layers = int({**BASE, **self.config}["num_hidden_layers"])
-        return layers * more.matrices_of_a_layer(self.model_type)
+        values = {**BASE, **self.config}
+        if self.model_type in hybrid.ARCHITECTURES:
+            return hybrid.matrices(values)
+        return int(values["num_hidden_layers"]) * more.matrices_of_a_layer(self.model_type)
+
+    @property
+    def long(self) -> int:
+        """Tokens of a longer sequence that belongs to the case; 0: none."""
+        return hybrid.LONG if self.model_type in hybrid.ARCHITECTURES else 0
 
 
 BASE: dict[str, Any] = {
@@ -170,6 +178,10 @@ CASES += [
     Case(name, values, dtype, shards, more.exact_continuation(values, LENGTH))
     for name, values, dtype, shards in more.CASES
 ]
+CASES += [
+    Case(name, values, dtype, shards, fused_experts=fused)
+    for name, values, dtype, shards, fused in hybrid.CASES
+]
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -183,13 +195,23 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         "mixtral": "MixtralForCausalLM",
         "qwen3_moe": "Qwen3MoeForCausalLM",
         **more.ARCHITECTURES,
+        **hybrid.ARCHITECTURES,
     }
     values["architectures"] = [names[case.model_type]]
     if case.model_type in ("mistral", "mixtral"):
         del values["attention_bias"], values["mlp_bias"]
     for key in more.FOREIGN_KEYS.get(case.model_type, ()):
         del values[key]
-    if case.model_type == "mixtral" or (spelling == "new" and "num_experts" in values):
+    if case.model_type in hybrid.ARCHITECTURES:
+        del values["mlp_bias"]
+        if spelling == "new":
+            del values["partial_rotary_factor"]
+        else:
+            values["rope_parameters"] = dict(values["rope_parameters"])
+            values["rope_parameters"].pop("partial_rotary_factor")
+            hybrid.old_spelling(values)
+    renamed = spelling == "new" and case.model_type not in hybrid.ARCHITECTURES
+    if case.model_type == "mixtral" or (renamed and "num_experts" in values):
         values["num_local_experts"] = values.pop("num_experts")
     if spelling == "new":
         values["dtype"] = torch_dtype
@@ -265,6 +287,9 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
     numbers = Numbers(case.name)
     if case.model_type in more.ARCHITECTURES:
         yield from more.tensors(c, numbers.normal)
+        return
+    if case.model_type in hybrid.ARCHITECTURES:
+        yield from hybrid.tensors(c, numbers.normal, case.fused_experts)
         return
 
     def matrix(out: int, columns: int) -> Floats:
@@ -363,3 +388,9 @@ def tokens(vocabulary: int = VOCABULARY) -> npt.NDArray[np.int32]:
     """The sequences that every case is run on, [SEQUENCES, LENGTH]."""
     state = np.random.RandomState(20)
     return state.randint(0, vocabulary, size=(SEQUENCES, LENGTH)).astype(np.int32)
+
+
+def long_tokens(case: Case) -> npt.NDArray[np.int32]:
+    """A longer sequence, [1, case.long]."""
+    state = np.random.RandomState(21)
+    return state.randint(0, VOCABULARY, size=(1, case.long)).astype(np.int32)

@@ -159,6 +159,13 @@ def configs() -> None:
     put("config", "cohere", compact({**cohere, "model_type": "cohere", "use_qk_norm": True}))
     windows = {"sliding_window": 8, "layer_types": ["sliding_attention"]}
     put("config", "cohere2", compact({**cohere, **windows, "model_type": "cohere2"}))
+    delta = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8}
+    hybrid = {**routed, **qwen, **delta, "full_attention_interval": 2, "head_dim": 16}
+    put("config", "qwen3_next", compact({**hybrid, "model_type": "qwen3_next"}))
+    inner = {**hybrid, "model_type": "qwen3_5_moe_text", "partial_rotary_factor": 0.5}
+    put("config", "qwen3_5_moe", compact({"model_type": "qwen3_5_moe", "text_config": inner}))
+    types = {"layer_types": ["linear_attention", "full_attention"] * 2, "num_hidden_layers": 4}
+    put("config", "qwen3_5", compact({**hybrid, **types, "model_type": "qwen3_5_text"}))
     put("config", "map", compact({**LLAMA, "quantization": width_map(4)}))
     mixed = {"group_size": 64, "bits": 4, "model.norm": False, "lm_head": True, "x": {"bits": 8}}
     put("config", "mixed_map", compact({**LLAMA, "quantization": mixed}))

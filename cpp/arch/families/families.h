@@ -15,5 +15,8 @@ extern const Family kMixtralFamily;
 extern const Family kPhiFamily;
 extern const Family kPhi3Family;
 extern const Family kQwen3MoeFamily;
+extern const Family kQwen35Family;
+extern const Family kQwen35MoeFamily;
+extern const Family kQwen3NextFamily;
 
 }  // namespace jang

@@ -137,6 +137,26 @@ int64_t expert_count(const ModelConfig& config, int64_t fallback) {
   return stated ? config.experts() : fallback;
 }
 
+int64_t sparse_step(const ModelConfig& config) {
+  return config.integer("decoder_sparse_step", 1, ModelConfig::kMaxLayers).value_or(1);
+}
+
+std::set<int64_t> mlp_only_layers(const ModelConfig& config) {
+  std::set<int64_t> layers;
+  const Json* list = config.find("mlp_only_layers");
+  if (list == nullptr) return layers;
+  if (!list->is_array()) config.fail("mlp_only_layers", "expected a list of layers or null");
+  for (const Json& entry : list->as_array()) {
+    int64_t layer = 0;
+    if (!entry.get_integer(0, ModelConfig::kMaxLayers, layer)) {
+      config.fail("mlp_only_layers",
+                  "expected layer numbers from 0 to " + std::to_string(ModelConfig::kMaxLayers));
+    }
+    layers.insert(layer);
+  }
+  return layers;
+}
+
 MoeSpec moe_block(const ModelConfig& config, int64_t layer, int64_t hidden,
                   const MoeTraits& traits) {
   const char* count_key =

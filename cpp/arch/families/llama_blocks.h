@@ -4,6 +4,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 
 #include "arch/config.h"
 #include "arch/rope_config.h"
@@ -46,6 +47,11 @@ struct MoeTraits {
 
 /// num_experts in either spelling; `fallback` if the config has none.
 int64_t expert_count(const ModelConfig& config, int64_t fallback);
+
+/// decoder_sparse_step: every so many layers are routed; 1 if absent.
+int64_t sparse_step(const ModelConfig& config);
+/// mlp_only_layers: layers that are not, whatever the step.
+std::set<int64_t> mlp_only_layers(const ModelConfig& config);
 
 /// The routed block of layer `layer`: router `gate`, experts in `switch_mlp`. Refuses no experts,
 /// no choice, and more choices than experts.

@@ -37,30 +37,10 @@ MoeTraits experts_of(const ModelConfig& config) {
   return traits;
 }
 
-int64_t sparse_step(const ModelConfig& config) {
-  return config.integer("decoder_sparse_step", 1, ModelConfig::kMaxLayers).value_or(1);
-}
-
-std::set<int64_t> dense_layers(const ModelConfig& config) {
-  std::set<int64_t> layers;
-  const Json* list = config.find("mlp_only_layers");
-  if (list == nullptr) return layers;
-  if (!list->is_array()) config.fail("mlp_only_layers", "expected a list of layers or null");
-  for (const Json& entry : list->as_array()) {
-    int64_t layer = 0;
-    if (!entry.get_integer(0, ModelConfig::kMaxLayers, layer)) {
-      config.fail("mlp_only_layers",
-                  "expected layer numbers from 0 to " + std::to_string(ModelConfig::kMaxLayers));
-    }
-    layers.insert(layer);
-  }
-  return layers;
-}
-
 ModelSpec spec(const ModelConfig& config) {
   ModelSpec model = llama_spec(config, traits_of(config));
   const MoeTraits experts = experts_of(config);
-  const std::set<int64_t> dense = dense_layers(config);
+  const std::set<int64_t> dense = mlp_only_layers(config);
   const int64_t step = sparse_step(config);
   for (int64_t i = 0; i < static_cast<int64_t>(model.layers.size()); ++i) {
     if ((i + 1) % step != 0 || dense.contains(i)) continue;
@@ -80,7 +60,7 @@ void complete_config(Json& config, const ModelConfig& source) {
   config["norm_topk_prob"] = experts.renormalize;
   config["decoder_sparse_step"] = sparse_step(source);
   Json::Array dense;
-  for (const int64_t layer : dense_layers(source)) dense.emplace_back(layer);
+  for (const int64_t layer : mlp_only_layers(source)) dense.emplace_back(layer);
   config["mlp_only_layers"] = dense;
   config["use_sliding_window"] = traits.window != 0;
   write_window(config, traits.window);

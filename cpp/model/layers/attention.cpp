@@ -30,8 +30,10 @@ std::optional<AttentionLayer::HeadNorm> AttentionLayer::head_norm(
 
 bool AttentionLayer::forward(LayerContext& context, const float* x, float* out) const {
   if (!project(context, x)) return false;
+  if (spec_.gated) part_gates(context);
   rotate_and_store(context);
   AttentionPass(spec_, context).run();
+  if (spec_.gated) apply_gates(context);
   const LinearJob job{&o_, out, o_.rows};
   return context.linear.run({&job, 1}, context.work.attended.data(), context.tokens);
 }
@@ -39,11 +41,13 @@ bool AttentionLayer::forward(LayerContext& context, const float* x, float* out) 
 bool AttentionLayer::project(LayerContext& context, const float* x) const {
   Workspace& work = context.work;
   const int64_t tokens = context.tokens;
-  work.q.reserve_discarding(static_cast<std::size_t>(tokens * q_.rows));
+  work.q.reserve_discarding(static_cast<std::size_t>(tokens * spec_.n_heads * spec_.head_dim));
+  if (spec_.gated) work.gated_q.reserve_discarding(static_cast<std::size_t>(tokens * q_.rows));
+  float* const q = spec_.gated ? work.gated_q.data() : work.q.data();
   work.k.reserve_discarding(static_cast<std::size_t>(tokens * k_.rows));
   work.v.reserve_discarding(static_cast<std::size_t>(tokens * v_.rows));
   const LinearJob jobs[] = {
-      {&q_, work.q.data(), q_.rows}, {&k_, work.k.data(), k_.rows}, {&v_, work.v.data(), v_.rows}};
+      {&q_, q, q_.rows}, {&k_, work.k.data(), k_.rows}, {&v_, work.v.data(), v_.rows}};
   return context.linear.run(jobs, x, tokens);
 }
 
@@ -80,6 +84,28 @@ void AttentionLayer::prepare_heads(const LayerContext& context, const SequenceSl
   } else {
     kernels.rope(row, dim, count, half, rope.interleaved, rope.cos_row(at), rope.sin_row(at));
   }
+}
+
+// Queries by themselves, as the rest of the layer wants them; the gates stay where they are.
+void AttentionLayer::part_gates(LayerContext& context) const {
+  Workspace& work = context.work;
+  const int64_t dim = spec_.head_dim;
+  context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t head = begin * spec_.n_heads; head < end * spec_.n_heads; ++head)
+      std::copy_n(work.gated_q.data() + 2 * head * dim, dim, work.q.data() + head * dim);
+  });
+}
+
+void AttentionLayer::apply_gates(LayerContext& context) const {
+  Workspace& work = context.work;
+  const int64_t dim = spec_.head_dim;
+  context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t head = begin * spec_.n_heads; head < end * spec_.n_heads; ++head) {
+      float* const attended = work.attended.data() + head * dim;
+      context.kernels.sigmoid_mul(attended, work.gated_q.data() + (2 * head + 1) * dim, dim,
+                                  attended);
+    }
+  });
 }
 
 void AttentionLayer::rotate_and_store(LayerContext& context) const {

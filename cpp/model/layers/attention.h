@@ -31,6 +31,8 @@ class AttentionLayer {
   void prepare_heads(const LayerContext& context, const SequenceSlice& sequence, int64_t t,
                      const std::optional<HeadNorm>& norm, int64_t heads, float* row) const;
   void rotate_and_store(LayerContext& context) const;
+  void part_gates(LayerContext& context) const;
+  void apply_gates(LayerContext& context) const;
 
   AttentionSpec spec_;
   LinearWeight q_, k_, v_, o_;

@@ -29,13 +29,46 @@ MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
       up_(binder.stack(spec.up)),
       down_(binder.stack(spec.down)),
       expert_bytes_(stored_bytes(gate_.front()) + stored_bytes(up_.front()) +
-                    stored_bytes(down_.front())) {}
+                    stored_bytes(down_.front())) {
+  if (!spec.shared) return;
+  shared_.emplace(spec.shared->mlp, binder);
+  if (spec.shared->gate) shared_gate_ = binder.linear(*spec.shared->gate);
+}
 
 bool MoeLayer::forward(LayerContext& context, const float* x, float* out) const {
+  if (shared_ && !run_shared(context, x)) return false;
   if (!route(context, x) || !activate(context, x) || !project_down(context)) return false;
   combine(context, out);
+  if (shared_) add_shared(context, out);
   context.work.expert_bytes += expert_bytes_ * context.work.groups.groups().size();
   return true;
+}
+
+// work.shared = the shared expert's output, work.open = its gate before the logistic function.
+bool MoeLayer::run_shared(LayerContext& context, const float* x) const {
+  Workspace& work = context.work;
+  const auto tokens = static_cast<std::size_t>(context.tokens);
+  work.shared.reserve_discarding(tokens * static_cast<std::size_t>(context.hidden));
+  if (shared_gate_) {
+    work.open.reserve_discarding(tokens);
+    const LinearJob job{&*shared_gate_, work.open.data(), 1};
+    if (!context.linear.run_exact({&job, 1}, x, context.tokens)) return false;
+  }
+  return shared_->forward(context, x, work.shared.data());
+}
+
+void MoeLayer::add_shared(LayerContext& context, float* out) const {
+  const Workspace& work = context.work;
+  const int64_t hidden = context.hidden;
+  context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+    for (int64_t t = begin; t < end; ++t) {
+      float* sum = out + t * hidden;
+      const float* y = work.shared.data() + t * hidden;
+      float open = 1.0f;
+      if (shared_gate_) context.kernels.sigmoid_mul(&open, work.open.data() + t, 1, &open);
+      for (int64_t i = 0; i < hidden; ++i) sum[i] += open * y[i];
+    }
+  });
 }
 
 bool MoeLayer::route(LayerContext& context, const float* x) const {

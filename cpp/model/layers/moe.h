@@ -2,14 +2,18 @@
 //
 //   router (f32 in either precision) -> choice -> gate and up of all chosen experts in one region,
 //   the activation of an expert by whoever finishes its last block -> down of all in another ->
-//   the slots of a token added in order of falling weight.
+//   the slots of a token added in order of falling weight, then the shared expert, which was
+//   computed first.
 //
 // An expert's matrices are slices of the stack, read where they lie and once for all tokens that
 // chose it; only activation rows are gathered.
 #pragma once
 
+#include <optional>
+
 #include "arch/spec.h"
 #include "model/layer_context.h"
+#include "model/layers/gated_mlp.h"
 #include "model/weights.h"
 
 namespace jang {
@@ -24,12 +28,16 @@ class MoeLayer {
   bool forward(LayerContext& context, const float* x, float* out) const;
 
  private:
+  bool run_shared(LayerContext& context, const float* x) const;
+  void add_shared(LayerContext& context, float* out) const;
   bool route(LayerContext& context, const float* x) const;
   bool activate(LayerContext& context, const float* x) const;
   bool project_down(LayerContext& context) const;
   void combine(LayerContext& context, float* out) const;
 
   MoeSpec spec_;
+  std::optional<GatedMlpLayer> shared_;
+  std::optional<LinearWeight> shared_gate_;
   LinearWeight router_;
   std::vector<LinearWeight> gate_, up_, down_;  // by expert
   uint64_t expert_bytes_;                       // of one expert

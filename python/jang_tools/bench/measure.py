@@ -319,6 +319,7 @@ def decode_test(model: Model, tokens: int, depth: int) -> Test:
     cache = model.cache()
     if depth:
         model.core.forward(history, cache, last_only=True)
+        cache.keep()
 
     def run() -> Iterator[Logits]:
         cache.truncate(depth)

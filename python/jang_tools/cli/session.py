@@ -74,5 +74,5 @@ class Session:
             if old != new:
                 break
             shared += 1
-        self._cache.truncate(shared)
-        return shared
+        # Recurrent layers may not be able to go back that far; then all is computed again.
+        return self._cache.truncate(shared)

@@ -320,7 +320,9 @@ TEST(Families, Refusals) {
     EXPECT_EQ(error.code(), ErrorCode::kUnsupportedModel);
     const std::string text = error.what();
     EXPECT_NE(text.find("qwen3"), std::string::npos);
-    EXPECT_NE(text.find("cohere, cohere2, glm4, llama, mistral, mixtral, phi, phi3, qwen3_moe"),
+    EXPECT_NE(text.find("cohere, cohere2, glm4, llama, mistral, mixtral, phi, phi3, qwen3_5, "
+                        "qwen3_5_moe, qwen3_moe, qwen3_next"),
+              std::string::npos);
               std::string::npos);
   }
   EXPECT_EQ(code_of(R"({"model_type": "llava", "text_config": {"model_type": "llama"}})"),

@@ -200,7 +200,9 @@ TEST_F(DirectoryTest, MapKeysAreRenamedLikeTensors) {
   weights({{path + ".weight", DType::kU32, {64, 16}},
            {path + ".scales", DType::kBF16, {64, 2}},
            {path + ".biases", DType::kBF16, {64, 2}}});
-  const std::string base = R"("model_type": "qwen3_5", "num_hidden_layers": 1)";
+  const std::string base = R"("model_type": "qwen3_5", "num_hidden_layers": 1, "hidden_size": 64,
+      "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
+      "vocab_size": 10)";
   for (const char* key :
        {"model.layers.0.mlp.down_proj", "model.language_model.layers.0.mlp.down_proj",
         "language_model.model.layers.0.mlp.down_proj"}) {

@@ -122,7 +122,7 @@ TEST(Inventory, FusedExpertsSplitByRows) {
   sources.add("lm_head.weight", {100, 64});
   sources.add("model.language_model.layers.0.mlp.experts.gate_up_proj", {3, 20, 64});
   sources.add("model.language_model.layers.0.mlp.experts.down_proj", {3, 64, 10});
-  const Inventory inventory = build_inventory(config("qwen3_5_moe"), sources.list);
+  const Inventory inventory = build_inventory(config("fused_moe"), sources.list);
   const std::string base = "language_model.model.layers.0.mlp.switch_mlp.";
   const FinalTensor& gate = find(inventory, base + "gate_proj.weight");
   const FinalTensor& up = find(inventory, base + "up_proj.weight");
@@ -137,10 +137,10 @@ TEST(Inventory, FusedExpertsSplitByRows) {
   const FinalTensor& down = find(inventory, base + "down_proj.weight");
   EXPECT_EQ(down.shape, (Shape{3, 64, 10}));
   EXPECT_TRUE(down.obstacle.empty());
-  EXPECT_NO_THROW(find(inventory, "language_model.lm_head.weight"));
+  EXPECT_NO_THROW(find(inventory, "lm_head.weight"));
   // [E, hidden, 2I] is another family's layout
   sources.list[2].shape = {3, 64, 20};
-  EXPECT_EQ(code_of(config("qwen3_5_moe"), sources), ErrorCode::kTensorShape);
+  EXPECT_EQ(code_of(config("fused_moe"), sources), ErrorCode::kTensorShape);
 }
 
 TEST(Inventory, Gemma4Experts) {
@@ -241,8 +241,13 @@ TEST(Inventory, Drops) {
       "model.language_model.layers.2.mlp.up_proj.weight",  // num_hidden_layers is 2
       "model.visual.merger.mlp.0.weight", "mtp.layers.0.mlp.up_proj.weight"};
   for (const std::string& name : dropped) sources.add(name, {8, 64});
-  const Inventory inventory = build_inventory(config("qwen3_5"), sources.list);
+  const Inventory inventory = build_inventory(config("wrapped_text"), sources.list);
   EXPECT_EQ(inventory.tensors.size(), 2u);
+  for (const char* part : {"visual: 1 tensors left out", "mtp: 1 tensors left out"}) {
+    EXPECT_TRUE(std::any_of(inventory.warnings.begin(), inventory.warnings.end(),
+                            [&](const std::string& w) { return w.starts_with(part); }))
+        << part;
+  }
   EXPECT_EQ(inventory.dropped.size(), dropped.size());
   for (const std::string& name : dropped) {
     EXPECT_NE(std::find(inventory.dropped.begin(), inventory.dropped.end(), name),
@@ -264,14 +269,34 @@ TEST(Inventory, Drops) {
   EXPECT_NO_THROW(find(gemma, "model.layers.0.self_attn.k_proj.weight"));
 }
 
-TEST(Inventory, ShiftedNormsAreAnObstacle) {
-  Sources sources;
-  sources.ends();
-  sources.add("model.layers.0.input_layernorm.weight", {64});
-  sources.add("model.layers.0.linear_attn.norm.weight", {64});
-  const Inventory inventory = build_inventory(config("qwen3_next"), sources.list);
-  EXPECT_FALSE(find(inventory, "model.layers.0.input_layernorm.weight").obstacle.empty());
-  EXPECT_TRUE(find(inventory, "model.layers.0.linear_attn.norm.weight").obstacle.empty());
+TEST(Inventory, ZeroCentredNormsAreShiftedWhereConvolutionsAreRaw) {
+  const std::string more = R"(, "num_attention_heads": 2, "num_key_value_heads": 1,
+      "intermediate_size": 96, "vocab_size": 100, "full_attention_interval": 2,
+      "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+      "linear_value_head_dim": 8)";
+  const ModelConfig model = config("qwen3_5", more);
+  std::vector<SourceTensor> sources = sources_from_config(model, {});
+  for (const bool raw : {true, false}) {
+    for (SourceTensor& tensor : sources) {
+      if (!raw && tensor.name.ends_with("conv1d.weight"))
+        std::swap(tensor.shape[1], tensor.shape[2]);
+    }
+    const Inventory inventory = build_inventory(model, sources);
+    const std::string layers = "language_model.model.layers.";
+    for (const char* name : {"0.input_layernorm", "0.post_attention_layernorm",
+                             "1.self_attn.q_norm", "1.self_attn.k_norm"}) {
+      EXPECT_EQ(find(inventory, layers + name + ".weight").shift, raw ? 1.0f : 0.0f) << name;
+    }
+    EXPECT_EQ(find(inventory, "language_model.model.norm.weight").shift, raw ? 1.0f : 0.0f);
+    for (const char* name : {"0.linear_attn.norm.weight", "0.linear_attn.A_log",
+                             "0.linear_attn.dt_bias", "0.mlp.up_proj.weight"}) {
+      EXPECT_EQ(find(inventory, layers + name).shift, 0.0f) << name;
+    }
+    const FinalTensor& conv = find(inventory, layers + "0.linear_attn.conv1d.weight");
+    EXPECT_EQ(conv.shape, (Shape{64, 4, 1}));
+    // Every row of the final shape has a place in the source.
+    EXPECT_EQ(locate_row(conv, 64 * 4 - 1).row, 64u * 4 - 1);
+  }
 }
 
 TEST(Inventory, RefusesWhatIsNoPlainWeight) {

@@ -9,6 +9,7 @@ demo model are run by transformers in float32 with eager attention on the stored
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -37,6 +38,12 @@ def reference_logits(folder: Path, tokens: npt.NDArray[np.int32]) -> npt.NDArray
     unused = {key: value for key, value in info.items() if value}
     if unused:
         raise SystemExit(f"{folder.name}: not all tensors were loaded as they are: {unused}")
+    scale = getattr(model.get_input_embeddings(), "embed_scale", None)
+    if scale is not None:
+        # The factor of the embedding is rounded to the dtype of the weights: here to the one they
+        # are stored in, as when the model runs in it.
+        config = json.loads((folder / "config.json").read_text())
+        scale.copy_(scale.to(getattr(torch, config.get("dtype") or config["torch_dtype"])))
     with torch.no_grad():
         rows = [model(torch.from_numpy(row[None].astype(np.int64))).logits[0] for row in tokens]
     return np.stack([row.numpy() for row in rows]).astype(np.float32)
@@ -44,15 +51,20 @@ def reference_logits(folder: Path, tokens: npt.NDArray[np.int32]) -> npt.NDArray
 
 def case_data(case: tiny.Case) -> dict[str, npt.NDArray[np.generic]]:
     tokens = tiny.tokens()
-    logits = []
+    logits, longer = [], []
     with tempfile.TemporaryDirectory() as temporary:
         for spelling in ("new", "old"):
             folder = Path(temporary) / spelling
             digest = tiny.write_checkpoint(case, folder, spelling)
             logits.append(reference_logits(folder, tokens))
+            if case.long:
+                longer.append(reference_logits(folder, tiny.long_tokens(case)))
     if not np.array_equal(logits[0], logits[1]):
         raise SystemExit(f"{case.name}: the two spellings of the configuration differ")
-    return {"tokens": tokens, "logits": logits[0], "weights_sha256": np.array(digest)}
+    made = {"tokens": tokens, "logits": logits[0], "weights_sha256": np.array(digest)}
+    if longer:
+        made |= {"long_tokens": tiny.long_tokens(case), "long_logits": longer[0]}
+    return made
 
 
 def demo_data() -> dict[str, npt.NDArray[np.generic]]:
@@ -67,14 +79,18 @@ def difference(made: dict[str, npt.NDArray[np.generic]], path: Path) -> str:
     with np.load(path, allow_pickle=False) as stored:
         if sorted(stored.files) != sorted(made):
             return f"expected the arrays {sorted(made)}, found {sorted(stored.files)}"
-        for name in made:
-            if name != "logits" and not np.array_equal(stored[name], made[name]):
-                return f"{name} differ"
-        wanted = made["logits"].astype(np.float32)
-        if stored["logits"].shape != wanted.shape:
-            return f"logits: expected {wanted.shape}, found {stored['logits'].shape}"
-        error = float(np.abs(stored["logits"] - wanted).max() / np.abs(wanted).max())
-    return f"logits differ by {error:.1e} of their scale" if error > TOLERANCE else ""
+        for name, values in made.items():
+            if not name.endswith("logits"):
+                if not np.array_equal(stored[name], values):
+                    return f"{name} differ"
+                continue
+            wanted = values.astype(np.float32)
+            if stored[name].shape != wanted.shape:
+                return f"{name}: expected {wanted.shape}, found {stored[name].shape}"
+            error = float(np.abs(stored[name] - wanted).max() / np.abs(wanted).max())
+            if error > TOLERANCE:
+                return f"{name} differ by {error:.1e} of their scale"
+    return ""
 
 
 def main() -> int:

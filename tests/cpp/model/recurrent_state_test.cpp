@@ -1,0 +1,176 @@
+// Which positions a recurrent state can go back to, and that what is there then is what was.
+#include "model/recurrent_state.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/kernel_table.h"
+#include "model/kv_cache.h"
+
+namespace jang {
+namespace {
+
+constexpr int64_t kChunk = kernels::kDeltaChunk;
+
+ModelSpec one_delta_layer() {
+  ModelSpec spec;
+  spec.layers.resize(2);
+  spec.layers[0].mixer = AttentionSpec{};
+  DeltaNetSpec delta;
+  delta.key_heads = 2;
+  delta.value_heads = 4;
+  delta.key_dim = 3;
+  delta.value_dim = 5;
+  delta.taps = 4;
+  spec.layers[1].mixer = delta;
+  return spec;
+}
+
+/// A cache that remembers positions by their number: the state at a chunk's beginning is that
+/// position, the update of position p is p.
+class Recorder {
+ public:
+  Recorder() : cache_(one_delta_layer(), KvType::kF32) {}
+
+  void append(int64_t count) {
+    cache_.reserve(count);
+    const int64_t begin = cache_.length(), end = begin + count;
+    const RecurrentState& memory = cache_.recurrent();
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t chunk = RecurrentState::chunk_begin(p);
+      const DeltaSlot slot = memory.slot(1, chunk);
+      ASSERT_EQ(slot.state[0], static_cast<float>(chunk)) << "before position " << p;
+      slot.updates[(p - chunk) * 20] = static_cast<float>(p);
+      if (p + 1 == chunk + kChunk)
+        memory.slot(1, chunk + kChunk).state[0] = static_cast<float>(chunk + kChunk);
+    }
+    cache_.commit(count);
+  }
+  void check() const {
+    const int64_t chunk = RecurrentState::chunk_begin(cache_.length());
+    if (cache_.length() == 0) return;
+    const DeltaSlot slot = cache_.recurrent().slot(1, chunk);
+    EXPECT_EQ(slot.state[0], static_cast<float>(chunk));
+    for (int64_t p = chunk; p < cache_.length(); ++p)
+      EXPECT_EQ(slot.updates[(p - chunk) * 20], static_cast<float>(p));
+  }
+  int64_t truncate(int64_t to) {
+    const int64_t left = cache_.truncate(to);
+    EXPECT_EQ(left, cache_.length());
+    check();
+    return left;
+  }
+  KvCache& cache() { return cache_; }
+
+ private:
+  KvCache cache_;
+};
+
+TEST(RecurrentState, StartsAtZero) {
+  KvCache cache(one_delta_layer(), KvType::kF32);
+  cache.reserve(1);
+  const DeltaSlot slot = cache.recurrent().slot(1, 0);
+  for (int64_t i = 0; i < 4 * 3 * 5; ++i) ASSERT_EQ(slot.state[i], 0.0f);
+  for (int64_t i = 0; i < 3 * (2 * 6 + 20); ++i) ASSERT_EQ(slot.inputs[i], 0.0f);
+}
+
+TEST(RecurrentState, ArraysDoNotOverlap) {
+  KvCache cache(one_delta_layer(), KvType::kF32);
+  cache.reserve(kChunk + 1);
+  const DeltaSlot slot = cache.recurrent().slot(1, 0);
+  EXPECT_GE(slot.inputs - slot.state, 4 * 3 * 5);
+  EXPECT_GE(slot.keys - slot.inputs, (kChunk + 3) * (2 * 6 + 20));
+  EXPECT_GE(slot.updates - slot.keys, kChunk * 6);
+  EXPECT_GE(slot.decay - slot.updates, kChunk * 20);
+  const DeltaSlot other = cache.recurrent().slot(1, kChunk);
+  EXPECT_NE(other.state, slot.state);
+}
+
+TEST(RecurrentState, GoesBackWithinTheChunk) {
+  Recorder recorder;
+  recorder.append(20);
+  EXPECT_EQ(recorder.truncate(7), 7);
+  recorder.append(9);
+  recorder.check();
+}
+
+TEST(RecurrentState, GoesBackIntoTheChunkBeforeOnce) {
+  Recorder recorder;
+  for (int64_t i = 0; i < 2 * kChunk + 3; ++i) recorder.append(1);
+  EXPECT_EQ(recorder.truncate(kChunk + 1), kChunk + 1);
+  recorder.append(kChunk);
+  recorder.check();
+  EXPECT_EQ(recorder.truncate(2 * kChunk - 1), 2 * kChunk - 1);
+  // The chunk before this one is not there any more.
+  EXPECT_EQ(recorder.truncate(kChunk - 1), 0);
+  recorder.append(40);
+  recorder.check();
+}
+
+TEST(RecurrentState, ALongAppendLeavesOnlyTheBeginningBehindIt) {
+  Recorder recorder;
+  recorder.append(10);
+  recorder.append(3 * kChunk);
+  EXPECT_EQ(recorder.truncate(3 * kChunk + 2), 3 * kChunk + 2);
+  // It began in the first chunk, whose rows are all known.
+  EXPECT_EQ(recorder.truncate(12), 12);
+  recorder.append(5);
+  recorder.check();
+}
+
+TEST(RecurrentState, ComesBackToWhatWasKept) {
+  Recorder recorder;
+  recorder.append(kChunk + 5);
+  recorder.cache().keep();
+  const auto walk = [&] {
+    for (int i = 0; i < 4; ++i) recorder.append(kChunk);
+  };
+  walk();
+  EXPECT_EQ(recorder.truncate(kChunk + 5), kChunk + 5);
+  walk();
+  EXPECT_EQ(recorder.truncate(kChunk + 2), kChunk + 2);
+  // Other tokens follow now: what lay behind is no part of this history.
+  walk();
+  EXPECT_EQ(recorder.truncate(kChunk + 3), 0);
+}
+
+TEST(RecurrentState, AnAppendThatIsNotCommittedLeavesNoTrace) {
+  Recorder recorder;
+  recorder.append(kChunk + 4);
+  recorder.cache().reserve(3 * kChunk);
+  const RecurrentState& memory = recorder.cache().recurrent();
+  memory.slot(1, kChunk).updates[4 * 20] = -1.0f;
+  memory.slot(1, 2 * kChunk).state[0] = -1.0f;
+  memory.slot(1, 3 * kChunk).state[0] = -2.0f;
+  recorder.check();
+  recorder.append(2 * kChunk);
+  recorder.check();
+}
+
+TEST(RecurrentState, BytesAreOfOneSlotOrTwo) {
+  const ModelSpec spec = one_delta_layer();
+  EXPECT_EQ(RecurrentState::bytes_for(spec, 0), 0u);
+  const uint64_t one = RecurrentState::bytes_for(spec, 1);
+  EXPECT_GE(one, 4u * (60 + (kChunk + 3) * 32 + kChunk * 30));
+  EXPECT_EQ(RecurrentState::bytes_for(spec, 1000), 2 * one);
+  EXPECT_TRUE(RecurrentState(spec).fits(spec));
+  ModelSpec other = spec;
+  std::get<DeltaNetSpec>(other.layers[1].mixer).value_dim = 6;
+  EXPECT_FALSE(RecurrentState(spec).fits(other));
+}
+
+TEST(RecurrentState, WithoutRecurrentLayersEverythingCanBeForgotten) {
+  ModelSpec spec;
+  spec.layers.resize(1);
+  AttentionSpec attention;
+  attention.n_heads = attention.n_kv_heads = 1;
+  attention.head_dim = 8;
+  spec.layers[0].mixer = attention;
+  KvCache cache(spec, KvType::kF32);
+  cache.reserve(100);
+  cache.commit(100);
+  cache.keep();
+  EXPECT_EQ(cache.truncate(3), 3);
+}
+
+}  // namespace
+}  // namespace jang
