@@ -74,8 +74,8 @@ void fill_from(KernelTable& table, const KernelTable& lower) noexcept {
                &T::softmax, &T::argmax, &T::top_k, &T::add_rms_norm, &T::layer_norm, &T::gelu_mul,
                &T::norm_rope, &T::quantize_rtn, &T::quantize_mse, &T::pack, &T::unpack,
                &T::product_f32, &T::product_f64, &T::round_with_feedback, &T::sum_words,
-               &T::multiply_adds);
-  constexpr int kMembers = 35;
+               &T::multiply_adds, &T::scale, &T::soft_cap);
+  constexpr int kMembers = 37;
   static_assert(sizeof(T) == (1 + kMembers) * sizeof(void*), "name every entry above");
 }
 
