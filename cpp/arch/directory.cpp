@@ -107,6 +107,15 @@ void refuse_unstated_codes(const ModelDirectory& directory) {
   }
 }
 
+void collect_renamed(ModelDirectory& directory) {
+  for (const CheckpointTensor& tensor : directory.checkpoint.tensors()) {
+    if (is_dropped(directory.config, tensor.name)) continue;
+    FinalName final = final_name(directory.config, tensor.name);
+    if (final.expert < 0 && final.name != tensor.name)
+      directory.renamed.emplace(std::move(final.name), &tensor);
+  }
+}
+
 void collect_ids(const Json* value, const std::string& file, std::set<int64_t>& ids) {
   if (value == nullptr) return;
   const auto add = [&](const Json& id) {
@@ -144,6 +153,12 @@ const QuantizedModule* ModelDirectory::find_module(std::string_view wanted) cons
   return it != modules.end() && it->path == wanted ? &*it : nullptr;
 }
 
+const CheckpointTensor* ModelDirectory::find_tensor(std::string_view final_name) const noexcept {
+  if (const CheckpointTensor* tensor = checkpoint.find(final_name)) return tensor;
+  const auto it = renamed.find(final_name);
+  return it == renamed.end() ? nullptr : it->second;
+}
+
 ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access access) {
   std::error_code failed;
   if (!fs::is_directory(path, failed)) {
@@ -173,6 +188,7 @@ ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access acc
   open_weights(directory, access);
   refuse_foreign_tensors(directory.checkpoint, directory.format == DirectoryFormat::kJangV1);
   if (directory.format == DirectoryFormat::kJangV1) return directory;
+  collect_renamed(directory);
   if (directory.format == DirectoryFormat::kHf) {
     refuse_unstated_codes(directory);
     return directory;
@@ -188,7 +204,7 @@ ModelSpec directory_spec(const ModelDirectory& directory) {
   ModelSpec spec = require_family(directory.config).spec(directory.config);
   if (!spec.head.tied) return spec;
   const auto stored = [&](const std::string& path) {
-    return directory.checkpoint.find(path + ".weight") != nullptr;
+    return directory.find_tensor(path + ".weight") != nullptr;
   };
   const std::string& head = spec.head.linear.path;
   if (!stored(head)) return spec;

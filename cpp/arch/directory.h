@@ -50,8 +50,12 @@ struct ModelDirectory {
   WidthMap widths;
   Checkpoint checkpoint;
   std::vector<QuantizedModule> modules;  // by path; empty for plain directories
+  /// Tensors whose final name is another than the stored one, by final name; no experts.
+  std::map<std::string, const CheckpointTensor*, std::less<>> renamed;
 
   const QuantizedModule* find_module(std::string_view wanted) const noexcept;
+  /// The tensor stored under this final name or one that becomes it, or nullptr.
+  const CheckpointTensor* find_tensor(std::string_view final_name) const noexcept;
 };
 
 /// Detects by the reading rules, refuses by name what is not ours, validates map and triples. JANG

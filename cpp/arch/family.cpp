@@ -10,8 +10,11 @@
 namespace jang {
 namespace {
 
-constexpr std::array kFamilies = {&kLlamaFamily, &kMistralFamily, &kMixtralFamily,
-                                  &kQwen3MoeFamily};
+constexpr std::array kFamilies = {
+    &kLlamaFamily,   &kMistralFamily, &kMixtralFamily, &kQwen3MoeFamily,
+    &kQwen2Family,   &kQwen3Family,   &kGraniteFamily, &kOlmo2Family,
+    &kSmolLm3Family, &kGemmaFamily,   &kGemma2Family,  &kGemma3TextFamily,
+};
 
 // Sorted. Wrapped spellings ("gemma3", "gemma4") are the outer names of the text models beside
 // them.
@@ -47,7 +50,7 @@ std::vector<std::string_view> planned_model_types() { return {kPlanned.begin(), 
 const Family& require_family(const ModelConfig& config) {
   const bool wrapped = config.root().find("text_config") != nullptr;
   const Family* family = find_family(config.model_type());
-  if (family != nullptr && !wrapped) return *family;
+  if (family != nullptr && (!wrapped || family->wrapper == config.outer_type())) return *family;
   std::string supported;
   for (const std::string_view name : family_names()) {
     if (!supported.empty()) supported += ", ";

@@ -18,6 +18,8 @@ struct Family {
   /// What stock mlx-lm needs in config.json besides what is there (models.md 3 (e)): old key
   /// spellings, explicit defaults.
   void (*complete_config)(Json& config, const ModelConfig& source);
+  /// Model type of multimodal files whose text_config is of this family, if there are such.
+  std::string_view wrapper = {};
 };
 
 /// nullptr if no family file exists for it.

@@ -23,19 +23,15 @@ std::optional<int64_t> parse_number(std::string_view digits) {
   return value;
 }
 
-bool has_component(std::string_view name, std::initializer_list<std::string_view> wanted) {
+/// The first component that is among those wanted, or empty.
+std::string_view component_of(std::string_view name,
+                              std::initializer_list<std::string_view> wanted) {
   while (true) {
     const std::size_t dot = name.find('.');
-    if (one_of(name.substr(0, dot), wanted)) return true;
-    if (dot == std::string_view::npos) return false;
+    if (one_of(name.substr(0, dot), wanted)) return name.substr(0, dot);
+    if (dot == std::string_view::npos) return {};
     name.remove_prefix(dot + 1);
   }
-}
-
-bool is_tower(std::string_view name) {
-  return has_component(name, {"vision_tower", "vision_model", "visual", "audio_tower",
-                              "audio_model", "multi_modal_projector", "embed_vision", "embed_audio",
-                              "vision_embedder", "patch_merger"});
 }
 
 bool is_buffer(std::string_view name) {
@@ -124,9 +120,15 @@ int64_t layer_number(std::string_view name) {
   return -1;
 }
 
+std::string_view tower_of(std::string_view source_name) {
+  return component_of(source_name, {"vision_tower", "vision_model", "visual", "audio_tower",
+                                    "audio_model", "multi_modal_projector", "embed_vision",
+                                    "embed_audio", "vision_embedder", "patch_merger"});
+}
+
 bool is_dropped(const ModelConfig& config, std::string_view source_name) {
-  if (is_buffer(source_name) || is_tower(source_name)) return true;
-  if (has_component(source_name, {"mtp"})) return true;
+  if (is_buffer(source_name) || !tower_of(source_name).empty()) return true;
+  if (!component_of(source_name, {"mtp"}).empty()) return true;
   const int64_t layer = layer_number(source_name);
   if (config.layers() > 0 && layer >= config.layers()) return true;
   return shares_keys(config, source_name, layer);

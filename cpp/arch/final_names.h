@@ -14,6 +14,9 @@ namespace jang {
 /// and values of layers that share another's. (A tied head is judged with the whole inventory.)
 bool is_dropped(const ModelConfig& config, std::string_view source_name);
 
+/// The component of a name that says it belongs to another modality ("vision_tower"), or empty.
+std::string_view tower_of(std::string_view source_name);
+
 struct FinalName {
   std::string name;           // "model.layers.0.mlp.switch_mlp.gate_proj.weight"
   int64_t expert = -1;        // position in the stack of that name; -1: the whole tensor

@@ -103,6 +103,7 @@ class Builder {
       const SourceTensor& source = sources_[i];
       if (is_dropped(config_, source.name)) {
         result_.dropped.push_back(source.name);
+        if (const auto tower = tower_of(source.name); !tower.empty()) ++towers_[std::string(tower)];
         continue;
       }
       require_plain(source);
@@ -119,6 +120,10 @@ class Builder {
       for (FinalTensor& tensor : split_tensor(config_, source, i, name.name)) {
         result_.tensors.push_back(std::move(tensor));
       }
+    }
+    for (const auto& [tower, count] : towers_) {
+      result_.warnings.push_back(tower + ": " + std::to_string(count) +
+                                 " tensors left out; only the language model is written");
     }
     for (const auto& [name, stack] : stacks) {
       result_.tensors.push_back(join_stack(config_, sources_, name, stack));
@@ -241,6 +246,7 @@ class Builder {
 
   const ModelConfig& config_;
   std::span<const SourceTensor> sources_;
+  std::map<std::string, uint64_t> towers_;  // tensors of other modalities, by component
   Inventory result_;
 };
 

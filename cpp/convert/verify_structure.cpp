@@ -7,6 +7,7 @@
 
 #include "arch/checkpoint_inventory.h"
 #include "arch/family.h"
+#include "arch/final_names.h"
 #include "arch/spec_tensors.h"
 #include "convert/verify_parts.h"
 #include "io/safetensors_writer.h"
@@ -150,7 +151,8 @@ void check_architecture(Examined& examined) {
       found.push_back({module.path + ".weight", module.shape});
     }
     for (const CheckpointTensor& tensor : checkpoint.tensors()) {
-      if (!used.contains(&tensor)) found.push_back({tensor.name, tensor.shape});
+      if (used.contains(&tensor)) continue;
+      found.push_back({final_name(directory.config, tensor.name).name, tensor.shape});
     }
     check_tensors(directory_spec(directory), found, file);
   } catch (const Error& error) {

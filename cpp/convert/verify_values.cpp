@@ -73,7 +73,7 @@ std::vector<ValuePair> pair_up(Examined& examined, const ConversionSource& sourc
       }
       shape = pair.module->shape;
       file = checkpoint.files()[pair.module->weight->file];
-    } else if (pair.plain = checkpoint.find(tensor.name); pair.plain != nullptr) {
+    } else if (pair.plain = directory.find_tensor(tensor.name); pair.plain != nullptr) {
       known.insert(pair.plain->name);
       shape = pair.plain->shape;
       file = checkpoint.files()[pair.plain->file];

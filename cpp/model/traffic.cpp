@@ -24,7 +24,7 @@ constexpr int64_t kPieceBytes = int64_t{1} << 20;
 /// Bytes of an unquantized tensor; a plain checkpoint may store it in parts under other names.
 uint64_t plain_bytes(const ModelDirectory& directory, const std::string& name,
                      std::optional<Inventory>& inventory) {
-  if (const CheckpointTensor* tensor = directory.checkpoint.find(name)) return tensor->bytes();
+  if (const CheckpointTensor* tensor = directory.find_tensor(name)) return tensor->bytes();
   if (!inventory) inventory = inventory_of(directory.config, directory.checkpoint);
   for (const FinalTensor& tensor : inventory->tensors) {
     if (tensor.name == name)

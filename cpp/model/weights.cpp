@@ -90,7 +90,7 @@ const Inventory& WeightBinder::inventory() const {
 }
 
 const CheckpointTensor* WeightBinder::find(const std::string& name) {
-  const CheckpointTensor* tensor = directory_.checkpoint.find(name);
+  const CheckpointTensor* tensor = directory_.find_tensor(name);
   if (tensor != nullptr || directory_.format != DirectoryFormat::kHf) return tensor;
   for (const FinalTensor& final : inventory().tensors) {
     if (final.name != name || final.ranges.size() != 1) continue;

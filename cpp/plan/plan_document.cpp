@@ -25,13 +25,13 @@ Json width_json(int bits, int group_size) {
 
 std::string output_config_json(const Plan& plan, const ModelConfig& source) {
   Json config = source.root();
+  if (const Family* family = find_family(source.model_type())) {
+    family->complete_config(config, source);
+  }
   auto& members = config.as_object();
   for (const std::string_view key : kLeftOut) {
     const auto it = members.find(key);
     if (it != members.end()) members.erase(it);
-  }
-  if (const Family* family = find_family(source.model_type())) {
-    family->complete_config(config, source);
   }
   // What is written decides, not what the source said: stored heads may differ from a tying flag,
   // and --dtype casts.

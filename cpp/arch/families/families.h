@@ -6,9 +6,17 @@
 
 namespace jang {
 
+extern const Family kGemmaFamily;
+extern const Family kGemma2Family;
+extern const Family kGemma3TextFamily;
+extern const Family kGraniteFamily;
 extern const Family kLlamaFamily;
 extern const Family kMistralFamily;
 extern const Family kMixtralFamily;
+extern const Family kOlmo2Family;
+extern const Family kQwen2Family;
+extern const Family kQwen3Family;
 extern const Family kQwen3MoeFamily;
+extern const Family kSmolLm3Family;
 
 }  // namespace jang

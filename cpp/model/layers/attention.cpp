@@ -45,15 +45,17 @@ void AttentionLayer::rotate_and_store(LayerContext& context) const {
     const auto& kernels = context.kernels;
     const int count = static_cast<int>(heads);
     const float offset = norm_spec && norm_spec->kind == NormKind::kRmsOnePlus ? 1.0f : 0.0f;
-    if (spec_.rope < 0) {
-      if (!norm.empty())
-        kernels.rms_norm(row, dim, norm.data(), offset, norm_spec->eps, heads, dim, row, dim);
-      return;
+    const int64_t normed = norm_spec ? norm_spec->size : dim;
+    const bool across = normed != dim;
+    if (norm_spec && (across || spec_.rope < 0)) {
+      kernels.rms_norm(row, normed, norm.data(), offset, norm_spec->eps, heads * dim / normed,
+                       normed, row, normed);
     }
+    if (spec_.rope < 0) return;
     const RopeTable& rope = sequence.ropes[static_cast<std::size_t>(spec_.rope)];
     const int64_t at = sequence.position - sequence.rope_begin + t;
     const int half = static_cast<int>(rope.half);
-    if (norm.empty()) {
+    if (!norm_spec || across) {
       kernels.rope(row, dim, count, half, rope.interleaved, rope.cos_row(at), rope.sin_row(at));
     } else {
       kernels.norm_rope(row, dim, count, static_cast<int>(dim), norm.data(), offset, norm_spec->eps,

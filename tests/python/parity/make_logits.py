@@ -9,6 +9,7 @@ demo model are run by transformers in float32 with eager attention on the stored
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -37,6 +38,12 @@ def reference_logits(folder: Path, tokens: npt.NDArray[np.int32]) -> npt.NDArray
     unused = {key: value for key, value in info.items() if value}
     if unused:
         raise SystemExit(f"{folder.name}: not all tensors were loaded as they are: {unused}")
+    scale = getattr(model.get_input_embeddings(), "embed_scale", None)
+    if scale is not None:
+        # The factor of the embedding is rounded to the dtype of the weights: here to the one they
+        # are stored in, as when the model runs in it.
+        config = json.loads((folder / "config.json").read_text())
+        scale.copy_(scale.to(getattr(torch, config.get("dtype") or config["torch_dtype"])))
     with torch.no_grad():
         rows = [model(torch.from_numpy(row[None].astype(np.int64))).logits[0] for row in tokens]
     return np.stack([row.numpy() for row in rows]).astype(np.float32)
@@ -80,9 +87,15 @@ def difference(made: dict[str, npt.NDArray[np.generic]], path: Path) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="compare with the stored files")
-    check = parser.parse_args().check
+    parser.add_argument("names", nargs="*", help="only these cases; default: all")
+    arguments = parser.parse_args()
+    check = arguments.check
     makers = {case.name: (lambda case=case: case_data(case)) for case in tiny.CASES}
     makers["tiny-prose-llama"] = demo_data
+    if unknown := set(arguments.names) - makers.keys():
+        parser.error(f"no case of the name {', '.join(sorted(unknown))}")
+    if arguments.names:
+        makers = {name: makers[name] for name in arguments.names}
     failures = 0
     for name, make in makers.items():
         made = make()
