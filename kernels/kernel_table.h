@@ -294,6 +294,10 @@ struct KernelTable {
                      int64_t tokens, int64_t n, float* out) = nullptr;
   // x += y, n floats.
   void (*add)(float* x, const float* y, int64_t n) = nullptr;
+  // x *= factor, n floats.
+  void (*scale)(float* x, float factor, int64_t n) = nullptr;
+  // x = cap * tanh(x / cap), n floats; cap > 0.
+  void (*soft_cap)(float* x, float cap, int64_t n) = nullptr;
   // out = silu(gate) * up, n floats; in place on gate or up allowed.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out) = nullptr;
   // out = gelu(gate) * up, n floats; in place on gate or up allowed; up null: 1. tanh_form: the

@@ -76,8 +76,10 @@ void check_bound(const ModelConfig& config, const Bound& bound) {
   config.integer(bound.key, bound.low, bound.high);
 }
 
-// A wrapper's text part is a model of its own; only qwen3_5 names it apart from the whole.
-std::string canonical_model_type(const std::string& name) {
+// A wrapper's text part is a model of its own; only qwen3_5 names it apart from the whole. Where it
+// has no name, it is that of the wrapper.
+std::string canonical_model_type(const std::string& name, bool wrapped) {
+  if (wrapped && name == "gemma3") return "gemma3_text";
   if (name == "qwen3_5_text") return "qwen3_5";
   if (name == "qwen3_5_moe_text") return "qwen3_5_moe";
   return name;
@@ -108,7 +110,8 @@ ModelConfig ModelConfig::parse(std::string_view text, const std::string& file) {
   }
   if (const Json* outer = config.root_.find("model_type")) config.outer_type_ = outer->as_string();
   config.model_type_ =
-      canonical_model_type(config.string("model_type").value_or(config.outer_type_));
+      canonical_model_type(config.string("model_type").value_or(config.outer_type_),
+                           config.root_.find("text_config") != nullptr);
   if (config.model_type_.empty()) config.fail("model_type", "missing");
   if (config.outer_type_.empty()) config.outer_type_ = config.model_type_;
   for (const Bound& bound : kBounds) check_bound(config, bound);

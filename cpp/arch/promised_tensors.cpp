@@ -1,6 +1,7 @@
 // The tensors that a config promises, in the source's own spelling, for planning without weight
 // files: families from their spec, other model types from a description of their blocks.
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <set>
 
@@ -21,10 +22,7 @@ struct Blocks {
   std::string_view model_type;
   bool qkv_bias = false;        // always; o_proj has none
   bool attention_bias = false;  // by the flag, on all four
-  bool mlp_bias = false;        // by the flag
   QkNorm qk_norm = QkNorm::kNone;
-  bool feed_forward_norms = false;  // pre_ and post_feedforward_layernorm
-  bool post_norm_only = false;      // olmo2: post_attention_, post_feedforward_layernorm
   bool experts = false;
   bool shared_expert = false;
   bool linear_attention = false;  // gated attention every few layers, else DeltaNet
@@ -35,29 +33,12 @@ struct Blocks {
 std::optional<Blocks> blocks_of(std::string_view type) {
   Blocks b;
   b.model_type = type;
-  if (type == "smollm3" || type == "granite") {
-    b.attention_bias = b.mlp_bias = true;
-  } else if (type == "qwen2") {
-    b.qkv_bias = true;
-  } else if (type == "qwen2_moe") {
+  if (type == "qwen2_moe") {
     b.qkv_bias = b.shared_expert = b.experts = true;
-  } else if (type == "qwen3") {
-    b.attention_bias = true;
-    b.qk_norm = QkNorm::kPerHead;
-    b.head_dim = 128;
-  } else if (type == "olmo2") {
-    b.attention_bias = true;
-    b.qk_norm = QkNorm::kAcross;
-    b.post_norm_only = true;
   } else if (type == "olmoe") {
     b.attention_bias = true;
     b.qk_norm = QkNorm::kAcross;
     b.experts = true;
-  } else if (type == "gemma" || type == "gemma2" || type == "gemma3_text") {
-    b.attention_bias = true;
-    b.head_dim = 256;
-    b.feed_forward_norms = type != "gemma";
-    b.qk_norm = type == "gemma3_text" ? QkNorm::kPerHead : QkNorm::kNone;
   } else if (type == "qwen3_next" || type == "qwen3_5" || type == "qwen3_5_moe") {
     b.qk_norm = QkNorm::kPerHead;
     b.attention_bias = true;
@@ -122,10 +103,10 @@ class Promise {
     add(path + ".weight", {out, in});
     if (bias) add(path + ".bias", {out});
   }
-  void gated(const std::string& base, uint64_t width, bool bias) {
-    linear(base + "gate_proj", width, hidden_, bias);
-    linear(base + "up_proj", width, hidden_, bias);
-    linear(base + "down_proj", hidden_, width, bias);
+  void gated(const std::string& base, uint64_t width) {
+    linear(base + "gate_proj", width, hidden_, false);
+    linear(base + "up_proj", width, hidden_, false);
+    linear(base + "down_proj", hidden_, width, false);
   }
 
   bool is_linear_layer(int64_t i) const {
@@ -159,13 +140,8 @@ class Promise {
 
   void layer(int64_t i) {
     const std::string base = prefix_ + "layers." + std::to_string(i) + ".";
-    if (!blocks_.post_norm_only) add(base + "input_layernorm.weight", {hidden_});
+    add(base + "input_layernorm.weight", {hidden_});
     add(base + "post_attention_layernorm.weight", {hidden_});
-    if (blocks_.post_norm_only) add(base + "post_feedforward_layernorm.weight", {hidden_});
-    if (blocks_.feed_forward_norms) {
-      add(base + "pre_feedforward_layernorm.weight", {hidden_});
-      add(base + "post_feedforward_layernorm.weight", {hidden_});
-    }
     if (is_linear_layer(i)) {
       delta_net(base + "linear_attn.");
     } else {
@@ -174,7 +150,7 @@ class Promise {
     if (is_sparse_layer(i)) {
       experts(base);
     } else {
-      gated(base + "mlp.", dim("intermediate_size"), blocks_.mlp_bias && flag("mlp_bias"));
+      gated(base + "mlp.", dim("intermediate_size"));
     }
   }
 
@@ -231,7 +207,7 @@ class Promise {
     add_stack(out_, spelling_, {stack + "up_proj.weight", dtype_, {experts_, width, hidden_}});
     add_stack(out_, spelling_, {stack + "down_proj.weight", dtype_, {experts_, hidden_, width}});
     if (!blocks_.shared_expert) return;
-    gated(block + "shared_expert.", dim("shared_expert_intermediate_size"), false);
+    gated(block + "shared_expert.", dim("shared_expert_intermediate_size"));
     add(block + "shared_expert_gate.weight", {1, hidden_});
   }
 
@@ -243,6 +219,21 @@ class Promise {
   uint64_t hidden_ = 0, heads_ = 0, kv_heads_ = 0, head_dim_ = 0, experts_ = 0;
   std::vector<SourceTensor> out_;
 };
+
+/// Gives tensors the names that an index has for them, where it has another prefix.
+void take_listed_names(std::vector<SourceTensor>& out, const ModelConfig& config,
+                       std::span<const std::string> names) {
+  std::map<std::string, std::string_view> listed;
+  for (const std::string& name : names) {
+    if (is_dropped(config, name)) continue;
+    FinalName final = final_name(config, name);
+    if (final.expert < 0 && final.name != name) listed.emplace(std::move(final.name), name);
+  }
+  for (SourceTensor& tensor : out) {
+    const auto it = listed.find(tensor.name);
+    if (it != listed.end()) tensor.name = it->second;
+  }
+}
 
 std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const std::string> names) {
   const auto blocks = blocks_of(config.model_type());
@@ -262,11 +253,15 @@ std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const st
     }
     name_routed_blocks(out, names);
     const std::string head = spec.head.linear.path + ".weight";
-    if (spec.head.tied && std::find(names.begin(), names.end(), head) != names.end()) {
+    const auto is_head = [&](const std::string& name) {
+      return final_name(config, name).name == head;
+    };
+    if (spec.head.tied && std::any_of(names.begin(), names.end(), is_head)) {
       out.push_back({head,
                      dtype,
                      {static_cast<uint64_t>(spec.vocabulary), static_cast<uint64_t>(spec.hidden)}});
     }
+    take_listed_names(out, config, names);
     return out;
   }
   if (blocks) {

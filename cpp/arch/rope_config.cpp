@@ -122,6 +122,34 @@ int64_t rotated_channels(const ModelConfig& config, int64_t head_dim, const Rope
   }
   return rotated;
 }
+/// `rope` with what a dictionary of rotary settings, if there is one, says; `owner` names it.
+RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
+                         const std::string& owner, const RopeRules& rules, RopeSpec rope);
+
+const Json* object_at(const ModelConfig& config, std::string_view key) {
+  const Json* value = config.find(key);
+  if (value == nullptr || value->is_object()) return value;
+  config.fail(key, "expected an object or null");
+}
+
+/// The entry of a layer type in rope_parameters, or nullptr.
+const Json* layer_dictionary(const ModelConfig& config, std::string_view layer_type,
+                             std::string& owner) {
+  const Json* all = object_at(config, "rope_parameters");
+  if (all == nullptr || all->as_object().empty()) return nullptr;
+  owner = "rope_parameters." + std::string(layer_type);
+  bool keyed = false;
+  for (const auto& [key, value] : all->as_object()) keyed = keyed || value.is_object();
+  if (!keyed) {
+    config.fail("rope_parameters", "expected an object for each layer type (full_attention, ...)");
+  }
+  const Json* value = all->find(layer_type);
+  if (value != nullptr && !value->is_object()) config.fail(owner, "expected an object or null");
+  return value;
+}
+
+/// Words of stock readers for what `rope` does, on a copy of the dictionary it comes from.
+Json scaling_json(Json scaling, const RopeSpec& rope);
 
 }  // namespace
 
@@ -136,6 +164,33 @@ RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules&
 
   std::string owner;
   const Json* dictionary = rope_dictionary(config, owner);
+  return read_dictionary(config, dictionary, owner, rules, rope);
+}
+
+RopeSpec read_layer_rope(const ModelConfig& config, std::string_view layer_type,
+                         std::string_view theta_key, bool scaled, int64_t head_dim,
+                         double default_theta, int64_t default_positions) {
+  RopeRules rules;
+  rules.positions = default_positions;
+  RopeSpec rope;
+  rope.rotated = head_dim;
+  rope.theta = default_theta;
+  if (head_dim % 2 != 0) config.fail("head_dim", "rotary positions need an even number");
+  if (const Json* theta = config.find(theta_key)) {
+    rope.theta = positive(config, std::string(theta_key), *theta);
+  }
+  std::string owner;
+  const Json* own = layer_dictionary(config, layer_type, owner);
+  rope = read_dictionary(config, own, owner, rules, rope);
+  const Json* scaling = scaled ? object_at(config, "rope_scaling") : nullptr;
+  if (scaling == nullptr || scaling->as_object().empty()) return rope;
+  return read_dictionary(config, scaling, "rope_scaling", rules, rope);
+}
+
+namespace {
+
+RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
+                         const std::string& owner, const RopeRules& rules, RopeSpec rope) {
   if (dictionary == nullptr) return rope;
   if (const Json* theta = dictionary->find("rope_theta")) {
     rope.theta = positive(config, owner + ".rope_theta", *theta);
@@ -144,6 +199,13 @@ RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules&
     if (value.is_object()) {
       throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
                   owner + "." + key + ": rotary positions per layer type are not supported in a " +
+                      config.model_type() + " model");
+    }
+  }
+  if (const Json* partial = dictionary->find("partial_rotary_factor"); partial && !rules.partial) {
+    if (positive(config, owner + ".partial_rotary_factor", *partial) != 1.0) {
+      throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
+                  owner + ".partial_rotary_factor other than 1 is not supported in a " +
                       config.model_type() + " model");
     }
   }
@@ -183,6 +245,8 @@ RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules&
   return rope;
 }
 
+}  // namespace
+
 void write_rope(Json& text, const ModelConfig& source, const RopeSpec& rope) {
   text["rope_theta"] = rope.theta;
   std::string owner;
@@ -191,7 +255,25 @@ void write_rope(Json& text, const ModelConfig& source, const RopeSpec& rope) {
     text["rope_scaling"] = nullptr;
     return;
   }
-  Json scaling = *dictionary;
+  text["rope_scaling"] = scaling_json(*dictionary, rope);
+}
+
+void write_layer_rope(Json& text, const ModelConfig& source, const RopeSpec& rope,
+                      std::string_view layer_type) {
+  text["rope_theta"] = rope.theta;
+  text["rope_scaling"] = nullptr;
+  if (rope.type == RopeType::kDefault) return;
+  std::string owner;
+  const Json* dictionary = object_at(source, "rope_scaling");
+  if (dictionary == nullptr || dictionary->as_object().empty()) {
+    dictionary = layer_dictionary(source, layer_type, owner);
+  }
+  text["rope_scaling"] = scaling_json(*dictionary, rope);
+}
+
+namespace {
+
+Json scaling_json(Json scaling, const RopeSpec& rope) {
   scaling.as_object().erase("rope_theta");
   const std::string_view type = type_name(rope.type);
   scaling["type"] = type;
@@ -201,8 +283,10 @@ void write_rope(Json& text, const ModelConfig& source, const RopeSpec& rope) {
     scaling["original_max_position_embeddings"] = rope.original_positions;
   }
   if (rope.type == RopeType::kYarn) scaling["factor"] = rope.factor;
-  text["rope_scaling"] = scaling;
+  return scaling;
 }
+
+}  // namespace
 
 void write_partial_rotary(Json& text, const ModelConfig& source, const RopeRules& rules) {
   std::string key;

@@ -30,11 +30,21 @@ struct RopeRules {
 /// name; missing or non-positive numbers Error{kConfigValue}.
 RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules& rules);
 
+/// The same of one layer type, for models that have a table for each: theta stands in `theta_key`
+/// or in the type's own object of rope_parameters, which beats it. `scaled`: rope_scaling is meant
+/// for this type.
+RopeSpec read_layer_rope(const ModelConfig& config, std::string_view layer_type,
+                         std::string_view theta_key, bool scaled, int64_t head_dim,
+                         double default_theta, int64_t default_positions);
+
 /// Sets rope_theta, and rope_scaling with both `type` and `rope_type` (or null for plain rotary
 /// positions), on `text`, the object that holds the text model's settings. A family whose heads
 /// turn in part adds write_partial_rotary.
 void write_rope(Json& text, const ModelConfig& source, const RopeSpec& rope);
 /// partial_rotary_factor beside the dictionary, where stock mlx-lm looks for it.
 void write_partial_rotary(Json& text, const ModelConfig& source, const RopeRules& rules);
+/// The same for the table of the layer type that rope_theta and rope_scaling are about.
+void write_layer_rope(Json& text, const ModelConfig& source, const RopeSpec& rope,
+                      std::string_view layer_type);
 
 }  // namespace jang

@@ -59,10 +59,11 @@ struct AttentionSpec {
   int64_t n_kv_heads = 0;
   int64_t head_dim = 0;
   float scale = 1.0f;
-  float softcap = 0.0f;                    // 0: none
-  int64_t window = 0;                      // 0: none
-  int rope = 0;                            // index in ModelSpec::ropes, -1: no rotary positions
-  std::optional<NormSpec> q_norm, k_norm;  // per head, before rotary
+  float softcap = 0.0f;  // 0: none
+  int64_t window = 0;    // 0: none
+  int rope = 0;          // index in ModelSpec::ropes, -1: no rotary positions
+  // Before rotary: of each head where the size is head_dim, else of all heads together.
+  std::optional<NormSpec> q_norm, k_norm;
   /// Rows of q are, head by head, its query and then its gate: the head's result is multiplied by
   /// 1 / (1 + e^-gate) before o.
   bool gated = false;

@@ -61,14 +61,16 @@ const float* Branch::leave(const LayerContext& context, const Branch* next, floa
                            float* normed) const {
   const kernels::KernelTable& kernels = context.kernels;
   if (post_norm) post_norm->forward(kernels, context.pool, out, context.tokens, out);
-  const int64_t n = context.tokens * context.hidden;
-  if (residual != 1.0f) {
-    for (int64_t i = 0; i < n; ++i) out[i] *= residual;
+  const bool add_here = next == nullptr || !next->pre_norm;
+  if (add_here || residual != 1.0f) {
+    context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+      const int64_t first = begin * context.hidden;
+      const int64_t n = (end - begin) * context.hidden;
+      if (residual != 1.0f) kernels.scale(out + first, residual, n);
+      if (add_here) kernels.add(h + first, out + first, n);
+    });
   }
-  if (next == nullptr || !next->pre_norm) {
-    kernels.add(h, out, n);
-    return h;
-  }
+  if (add_here) return h;
   next->pre_norm->add_and_forward(kernels, context.pool, h, out, context.tokens, normed);
   return normed;
 }

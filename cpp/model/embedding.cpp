@@ -15,9 +15,7 @@ void embed_tokens(const LinearWeight& embedding, float scale, std::span<const in
     } else {
       kernels.dense_row(std::get<kernels::DenseMatrix>(embedding.matrix), token, out);
     }
-    if (scale != 1.0f) {
-      for (int64_t i = 0; i < embedding.columns; ++i) out[i] *= scale;
-    }
+    if (scale != 1.0f) kernels.scale(out, scale, embedding.columns);
     out += embedding.columns;
   }
 }

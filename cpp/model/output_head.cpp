@@ -1,7 +1,5 @@
 #include "model/output_head.h"
 
-#include <cmath>
-
 #include "quant/active_kernels.h"
 
 namespace jang {
@@ -28,13 +26,13 @@ bool OutputHead::run(ThreadPool& pool, LinearRunner& linear, const float* h, int
   norm.forward(active_kernels(), pool, h, tokens, normed);
   const LinearJob job{&weight, logits, weight.rows};
   if (!linear.run({&job, 1}, normed, tokens)) return false;
-  const int64_t n = tokens * weight.rows;
-  if (multiplier != 1.0f) {
-    for (int64_t i = 0; i < n; ++i) logits[i] *= multiplier;
-  }
-  if (softcap > 0.0f) {
-    for (int64_t i = 0; i < n; ++i) logits[i] = softcap * std::tanh(logits[i] / softcap);
-  }
+  if (multiplier == 1.0f && softcap == 0.0f) return true;
+  // Cut in whole vectors at places that do not depend on the thread count.
+  const kernels::KernelTable& kernels = active_kernels();
+  pool.split(tokens * weight.rows, 1024, [&](int64_t begin, int64_t end, int /*worker*/) {
+    if (multiplier != 1.0f) kernels.scale(logits + begin, multiplier, end - begin);
+    if (softcap > 0.0f) kernels.soft_cap(logits + begin, softcap, end - begin);
+  });
   return true;
 }
 

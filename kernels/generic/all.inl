@@ -50,6 +50,8 @@ constexpr KernelTable kernel_table(Level level) {
           .add_rms_norm = add_rms_norm,
           .layer_norm = layer_norm,
           .add = add,
+          .scale = scale,
+          .soft_cap = soft_cap,
           .silu_mul = silu_mul,
           .gelu_mul = gelu_mul,
           .rope = rope,

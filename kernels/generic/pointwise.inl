@@ -1,9 +1,22 @@
-// Elementwise layers: residual add, SwiGLU, GeGLU and plain GELU.
+// Elementwise layers: residual add, multipliers, soft caps, SwiGLU, GeGLU and plain GELU.
 
 void add(float* x, const float* y, int64_t n) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(x + i, load(x + i) + load(y + i));
   for (; i < n; ++i) x[i] += y[i];
+}
+
+void scale(float* x, float factor, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(x + i, load(x + i) * factor);
+  for (; i < n; ++i) x[i] *= factor;
+}
+
+// tanh is that of capped attention scores: its absolute error of 1e-7 is one of cap * 1e-7 here.
+void soft_cap(float* x, float cap, int64_t n) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(x + i, tanh(load(x + i) / cap) * cap);
+  if (i < n) store_partial(x + i, tanh(load_partial(x + i, n - i) / cap) * cap, n - i);
 }
 
 // gate / (1 + e^-gate) * up

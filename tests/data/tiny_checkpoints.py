@@ -40,6 +40,9 @@ class Case:
     # with longrope, earlier logits are those of a short sequence.
     exact_continuation: int = LENGTH
     fused_experts: bool = False  # as transformers 5 holds them, else a tensor for each expert
+    absent: tuple[str, ...] = ()  # keys that config.json leaves to the model type's default
+    stock: bool = True  # whether stock mlx-lm computes the same from the same directory
+    prefix: str = "model."  # before the names of the language model
 
     @property
     def model_type(self) -> str:
@@ -57,6 +60,10 @@ class Case:
     def long(self) -> int:
         """Tokens of a longer sequence that belongs to the case; 0: none."""
         return hybrid.LONG if self.model_type in hybrid.ARCHITECTURES else 0
+
+    @property
+    def tied(self) -> bool:
+        return bool({**BASE, **self.config}["tie_word_embeddings"])
 
 
 BASE: dict[str, Any] = {
@@ -182,6 +189,158 @@ CASES += [
     Case(name, values, dtype, shards, fused_experts=fused)
     for name, values, dtype, shards, fused in hybrid.CASES
 ]
+QWEN2 = {"model_type": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
+QWEN3 = {**QWEN2, "model_type": "qwen3", "head_dim": 64}
+GRANITE = {
+    "model_type": "granite",
+    "attention_multiplier": 0.11,
+    "embedding_multiplier": 3.5,
+    "residual_multiplier": 0.42,
+    "logits_scaling": 2.75,
+}
+OLMO2 = {"model_type": "olmo2", "rms_norm_eps": 1e-6}
+SMOLLM3 = {
+    "model_type": "smollm3",
+    "pad_token_id": 0,  # the default lies outside a small vocabulary
+    "tie_word_embeddings": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 2000000.0},
+}
+GEMMA = {
+    "model_type": "gemma",
+    "head_dim": 64,
+    "hidden_act": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+    "rms_norm_eps": 1e-6,
+}
+GEMMA2 = {
+    **GEMMA,
+    "model_type": "gemma2",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 8,
+    "query_pre_attn_scalar": 48,
+    "attn_logit_softcapping": 4.0,
+    "final_logit_softcapping": 90.0,
+}
+GEMMA3 = {
+    **GEMMA,
+    "model_type": "gemma3_text",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 8,
+    "query_pre_attn_scalar": 24,
+    "sliding_window_pattern": 3,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "rope_theta": 500000.0, "factor": 4.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+    },
+}
+CASES += [
+    Case("qwen2", QWEN2, dtype="BF16"),
+    Case(
+        "qwen2-window",
+        {
+            **QWEN2,
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 5,
+            "use_sliding_window": True,
+            "sliding_window": 8,
+            "max_window_layers": 2,
+        },
+    ),
+    Case("qwen3", QWEN3, dtype="BF16"),
+    # A list of its own for the windows, and biases, which stock does not have.
+    Case(
+        "qwen3-window",
+        {
+            **QWEN3,
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+            "use_sliding_window": True,
+            "sliding_window": 8,
+            "max_window_layers": 0,
+            "layer_types": [
+                "full_attention",
+                "sliding_attention",
+                "sliding_attention",
+                "full_attention",
+            ],
+        },
+        dtype="F16",
+        stock=False,
+    ),
+    Case("granite", {**GRANITE, "attention_bias": True, "mlp_bias": True}, dtype="BF16"),
+    Case(
+        "granite-tied",
+        {
+            **GRANITE,
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 5,
+            "rope_parameters": LLAMA3,
+        },
+        absent=("num_key_value_heads",),
+    ),
+    Case("olmo2", {**OLMO2, "num_key_value_heads": 5}, dtype="BF16"),
+    Case(
+        "olmo2-gqa",
+        {
+            **OLMO2,
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+            "hidden_size": 128,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 64,
+        },
+        dtype="F16",
+        shards=2,
+    ),
+    Case("smollm3", SMOLLM3, dtype="BF16", absent=("tie_word_embeddings", "rope_parameters")),
+    # Stock has these windows too.
+    Case(
+        "smollm3-local",
+        {
+            **SMOLLM3,
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "no_rope_layers": [1, 0, 1, 0],
+            "use_sliding_window": True,
+            "sliding_window": 8,
+        },
+    ),
+]
+CASES += [
+    # The legacy name of the activation; stock takes it for the exact one.
+    Case("gemma", {**GEMMA, "hidden_act": "gelu"}, absent=("tie_word_embeddings",), stock=False),
+    Case("gemma-bf16", {**GEMMA, "num_key_value_heads": 5}, dtype="BF16", stock=False),
+    Case("gemma2-window", GEMMA2, absent=("tie_word_embeddings",)),
+    Case(
+        "gemma2-uncapped",
+        {
+            **GEMMA2,
+            "attention_bias": True,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "layer_types": ["full_attention"] * 3 + ["sliding_attention"],
+        },
+        dtype="BF16",
+        stock=False,
+    ),
+    Case("gemma3", GEMMA3, dtype="BF16", absent=("tie_word_embeddings",)),
+    # What stock does not know: a head of its own for these norms, a cap, windows by a list.
+    Case(
+        "gemma3-untied",
+        {
+            **GEMMA3,
+            "tie_word_embeddings": False,
+            "attention_bias": True,
+            "attn_logit_softcapping": 3.0,  # stands in files, is not used
+            "final_logit_softcapping": 9.0,
+            "num_key_value_heads": 5,
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+        },
+        stock=False,
+    ),
+]
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -196,9 +355,17 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         "qwen3_moe": "Qwen3MoeForCausalLM",
         **more.ARCHITECTURES,
         **hybrid.ARCHITECTURES,
+        "qwen2": "Qwen2ForCausalLM",
+        "qwen3": "Qwen3ForCausalLM",
+        "granite": "GraniteForCausalLM",
+        "olmo2": "Olmo2ForCausalLM",
+        "smollm3": "SmolLM3ForCausalLM",
+        "gemma": "GemmaForCausalLM",
+        "gemma2": "Gemma2ForCausalLM",
+        "gemma3_text": "Gemma3ForCausalLM",
     }
     values["architectures"] = [names[case.model_type]]
-    if case.model_type in ("mistral", "mixtral"):
+    if case.model_type in ("mistral", "mixtral", "qwen2"):
         del values["attention_bias"], values["mlp_bias"]
     for key in more.FOREIGN_KEYS.get(case.model_type, ()):
         del values[key]
@@ -210,6 +377,19 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
             values["rope_parameters"] = dict(values["rope_parameters"])
             values["rope_parameters"].pop("partial_rotary_factor")
             hybrid.old_spelling(values)
+    if case.model_type in ("gemma2", "gemma3_text"):
+        del values["hidden_act"]
+    if spelling == "new" and "sliding_window_pattern" in values:
+        every = values.pop("sliding_window_pattern")
+        values.setdefault(
+            "layer_types",
+            [
+                "sliding_attention" if (i + 1) % every else "full_attention"
+                for i in range(values["num_hidden_layers"])
+            ],
+        )
+    for key in case.absent:
+        values.pop(key)
     renamed = spelling == "new" and case.model_type not in hybrid.ARCHITECTURES
     if case.model_type == "mixtral" or (renamed and "num_experts" in values):
         values["num_local_experts"] = values.pop("num_experts")
@@ -217,7 +397,15 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         values["dtype"] = torch_dtype
         return values
     values["torch_dtype"] = torch_dtype
-    rope = dict(values.pop("rope_parameters"))
+    rope = dict(values.pop("rope_parameters", {}))
+    if not rope:
+        return values
+    if "full_attention" in rope:
+        values["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = dict(rope["full_attention"])
+        values["rope_theta"] = rope.pop("rope_theta")
+        values["rope_scaling"] = rope
+        return values
     values["rope_theta"] = rope.pop("rope_theta")
     if "partial_rotary_factor" in rope:
         values["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
@@ -296,16 +484,19 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
         return numbers.normal((out, columns), 1.5 / columns**0.5)
 
     def norm(size: int = hidden) -> Floats:
-        return 1 + numbers.normal((size,), 0.2)
+        gain = numbers.normal((size,), 0.2)
+        return gain if case.model_type.startswith("gemma") else 1 + gain
 
-    yield "model.embed_tokens.weight", numbers.normal((c["vocab_size"], hidden), 1.0)
+    yield f"{case.prefix}embed_tokens.weight", numbers.normal((c["vocab_size"], hidden), 1.0)
     for layer in range(c["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}"
-        yield f"{prefix}.input_layernorm.weight", norm()
+        prefix = f"{case.prefix}layers.{layer}"
+        if case.model_type != "olmo2":
+            yield f"{prefix}.input_layernorm.weight", norm()
+        qkv_bias = c["attention_bias"] or case.model_type == "qwen2"
         modules = [
-            ("self_attn.q_proj", heads * head_dim, hidden, c["attention_bias"]),
-            ("self_attn.k_proj", kv_heads * head_dim, hidden, c["attention_bias"]),
-            ("self_attn.v_proj", kv_heads * head_dim, hidden, c["attention_bias"]),
+            ("self_attn.q_proj", heads * head_dim, hidden, qkv_bias),
+            ("self_attn.k_proj", kv_heads * head_dim, hidden, qkv_bias),
+            ("self_attn.v_proj", kv_heads * head_dim, hidden, qkv_bias),
             ("self_attn.o_proj", hidden, heads * head_dim, c["attention_bias"]),
         ]
         if not is_sparse(c, layer):
@@ -318,14 +509,21 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
             yield f"{prefix}.{name}.weight", matrix(out, columns)
             if bias:
                 yield f"{prefix}.{name}.bias", numbers.normal((out,), 0.3)
-        if case.model_type == "qwen3_moe":
+        if case.model_type in ("qwen3_moe", "qwen3", "gemma3_text"):
             yield f"{prefix}.self_attn.q_norm.weight", norm(head_dim)
             yield f"{prefix}.self_attn.k_norm.weight", norm(head_dim)
+        if case.model_type == "olmo2":
+            yield f"{prefix}.self_attn.q_norm.weight", norm(heads * head_dim)
+            yield f"{prefix}.self_attn.k_norm.weight", norm(kv_heads * head_dim)
         if is_sparse(c, layer):
             yield from experts(case, prefix, matrix)
         yield f"{prefix}.post_attention_layernorm.weight", norm()
-    yield "model.norm.weight", norm()
-    if not c["tie_word_embeddings"]:
+        if case.model_type in ("gemma2", "gemma3_text"):
+            yield f"{prefix}.pre_feedforward_layernorm.weight", norm()
+        if case.model_type in ("gemma2", "gemma3_text", "olmo2"):
+            yield f"{prefix}.post_feedforward_layernorm.weight", norm()
+    yield f"{case.prefix}norm.weight", norm()
+    if not case.tied:
         yield "lm_head.weight", matrix(c["vocab_size"], hidden)
 
 

@@ -166,6 +166,21 @@ def configs() -> None:
     put("config", "qwen3_5_moe", compact({"model_type": "qwen3_5_moe", "text_config": inner}))
     types = {"layer_types": ["linear_attention", "full_attention"] * 2, "num_hidden_layers": 4}
     put("config", "qwen3_5", compact({**hybrid, **types, "model_type": "qwen3_5_text"}))
+    dense: dict[str, dict[str, Any]] = {
+        "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0},
+        "qwen3": {"head_dim": 16, "layer_types": ["full_attention"]},
+        "granite": {"attention_multiplier": 0.1, "logits_scaling": 8, "residual_multiplier": 0.2},
+        "olmo2": {"num_key_value_heads": None},
+        "smollm3": {"no_rope_layers": [0], "use_sliding_window": True, "sliding_window": 8},
+        "gemma": {"hidden_act": "gelu", "torch_dtype": "bfloat16"},
+        "gemma2": {"attn_logit_softcapping": 50.0, "final_logit_softcapping": None},
+        "gemma3_text": {"rope_local_base_freq": 1e4, "sliding_window_pattern": 2},
+    }
+    for name, more in dense.items():
+        put("config", name, compact({**LLAMA, **more, "model_type": name}))
+    tables = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": None}
+    text = {**LLAMA, "model_type": "gemma3_text", "rope_parameters": tables}
+    put("config", "gemma3", compact({"model_type": "gemma3", "text_config": text}))
     put("config", "map", compact({**LLAMA, "quantization": width_map(4)}))
     mixed = {"group_size": 64, "bits": 4, "model.norm": False, "lm_head": True, "x": {"bits": 8}}
     put("config", "mixed_map", compact({**LLAMA, "quantization": mixed}))

@@ -150,6 +150,9 @@ def materialized(file: Path, reference: Path, output: Path) -> dict[str, np.ndar
         "llama-tied",
         "mistral",
         "mixtral",
+        "qwen2",
+        "qwen2-window",
+        "qwen3",
         "qwen3-moe-sparse",
     ],
 )

@@ -8,15 +8,23 @@ namespace jang {
 
 extern const Family kCohereFamily;
 extern const Family kCohere2Family;
+extern const Family kGemmaFamily;
+extern const Family kGemma2Family;
+extern const Family kGemma3TextFamily;
 extern const Family kGlm4Family;
+extern const Family kGraniteFamily;
 extern const Family kLlamaFamily;
 extern const Family kMistralFamily;
 extern const Family kMixtralFamily;
+extern const Family kOlmo2Family;
 extern const Family kPhiFamily;
 extern const Family kPhi3Family;
+extern const Family kQwen2Family;
+extern const Family kQwen3Family;
 extern const Family kQwen3MoeFamily;
 extern const Family kQwen35Family;
 extern const Family kQwen35MoeFamily;
 extern const Family kQwen3NextFamily;
+extern const Family kSmolLm3Family;
 
 }  // namespace jang

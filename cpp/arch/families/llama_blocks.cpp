@@ -13,15 +13,25 @@ struct Shape {
   int64_t hidden = 0, intermediate = 0, heads = 0, kv_heads = 0, head_dim = 0;
 };
 
+int64_t required_or(const ModelConfig& config, std::string_view key, int64_t fallback,
+                    int64_t high) {
+  if (fallback == 0) return config.required_integer(key, 1, high);
+  return config.integer(key, 1, high).value_or(fallback);
+}
+
 Shape read_shape(const ModelConfig& config, const LlamaTraits& traits) {
   Shape shape;
   shape.hidden = config.required_integer("hidden_size", 1, ModelConfig::kMaxDim);
   shape.intermediate = config.required_integer("intermediate_size", 1, ModelConfig::kMaxDim);
-  shape.heads = config.required_integer("num_attention_heads", 1, ModelConfig::kMaxHeads);
+  shape.heads =
+      required_or(config, "num_attention_heads", traits.default_heads, ModelConfig::kMaxHeads);
   // null means one key head per query head; absence says so only where it is the model's default.
-  const bool optional = traits.kv_heads_may_be_absent || config.contains("num_key_value_heads");
-  const auto kv_heads = config.integer("num_key_value_heads", 1, ModelConfig::kMaxHeads);
-  if (!kv_heads && !optional) config.fail("num_key_value_heads", "missing");
+  const bool present = config.contains("num_key_value_heads");
+  auto kv_heads = config.integer("num_key_value_heads", 1, ModelConfig::kMaxHeads);
+  if (!present && traits.default_kv_heads != 0) kv_heads = traits.default_kv_heads;
+  if (!present && !kv_heads && !traits.kv_heads_may_be_absent) {
+    config.fail("num_key_value_heads", "missing");
+  }
   shape.kv_heads = kv_heads.value_or(shape.heads);
   if (shape.heads % shape.kv_heads != 0) {
     config.fail("num_key_value_heads", std::to_string(shape.kv_heads) + " does not divide the " +
@@ -49,6 +59,29 @@ void require_silu(const ModelConfig& config) {
                   config.model_type() + " model; supported: silu");
 }
 
+/// Names the norms of a layer by the place they have in it.
+void set_norms(LayerSpec& layer, BranchNorms norms, const std::string& base,
+               const NormSpec& shape) {
+  const auto norm = [&](const char* name) {
+    NormSpec spec = shape;
+    spec.path = base + name;
+    return spec;
+  };
+  if (norms == BranchNorms::kPost) {
+    layer.post_norm = norm("post_attention_layernorm");
+    layer.ff_post_norm = norm("post_feedforward_layernorm");
+    return;
+  }
+  layer.pre_norm = norm("input_layernorm");
+  if (norms == BranchNorms::kPre) {
+    layer.ff_pre_norm = norm("post_attention_layernorm");
+    return;
+  }
+  layer.post_norm = norm("post_attention_layernorm");
+  layer.ff_pre_norm = norm("pre_feedforward_layernorm");
+  layer.ff_post_norm = norm("post_feedforward_layernorm");
+}
+
 }  // namespace
 
 float norm_epsilon(const ModelConfig& config, std::string_view key, double fallback) {
@@ -58,24 +91,25 @@ float norm_epsilon(const ModelConfig& config, std::string_view key, double fallb
 }
 
 ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
-  if (!traits.own_activation) require_silu(config);
+  if (!traits.own_activation && traits.activation == Activation::kSilu) require_silu(config);
   const Shape shape = read_shape(config, traits);
   const float eps = norm_epsilon(config, "rms_norm_eps", traits.default_eps);
   ModelSpec spec;
   spec.model_type = traits.model_type;
   spec.hidden = shape.hidden;
-  spec.vocabulary = config.required_integer("vocab_size", 1, ModelConfig::kMaxVocabulary);
+  spec.vocabulary =
+      required_or(config, "vocab_size", traits.default_vocabulary, ModelConfig::kMaxVocabulary);
   spec.max_positions = config.integer("max_position_embeddings", 1, int64_t{1} << 40)
                            .value_or(traits.default_positions);
   spec.embedding.path = "model.embed_tokens";
-  RopeRules rules = traits.rope;
-  rules.theta = traits.default_theta;
-  rules.positions = traits.default_positions;
-  spec.ropes.push_back(read_rope(config, shape.head_dim, rules));
-
-  const auto norm = [&](std::string path) {
-    return NormSpec{std::move(path), shape.hidden, eps, NormKind::kRms};
-  };
+  spec.ropes = traits.ropes;
+  if (spec.ropes.empty()) {
+    RopeRules rules = traits.rope;
+    rules.theta = traits.default_theta;
+    rules.positions = traits.default_positions;
+    spec.ropes.push_back(read_rope(config, shape.head_dim, rules));
+  }
+  const NormSpec norm{{}, shape.hidden, eps, traits.norm_kind};
   const int64_t layers = config.required_integer("num_hidden_layers", 1, ModelConfig::kMaxLayers);
   spec.layers.reserve(static_cast<std::size_t>(layers));
   for (int64_t i = 0; i < layers; ++i) {
@@ -96,27 +130,31 @@ ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
     mixer.n_heads = shape.heads;
     mixer.n_kv_heads = shape.kv_heads;
     mixer.head_dim = shape.head_dim;
-    mixer.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
+    if (traits.qkv_bias) mixer.q.bias = mixer.k.bias = mixer.v.bias = true;
+    mixer.scale = static_cast<float>(
+        traits.scale.value_or(1.0 / std::sqrt(static_cast<double>(shape.head_dim))));
     mixer.window = traits.window;
-    if (traits.qk_norm) {
-      const auto head_norm = [&](const char* name) {
-        return NormSpec{base + "self_attn." + name, shape.head_dim, eps, NormKind::kRms};
+    if (traits.qk_norm != QkNorm::kNone) {
+      const bool across = traits.qk_norm == QkNorm::kAcross;
+      const auto head_norm = [&](const char* name, int64_t heads) {
+        return NormSpec{base + "self_attn." + name,
+                        across ? heads * shape.head_dim : shape.head_dim, eps, traits.norm_kind};
       };
-      mixer.q_norm = head_norm("q_norm");
-      mixer.k_norm = head_norm("k_norm");
+      mixer.q_norm = head_norm("q_norm", shape.heads);
+      mixer.k_norm = head_norm("k_norm", shape.kv_heads);
     }
 
     LayerSpec layer;
-    layer.pre_norm = norm(base + "input_layernorm");
+    set_norms(layer, traits.branch_norms, base, norm);
     layer.mixer = mixer;
-    layer.ff_pre_norm = norm(base + "post_attention_layernorm");
     layer.feed_forward =
         GatedMlpSpec{mlp("gate_proj", shape.intermediate, shape.hidden),
                      mlp("up_proj", shape.intermediate, shape.hidden),
-                     mlp("down_proj", shape.hidden, shape.intermediate), Activation::kSilu};
+                     mlp("down_proj", shape.hidden, shape.intermediate), traits.activation};
     spec.layers.push_back(std::move(layer));
   }
-  spec.final_norm = norm("model.norm");
+  spec.final_norm = norm;
+  spec.final_norm.path = "model.norm";
   spec.head.tied = config.tied_embeddings();
   spec.head.linear = LinearSpec{"lm_head", spec.vocabulary, spec.hidden, false};
   return spec;
@@ -195,10 +233,10 @@ void complete_llama_config(Json& config, const ModelConfig& source, const LlamaT
   const auto* mlp = std::get_if<GatedMlpSpec>(&*spec.layers.front().feed_forward);
   config["mlp_bias"] = mlp != nullptr && mlp->gate.bias;
   config["max_position_embeddings"] = spec.max_positions;
-  config["hidden_act"] = "silu";
+  if (traits.activation == Activation::kSilu) config["hidden_act"] = "silu";
   if (source.find("rms_norm_eps") == nullptr) config["rms_norm_eps"] = traits.default_eps;
   config["tie_word_embeddings"] = spec.head.tied;
-  write_rope(config, source, spec.ropes.front());
+  if (traits.ropes.empty()) write_rope(config, source, spec.ropes.front());
 }
 
 }  // namespace jang

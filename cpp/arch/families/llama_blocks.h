@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <set>
+#include <vector>
 
 #include "arch/config.h"
 #include "arch/rope_config.h"
@@ -12,12 +13,21 @@
 
 namespace jang {
 
+enum class QkNorm {
+  kNone,
+  kPerHead,  // each head's queries and keys by one gain of head_dim
+  kAcross,   // all heads together, before they are split
+};
+
+/// Where a branch is normed: before it, behind it (then the residual enters as it is), or both.
+enum class BranchNorms { kPre, kPost, kPreAndPost };
+
 struct LlamaTraits {
   std::string_view model_type;
   bool attention_bias = false;
   bool mlp_bias = false;
-  int64_t window = 0;    // on every layer; 0: none
-  bool qk_norm = false;  // RMS norm of each head's queries and keys before rotary
+  int64_t window = 0;              // on every layer; 0: none
+  QkNorm qk_norm = QkNorm::kNone;  // before rotary
   double default_theta = 10000.0;
   double default_eps = 1e-6;
   int64_t default_head_dim = 0;  // 0: hidden_size / num_attention_heads
@@ -25,6 +35,15 @@ struct LlamaTraits {
   bool kv_heads_may_be_absent = false;  // then as many as query heads
   bool own_activation = false;          // the family reads hidden_act itself; else it is silu
   RopeRules rope = {};                  // but for theta and positions, which stand above
+  bool qkv_bias = false;                // of q, k and v alone, whatever attention_bias says
+  NormKind norm_kind = NormKind::kRms;  // of all norms
+  BranchNorms branch_norms = BranchNorms::kPre;
+  Activation activation = Activation::kSilu;  // any other is the family's to read
+  int64_t default_heads = 0;                  // 0: the key is required; so below
+  int64_t default_kv_heads = 0;
+  int64_t default_vocabulary = 0;
+  std::optional<double> scale = {};  // on q.k, else head_dim^-1/2
+  std::vector<RopeSpec> ropes = {};  // empty: one, read from the config
 };
 
 /// The numbers of a norm's epsilon: `key`, from 0 to 1, or `fallback`.

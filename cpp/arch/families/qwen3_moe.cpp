@@ -17,7 +17,7 @@ LlamaTraits traits_of(const ModelConfig& config) {
   LlamaTraits traits;
   traits.model_type = "qwen3_moe";
   traits.attention_bias = config.boolean("attention_bias").value_or(false);
-  traits.qk_norm = true;
+  traits.qk_norm = QkNorm::kPerHead;
   if (config.boolean("use_sliding_window").value_or(false)) {
     traits.window = window_size(config).value_or(kWindowIfAbsent);
   }

@@ -68,17 +68,18 @@ void AttentionLayer::prepare_heads(const LayerContext& context, const SequenceSl
   }
   const bool rms = norm && !centred;
   const float offset = rms && norm->spec.kind == NormKind::kRmsOnePlus ? 1.0f : 0.0f;
-  if (spec_.rope < 0) {
-    if (rms) {
-      kernels.rms_norm(row, dim, norm->weight.data(), offset, norm->spec.eps, heads, dim, row, dim);
-    }
-    return;
+  const int64_t normed = rms ? norm->spec.size : dim;
+  const bool across = normed != dim;  // all heads together
+  if (rms && (across || spec_.rope < 0)) {
+    kernels.rms_norm(row, normed, norm->weight.data(), offset, norm->spec.eps, heads * dim / normed,
+                     normed, row, normed);
   }
+  if (spec_.rope < 0) return;
   const RopeTable& rope = sequence.ropes[static_cast<std::size_t>(spec_.rope)];
   const int64_t at = sequence.position - sequence.rope_begin + t;
   const int count = static_cast<int>(heads);
   const int half = static_cast<int>(rope.half);
-  if (rms) {
+  if (rms && !across) {
     kernels.norm_rope(row, dim, count, static_cast<int>(dim), norm->weight.data(), offset,
                       norm->spec.eps, half, rope.interleaved, rope.cos_row(at), rope.sin_row(at));
   } else {

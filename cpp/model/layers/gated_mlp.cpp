@@ -1,9 +1,25 @@
 #include "model/layers/gated_mlp.h"
 
 namespace jang {
+namespace {
+
+/// gate = act(gate) * up
+void activate(const kernels::KernelTable& kernels, Activation activation, float* gate,
+              const float* up, int64_t n) {
+  switch (activation) {
+    case Activation::kSilu:
+      return kernels.silu_mul(gate, up, n, gate);
+    case Activation::kGeluTanh:
+      return kernels.gelu_mul(gate, up, n, true, gate);
+    case Activation::kGelu:
+      return kernels.gelu_mul(gate, up, n, false, gate);
+  }
+}
+
+}  // namespace
 
 GatedMlpLayer::GatedMlpLayer(const GatedMlpSpec& spec, WeightBinder& binder)
-    : down_(binder.linear(spec.down)) {
+    : activation_(spec.activation), down_(binder.linear(spec.down)) {
   if (spec.gate_up) {
     const LinearWeight both = binder.linear(*spec.gate_up);
     gate_ = rows_of(both, 0, spec.gate.out);
@@ -24,8 +40,8 @@ bool GatedMlpLayer::forward(LayerContext& context, const float* x, float* out) c
 
   // Cut in whole vectors at places that do not depend on the thread count.
   context.pool.split(context.tokens * width, 1024, [&](int64_t begin, int64_t end, int /*worker*/) {
-    context.kernels.silu_mul(work.gate.data() + begin, work.up.data() + begin, end - begin,
-                             work.gate.data() + begin);
+    activate(context.kernels, activation_, work.gate.data() + begin, work.up.data() + begin,
+             end - begin);
   });
 
   const LinearJob job{&down_, out, down_.rows};

@@ -15,6 +15,7 @@ class GatedMlpLayer {
   bool forward(LayerContext& context, const float* x, float* out) const;
 
  private:
+  Activation activation_;
   LinearWeight gate_, up_, down_;
 };
 

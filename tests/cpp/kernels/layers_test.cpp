@@ -1,4 +1,5 @@
-// Norm, residual add, SwiGLU, rotary embedding, softmax and argmax at every level.
+// Norm, residual add, multipliers, soft caps, SwiGLU, rotary embedding, softmax and argmax at every
+// level.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -211,6 +212,41 @@ TEST_P(LayersTest, AddIsExact) {
     for (std::size_t i = 0; i < n; ++i) expected[i] += y[i];
     kernels().add(x.data(), y.data(), static_cast<int64_t>(n));
     ASSERT_TRUE(same_bits(x.span(), expected)) << n;
+  }
+}
+
+TEST_P(LayersTest, Scale) {
+  for (const std::size_t n : sizes()) {
+    GuardedFloats x(normal_floats(n, 1));
+    std::vector<float> expected = x.copy();
+    for (float& v : expected) v *= 0.22f;
+    kernels().scale(x.data(), 0.22f, static_cast<int64_t>(n));
+    ASSERT_TRUE(same_bits(x.span(), expected)) << n;
+  }
+}
+
+TEST_P(LayersTest, SoftCap) {
+  for (const float cap : {0.5f, 30.0f, 50.0f}) {
+    for (const std::size_t n : sizes()) {
+      const std::vector<float> values = normal_floats(n, 17, 2.0f * cap);
+      GuardedFloats x(values);
+      std::vector<float> expected = values;
+      kernels().soft_cap(x.data(), cap, static_cast<int64_t>(n));
+      reference().soft_cap(expected.data(), cap, static_cast<int64_t>(n));
+      for (std::size_t i = 0; i < n; ++i) {
+        const float exact = cap * std::tanh(values[i] / cap);
+        ASSERT_NEAR(expected[i], exact, 2e-7 * cap);
+        ASSERT_NEAR(x[i], expected[i], 3e-7 * cap) << values[i];
+      }
+    }
+    std::vector<float> x = {1e30f, -1e30f, kInfinity, -kInfinity, 0.0f, kNan, 1.0f};
+    kernels().soft_cap(x.data(), cap, static_cast<int64_t>(x.size()));
+    EXPECT_EQ(x[0], cap);
+    EXPECT_EQ(x[1], -cap);
+    EXPECT_EQ(x[2], cap);
+    EXPECT_EQ(x[3], -cap);
+    EXPECT_EQ(x[4], 0.0f);
+    EXPECT_TRUE(std::isnan(x[5]));
   }
 }
 

@@ -109,8 +109,9 @@ TEST(Uniform, OnlyTheGlobalGroupCounts) {
 
 TEST(Uniform, GraniteKeepsThreeProjectionsAtEight) {
   Headers headers = test::llama_headers({});
-  headers.config = ModelConfig::parse(
-      R"({"model_type": "granite", "num_hidden_layers": 4, "hidden_size": 256})", "config.json");
+  Json config = headers.config.root();
+  config["model_type"] = "granite";
+  headers.config = ModelConfig::parse(dump_json(config), "config.json");
   const auto found = formats(plan_of(headers, "uniform-4"));
   EXPECT_EQ(found.at("model.layers.1.self_attn.o_proj").bits, 8);
   EXPECT_EQ(found.at("model.layers.1.mlp.down_proj").bits, 8);
