@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "arch/config.h"
 #include "arch/spec.h"
@@ -29,6 +30,9 @@ struct RopeRules {
 /// original_max_position_embeddings. Types that no layer computes are Error{kUnsupportedModel} by
 /// name; missing or non-positive numbers Error{kConfigValue}.
 RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules& rules);
+
+/// A finite number above 0, or Error{kConfigValue} naming `key`.
+double positive_number(const ModelConfig& config, const std::string& key, const Json& value);
 
 /// Sets rope_theta, and rope_scaling with both `type` and `rope_type` (or null for plain rotary
 /// positions), on `text`, the object that holds the text model's settings. A family whose heads

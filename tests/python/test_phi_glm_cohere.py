@@ -4,8 +4,6 @@ longrope past its original positions, and what stock mlx-lm makes of the directo
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +22,8 @@ from test_mlx import PROFILES, assert_agreement, stock_model
 from test_parity import TOLERANCE, stored
 from weight_files import read_weights
 
-DEMO = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
 FAMILIES = ["phi", "phi3-longrope", "glm4", "cohere-qk-norm", "cohere2"]
 LENGTH = 64
-# With the demo model's tokenizer, so that a text can be read; widths that groups divide.
-SHAPE = {
-    "vocab_size": 4096,
-    "hidden_size": 128,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 2,
-}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -120,17 +109,14 @@ def readable(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A source that a text can be read with."""
     folder = tmp_path_factory.mktemp(name) / "readable"
     case = tiny.BY_NAME[name]
-    config = {**case.config, **SHAPE, **short(case)}
-    tiny.write_checkpoint(replace(case, config=config), folder)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(DEMO / file, folder / file)
+    tiny.write_readable_checkpoint(case, folder, **short(case))
     return folder
 
 
 def short(case: tiny.Case) -> dict[str, Any]:
     """As many layer types as layers."""
     types = case.config.get("layer_types")
-    return {} if types is None else {"layer_types": types[-SHAPE["num_hidden_layers"] :]}
+    return {} if types is None else {"layer_types": types[-tiny.READABLE["num_hidden_layers"] :]}
 
 
 def solve(source: Path, output: Path, text: Path, sequences: int, **options: Any) -> Any:

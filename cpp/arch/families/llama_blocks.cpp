@@ -179,6 +179,7 @@ void complete_llama_config(Json& config, const ModelConfig& source, const LlamaT
   if (source.find("rms_norm_eps") == nullptr) config["rms_norm_eps"] = traits.default_eps;
   config["tie_word_embeddings"] = spec.head.tied;
   write_rope(config, source, spec.ropes.front());
+  if (traits.rope.partial) write_partial_rotary(config, source, traits.rope);
 }
 
 }  // namespace jang
