@@ -22,19 +22,12 @@ const Json* rope_dictionary(const ModelConfig& config, std::string& key) {
   return nullptr;
 }
 
-double positive(const ModelConfig& config, const std::string& key, const Json& value) {
-  if (!value.is_number()) config.fail(key, "expected a number");
-  const double number = value.as_double();
-  if (!std::isfinite(number) || number <= 0) config.fail(key, "expected a finite number above 0");
-  return number;
-}
-
 double required(const ModelConfig& config, const Json& dictionary, const std::string& owner,
                 std::string_view key) {
   const std::string name = owner + "." + std::string(key);
   const Json* value = dictionary.find(key);
   if (value == nullptr) config.fail(name, "missing");
-  return positive(config, name, *value);
+  return positive_number(config, name, *value);
 }
 
 RopeType rope_type(const ModelConfig& config, const Json& dictionary, const std::string& owner) {
@@ -64,7 +57,7 @@ int64_t original_positions(const ModelConfig& config, const Json& dictionary, in
   if (const auto top = config.integer(kKey, 1, int64_t{1} << 40)) return *top;
   const Json* value = dictionary.find(kKey);
   if (value == nullptr) return positions;
-  const double number = positive(config, std::string(kKey), *value);
+  const double number = positive_number(config, std::string(kKey), *value);
   if (number != std::floor(number) || number > 0x1p40) {
     config.fail(kKey, "expected an integer from 1 to 2^40");
   }
@@ -100,7 +93,7 @@ double partial_factor(const ModelConfig& config, double fallback, std::string& k
   } else {
     value = config.find(key);
   }
-  return value == nullptr ? fallback : positive(config, key, *value);
+  return value == nullptr ? fallback : positive_number(config, key, *value);
 }
 
 int64_t rotated_channels(const ModelConfig& config, int64_t head_dim, const RopeRules& rules) {
@@ -153,12 +146,19 @@ Json scaling_json(Json scaling, const RopeSpec& rope);
 
 }  // namespace
 
+double positive_number(const ModelConfig& config, const std::string& key, const Json& value) {
+  if (!value.is_number()) config.fail(key, "expected a number");
+  const double number = value.as_double();
+  if (!std::isfinite(number) || number <= 0) config.fail(key, "expected a finite number above 0");
+  return number;
+}
+
 RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules& rules) {
   RopeSpec rope;
   rope.interleaved = rules.interleaved;
   rope.theta = rules.theta;
   if (const Json* theta = config.find("rope_theta")) {
-    rope.theta = positive(config, "rope_theta", *theta);
+    rope.theta = positive_number(config, "rope_theta", *theta);
   }
   rope.rotated = rotated_channels(config, head_dim, rules);
 
@@ -193,7 +193,7 @@ RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
                          const std::string& owner, const RopeRules& rules, RopeSpec rope) {
   if (dictionary == nullptr) return rope;
   if (const Json* theta = dictionary->find("rope_theta")) {
-    rope.theta = positive(config, owner + ".rope_theta", *theta);
+    rope.theta = positive_number(config, owner + ".rope_theta", *theta);
   }
   for (const auto& [key, value] : dictionary->as_object()) {
     if (value.is_object()) {

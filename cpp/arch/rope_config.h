@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 
 #include "arch/config.h"
 #include "arch/spec.h"
@@ -36,6 +37,9 @@ RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules&
 RopeSpec read_layer_rope(const ModelConfig& config, std::string_view layer_type,
                          std::string_view theta_key, bool scaled, int64_t head_dim,
                          double default_theta, int64_t default_positions);
+
+/// A finite number above 0, or Error{kConfigValue} naming `key`.
+double positive_number(const ModelConfig& config, const std::string& key, const Json& value);
 
 /// Sets rope_theta, and rope_scaling with both `type` and `rope_type` (or null for plain rotary
 /// positions), on `text`, the object that holds the text model's settings. A family whose heads

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "arch/rope_config.h"
+
 namespace jang {
 namespace {
 
@@ -15,12 +17,7 @@ namespace {
 }
 
 double positive(const RopeDictionary& dictionary, std::string_view key, const Json& value) {
-  if (!value.is_number()) fail(dictionary, key, "expected a number");
-  const double number = value.as_double();
-  if (!std::isfinite(number) || number <= 0) {
-    fail(dictionary, key, "expected a finite number above 0");
-  }
-  return number;
+  return positive_number(dictionary.config, dictionary.owner + "." + std::string(key), value);
 }
 
 std::optional<double> optional_number(const RopeDictionary& dictionary, std::string_view key) {

@@ -182,7 +182,8 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
 
   const WorkList work = cut_plan(plan, options.calibration.has_value());
   std::optional<ResumePoint> point;
-  if (resume) point = resume->point(plan, calibrated ? calibrated->states_shape() : StatesShape{});
+  const StatesShape states = calibrated ? calibrated->states_shape() : StatesShape{};
+  if (resume) point = resume->point(plan, states);
   std::optional<ShardOutput> shards;
   if (point) {
     const std::string reason =
@@ -196,7 +197,7 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   ShardOutput& output = *shards;
   if (point) {
     resume->notice(calibrated
-                       ? continuing(point->position.layers, calibrated->states_shape().layers)
+                       ? continuing(point->position.layers, states.layers)
                        : "continuing behind tensor " + std::to_string(point->streamed.size()) +
                              " of " + std::to_string(plan.tensors.size()));
   } else if (measured_before) {
@@ -236,10 +237,9 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
       return solved_sums[i];
     };
     if (resume) {
-      const uint64_t sequences = calibrated->states_shape().sequences;
-      solving.save = [&, sequences](const ResumePoint& at, auto streams) {
+      solving.save = [&](const ResumePoint& at, auto streams) {
         output.sync();
-        resume->save(plan, at, streams, sequences);
+        resume->save(plan, at, streams, states.sequences);
       };
       solving.load = [&](std::size_t stream, int64_t sequence, float* rows) {
         resume->load(stream, sequence, rows);

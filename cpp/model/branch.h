@@ -19,22 +19,10 @@
 #include "model/layers/moe.h"
 #include "model/layers/parallel.h"
 #include "model/layers/plain_mlp.h"
+#include "model/norm_layer.h"
 #include "model/weights.h"
 
 namespace jang {
-
-struct NormLayer {
-  NormSpec spec;
-  std::vector<float> weight, bias;  // bias: empty if there is none
-
-  NormLayer(const NormSpec& norm_spec, WeightBinder& binder)
-      : spec(norm_spec), weight(binder.norm(norm_spec)), bias(binder.norm_bias(norm_spec)) {}
-  void forward(const kernels::KernelTable& kernels, ThreadPool& pool, const float* x,
-               int64_t tokens, float* out) const;
-  /// h += y, then out = the norm of h.
-  void add_and_forward(const kernels::KernelTable& kernels, ThreadPool& pool, float* h,
-                       const float* y, int64_t tokens, float* out) const;
-};
 
 struct Branch {
   std::optional<NormLayer> pre_norm, post_norm;

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -592,3 +593,21 @@ def long_tokens(case: Case) -> npt.NDArray[np.int32]:
     """A longer sequence, [1, case.long]."""
     state = np.random.RandomState(21)
     return state.randint(0, VOCABULARY, size=(1, case.long)).astype(np.int32)
+
+
+# With the tokenizer of the demo model, so that a text can be read; widths that groups divide.
+READABLE = {
+    "vocab_size": 4096,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+}
+
+
+def write_readable_checkpoint(case: Case, folder: Path, **more: Any) -> None:
+    """The case in the shape READABLE, with ``more`` in its config, and a tokenizer."""
+    write_checkpoint(replace(case, config={**case.config, **READABLE, **more}), folder)
+    demo = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(demo / file, folder / file)

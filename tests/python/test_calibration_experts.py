@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,10 @@ from jang_tools.evaluate import evaluate
 from jang_tools.model import load_model
 from weight_files import read_weights
 
-DEMO = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
 LENGTH = 64
-# With the demo model's tokenizer, so that a text can be read; widths that groups divide.
-SHAPE = {
-    "vocab_size": 4096,
-    "hidden_size": 128,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 2,
-}
 CASES = {
-    "qwen3-moe": {**SHAPE, "moe_intermediate_size": 64},
-    "mixtral": {**SHAPE, "intermediate_size": 64, "num_experts": 8},
+    "qwen3-moe": {"moe_intermediate_size": 64},
+    "mixtral": {"intermediate_size": 64, "num_experts": 8},
 }
 EXPERTS = ["*=none", "*switch_mlp*=3:32"]  # nothing else is quantized
 
@@ -46,10 +36,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=sorted(CASES))
 def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param) / "source"
-    case = tiny.BY_NAME[request.param]
-    tiny.write_checkpoint(replace(case, config={**case.config, **CASES[request.param]}), folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(DEMO / name, folder / name)
+    tiny.write_readable_checkpoint(tiny.BY_NAME[request.param], folder, **CASES[request.param])
     return folder
 
 
@@ -115,11 +102,8 @@ def test_threads_change_no_byte(source: Path, text: Path, tmp_path: Path) -> Non
 
 def test_fused_experts_solve_to_the_same_bytes(source: Path, text: Path, tmp_path: Path) -> None:
     name = source.parent.name.rstrip("0123456789")
-    case = tiny.BY_NAME[name]
-    config = {**case.config, **CASES[name]}
-    tiny.write_checkpoint(replace(case, config=config, fused_experts=True), tmp_path / "fused")
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(source / file, tmp_path / "fused" / file)
+    case = replace(tiny.BY_NAME[name], fused_experts=True)
+    tiny.write_readable_checkpoint(case, tmp_path / "fused", **CASES[name])
     assert read_weights(tmp_path / "fused").keys() != read_weights(source).keys()
     solve(source, tmp_path / "a", text, 6)
     solve(tmp_path / "fused", tmp_path / "b", text, 6)

@@ -154,7 +154,9 @@ void complete_cohere2(Json& config, const ModelConfig& source) {
   const ModelSpec model = cohere2_spec(source);
   complete(config, source, model);
   config["sliding_window"] = window(source);
-  const std::vector<bool> windowed = windowed_layers(source, model.layers.size());
+  std::vector<bool> windowed;
+  for (const LayerSpec& layer : model.layers)
+    windowed.push_back(std::get<AttentionSpec>(layer.mixer).window != 0);
   config["sliding_window_pattern"] = stock_pattern(windowed);
   Json::Array types;
   for (const bool local : windowed) {

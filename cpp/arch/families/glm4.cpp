@@ -41,9 +41,7 @@ ModelSpec spec(const ModelConfig& config) {
 }
 
 void complete_config(Json& config, const ModelConfig& source) {
-  const LlamaTraits traits = traits_of(source);
-  complete_llama_config(config, source, traits, spec(source));
-  write_partial_rotary(config, source, traits.rope);
+  complete_llama_config(config, source, traits_of(source), spec(source));
 }
 
 }  // namespace

@@ -236,7 +236,10 @@ void complete_llama_config(Json& config, const ModelConfig& source, const LlamaT
   if (traits.activation == Activation::kSilu) config["hidden_act"] = "silu";
   if (source.find("rms_norm_eps") == nullptr) config["rms_norm_eps"] = traits.default_eps;
   config["tie_word_embeddings"] = spec.head.tied;
-  if (traits.ropes.empty()) write_rope(config, source, spec.ropes.front());
+  if (traits.ropes.empty()) {
+    write_rope(config, source, spec.ropes.front());
+    if (traits.rope.partial) write_partial_rotary(config, source, traits.rope);
+  }
 }
 
 }  // namespace jang

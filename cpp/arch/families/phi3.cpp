@@ -37,7 +37,6 @@ void complete_config(Json& config, const ModelConfig& source) {
   const LlamaTraits traits = traits_of(source);
   const ModelSpec model = spec(source);
   complete_llama_config(config, source, traits, model);
-  write_partial_rotary(config, source, traits.rope);
   write_window(config, traits.window);
   const RopeSpec& rope = model.ropes.front();
   if (rope.type == RopeType::kLongRope) {

@@ -18,14 +18,8 @@ AttentionLayer::AttentionLayer(const AttentionSpec& spec, WeightBinder& binder)
     k_ = binder.linear(spec.k);
     v_ = binder.linear(spec.v);
   }
-  q_norm_ = head_norm(spec.q_norm, binder);
-  k_norm_ = head_norm(spec.k_norm, binder);
-}
-
-std::optional<AttentionLayer::HeadNorm> AttentionLayer::head_norm(
-    const std::optional<NormSpec>& spec, WeightBinder& binder) {
-  if (!spec) return std::nullopt;
-  return HeadNorm{*spec, binder.norm(*spec), binder.norm_bias(*spec)};
+  q_norm_ = make_norm(spec.q_norm, binder);
+  k_norm_ = make_norm(spec.k_norm, binder);
 }
 
 bool AttentionLayer::forward(LayerContext& context, const float* x, float* out) const {
@@ -52,7 +46,7 @@ bool AttentionLayer::project(LayerContext& context, const float* x) const {
 }
 
 void AttentionLayer::prepare_heads(const LayerContext& context, const SequenceSlice& sequence,
-                                   int64_t t, const std::optional<HeadNorm>& norm, int64_t heads,
+                                   int64_t t, const std::optional<NormLayer>& norm, int64_t heads,
                                    float* row) const {
   const kernels::KernelTable& kernels = context.kernels;
   const int64_t dim = spec_.head_dim;
@@ -60,14 +54,13 @@ void AttentionLayer::prepare_heads(const LayerContext& context, const SequenceSl
   if (centred) {
     // One call for all heads, or one for each where each has weights of its own.
     const bool own = norm->spec.heads > 0;
-    const float* bias = norm->bias.empty() ? nullptr : norm->bias.data();
     for (int64_t h = 0; h < heads; h += own ? 1 : heads) {
-      kernels.layer_norm(row + h * dim, norm->weight.data() + (own ? h * dim : 0), bias,
-                         norm->spec.eps, own ? 1 : heads, dim, row + h * dim);
+      kernels.layer_norm(row + h * dim, norm->weight.data() + (own ? h * dim : 0),
+                         norm->bias_data(), norm->spec.eps, own ? 1 : heads, dim, row + h * dim);
     }
   }
   const bool rms = norm && !centred;
-  const float offset = rms && norm->spec.kind == NormKind::kRmsOnePlus ? 1.0f : 0.0f;
+  const float offset = rms ? norm->offset() : 0.0f;
   const int64_t normed = rms ? norm->spec.size : dim;
   const bool across = normed != dim;  // all heads together
   if (rms && (across || spec_.rope < 0)) {

@@ -6,6 +6,7 @@
 
 #include "arch/spec.h"
 #include "model/layer_context.h"
+#include "model/norm_layer.h"
 #include "model/weights.h"
 
 namespace jang {
@@ -20,23 +21,17 @@ class AttentionLayer {
   bool forward(LayerContext& context, const float* x, float* out) const;
 
  private:
-  struct HeadNorm {
-    NormSpec spec;
-    std::vector<float> weight, bias;  // [dim] or [heads][dim]; bias: empty or [dim]
-  };
-  static std::optional<HeadNorm> head_norm(const std::optional<NormSpec>& spec,
-                                           WeightBinder& binder);
   bool project(LayerContext& context, const float* x) const;
   /// Norm and rotary positions of one token's heads, in place.
   void prepare_heads(const LayerContext& context, const SequenceSlice& sequence, int64_t t,
-                     const std::optional<HeadNorm>& norm, int64_t heads, float* row) const;
+                     const std::optional<NormLayer>& norm, int64_t heads, float* row) const;
   void rotate_and_store(LayerContext& context) const;
   void part_gates(LayerContext& context) const;
   void apply_gates(LayerContext& context) const;
 
   AttentionSpec spec_;
   LinearWeight q_, k_, v_, o_;
-  std::optional<HeadNorm> q_norm_, k_norm_;
+  std::optional<NormLayer> q_norm_, k_norm_;
 };
 
 }  // namespace jang

@@ -41,6 +41,10 @@ void put_on_lattice(std::vector<float>& values, std::size_t group, int bits, uns
   }
 }
 
+std::string weights_and_record(const fs::path& out) {
+  return read_file(out / "model-00001-of-00001.safetensors") + read_file(out / "jang_config.json");
+}
+
 using Chosen = std::function<bool(const std::string&)>;
 
 /// A model whose chosen matrices lie on lattices.
@@ -212,8 +216,7 @@ TEST(ConvertLattices, GptqSolvesTheOthers) {
         }
       }
       expect_verified(out, directory / "source");
-      const std::string bytes =
-          read_file(out / "model-00001-of-00001.safetensors") + read_file(out / "jang_config.json");
+      const std::string bytes = weights_and_record(out);
       if (threads == 1) first = bytes;
       EXPECT_EQ(bytes, first);
     }
@@ -255,8 +258,7 @@ TEST(ConvertLattices, ThreadsDoNotMatter) {
   for (const int threads : {1, 2, 3}) {
     const fs::path out = directory / std::to_string(threads);
     convert_to(directory / "source", out, options_for("JANG_4K", Method::kMse, threads));
-    const std::string bytes =
-        read_file(out / "model-00001-of-00001.safetensors") + read_file(out / "jang_config.json");
+    const std::string bytes = weights_and_record(out);
     if (threads == 1) first = bytes;
     EXPECT_EQ(bytes, first);
   }
