@@ -30,7 +30,11 @@
 #include "kernels/generic/product.inl"
 #include "kernels/generic/recurrence.inl"
 //
+#include "kernels/generic/chunk_parts.inl"
+//
 #include "kernels/generic/delta_chunk.inl"
+#include "kernels/generic/selective_scan.inl"
+#include "kernels/generic/ssd_chunk.inl"
 //
 #include "kernels/generic/round_with_feedback.inl"
 
@@ -60,6 +64,9 @@ constexpr KernelTable kernel_table(Level level) {
           .causal_conv = causal_conv,
           .delta_gates = delta_gates,
           .delta_chunk = delta_chunk,
+          .step_gates = step_gates,
+          .ssd_chunk = ssd_chunk,
+          .selective_scan = selective_scan,
           .kv_store = kv_store,
           .kv_load = kv_load,
           .hadamard = hadamard,
