@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <variant>
@@ -96,6 +97,49 @@ struct DeltaNetSpec {
   bool operator==(const DeltaNetSpec&) const = default;
 };
 
+/// A selective state space: a state [state][inner] whose every number decays at a rate of its own.
+/// Norms of the step's factors, of B and of C are optional; one with an empty path has no weight.
+struct MambaSpec {
+  LinearSpec in;            // rows: the inner channels, then their gates
+  LinearSpec parameters;    // of the convolved channels; rows: factors of the step, B, C
+  LinearSpec step;          // [inner][rank]
+  LinearSpec out;           // of the result times silu(gate)
+  std::string convolution;  // path of its weight [inner, taps, 1], and of its bias if it has one
+  bool convolution_bias = false;
+  std::string decay;  // tensor [inner, state]: ln of the rates at which a state is forgotten
+  std::string skip;   // tensor [inner]
+  std::optional<NormSpec> step_norm, b_norm, c_norm;
+  int64_t inner = 0;
+  int64_t state = 0;
+  int64_t rank = 0;
+  int64_t taps = 0;
+  bool operator==(const MambaSpec&) const = default;
+};
+
+/// State spaces of heads, a state [state][head_dim] each, that decay as a whole; B and C of the
+/// g-th of `groups` equal parts of the heads are the g-th of theirs. The result is multiplied by
+/// silu(z), and then normed in `groups` equal parts.
+struct Mamba2Spec {
+  LinearSpec in;  // rows: z, x, B of all groups, C of all groups, steps
+  LinearSpec out;
+  std::string convolution;  // path of its weight [channels, taps, 1], and of its bias if it has one
+  bool convolution_bias = false;
+  std::string decay;      // tensor [heads]: ln of the rate at which a state is forgotten
+  std::string skip;       // tensor [heads]
+  std::string step_bias;  // tensor [heads]
+  NormSpec norm;          // of inner() channels
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  int64_t groups = 0;
+  int64_t state = 0;
+  int64_t taps = 0;
+  float least_step = 0.0f;  // limits of ln(1 + e^(step + bias))
+  float largest_step = std::numeric_limits<float>::infinity();
+  int64_t inner() const noexcept { return heads * head_dim; }
+  int64_t channels() const noexcept { return inner() + 2 * groups * state; }
+  bool operator==(const Mamba2Spec&) const = default;
+};
+
 enum class Activation { kSilu, kGelu, kGeluTanh };
 struct GatedMlpSpec {
   LinearSpec gate, up, down;
@@ -147,7 +191,7 @@ struct MoeSpec {
   bool operator==(const MoeSpec&) const = default;
 };
 
-using MixerSpec = std::variant<AttentionSpec, DeltaNetSpec>;
+using MixerSpec = std::variant<AttentionSpec, DeltaNetSpec, MambaSpec, Mamba2Spec>;
 using FeedForwardSpec = std::variant<GatedMlpSpec, MoeSpec, PlainMlpSpec>;
 
 /// h += residual * post_norm(mixer(pre_norm(h))); h += residual * ff_post_norm(ff(ff_pre_norm(h))).

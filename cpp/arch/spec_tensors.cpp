@@ -30,7 +30,11 @@ class Collector {
     if (spec.bias) out_.push_back({spec.path + ".bias", {dim(spec.size)}, false});
   }
   void norm(const std::optional<NormSpec>& spec) {
-    if (spec) norm(*spec);
+    if (spec && !spec->path.empty()) norm(*spec);
+  }
+  void convolution(const std::string& path, int64_t channels, int64_t taps, bool biased) {
+    out_.push_back({path + ".weight", {dim(channels), dim(taps), 1}, false});
+    if (biased) out_.push_back({path + ".bias", {dim(channels)}, false});
   }
   void operator()(const AttentionSpec& spec) {
     if (spec.qkv) {
@@ -47,10 +51,27 @@ class Collector {
     if (spec.z) linear(*spec.z);
     linear(spec.b);
     if (spec.a) linear(*spec.a);
-    out_.push_back(
-        {spec.convolution + ".weight", {dim(spec.channels()), dim(spec.taps), 1}, false});
+    convolution(spec.convolution, spec.channels(), spec.taps, false);
     out_.push_back({spec.decay, {dim(spec.value_heads)}, false});
     out_.push_back({spec.step_bias, {dim(spec.value_heads)}, false});
+    norm(spec.norm);
+    linear(spec.out);
+  }
+  void operator()(const MambaSpec& spec) {
+    linear(spec.in);
+    convolution(spec.convolution, spec.inner, spec.taps, spec.convolution_bias);
+    linear(spec.parameters);
+    for (const auto* part : {&spec.step_norm, &spec.b_norm, &spec.c_norm}) norm(*part);
+    linear(spec.step);
+    out_.push_back({spec.decay, {dim(spec.inner), dim(spec.state)}, false});
+    out_.push_back({spec.skip, {dim(spec.inner)}, false});
+    linear(spec.out);
+  }
+  void operator()(const Mamba2Spec& spec) {
+    linear(spec.in);
+    convolution(spec.convolution, spec.channels(), spec.taps, spec.convolution_bias);
+    for (const std::string* name : {&spec.decay, &spec.skip, &spec.step_bias})
+      out_.push_back({*name, {dim(spec.heads)}, false});
     norm(spec.norm);
     linear(spec.out);
   }

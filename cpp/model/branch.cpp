@@ -47,6 +47,12 @@ void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
   if (const auto* delta = std::get_if<DeltaNetSpec>(&spec.mixer)) {
     out.push_back({std::move(mixer_pre), std::move(mixer_post), DeltaNetLayer(*delta, binder),
                    spec.residual, layer});
+  } else if (const auto* mamba = std::get_if<MambaSpec>(&spec.mixer)) {
+    out.push_back({std::move(mixer_pre), std::move(mixer_post), MambaLayer(*mamba, binder),
+                   spec.residual, layer});
+  } else if (const auto* mamba2 = std::get_if<Mamba2Spec>(&spec.mixer)) {
+    out.push_back({std::move(mixer_pre), std::move(mixer_post), Mamba2Layer(*mamba2, binder),
+                   spec.residual, layer});
   } else {
     out.push_back({std::move(mixer_pre), std::move(mixer_post),
                    AttentionLayer(std::get<AttentionSpec>(spec.mixer), binder), spec.residual,

@@ -63,6 +63,8 @@ class WeightBinder {
   std::vector<float> norm_bias(const NormSpec& spec);
   /// The tensor of that name, [size].
   std::vector<float> vector(const std::string& name, int64_t size);
+  /// The tensor of that name, [rows][columns].
+  std::vector<float> table(const std::string& name, int64_t rows, int64_t columns);
   /// Taps of a depthwise convolution, [taps][channels]; stored as [channels, taps, 1] or, in plain
   /// checkpoints, as [channels, 1, taps].
   std::vector<float> convolution(const std::string& path, int64_t channels, int64_t taps);

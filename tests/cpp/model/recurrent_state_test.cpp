@@ -37,7 +37,7 @@ class Recorder {
     const RecurrentState& memory = cache_.recurrent();
     for (int64_t p = begin; p < end; ++p) {
       const int64_t chunk = RecurrentState::chunk_begin(p);
-      const DeltaSlot slot = memory.slot(1, chunk);
+      const StateSlot slot = memory.slot(1, chunk);
       ASSERT_EQ(slot.state[0], static_cast<float>(chunk)) << "before position " << p;
       slot.updates[(p - chunk) * 20] = static_cast<float>(p);
       if (p + 1 == chunk + kChunk)
@@ -48,7 +48,7 @@ class Recorder {
   void check() const {
     const int64_t chunk = RecurrentState::chunk_begin(cache_.length());
     if (cache_.length() == 0) return;
-    const DeltaSlot slot = cache_.recurrent().slot(1, chunk);
+    const StateSlot slot = cache_.recurrent().slot(1, chunk);
     EXPECT_EQ(slot.state[0], static_cast<float>(chunk));
     for (int64_t p = chunk; p < cache_.length(); ++p)
       EXPECT_EQ(slot.updates[(p - chunk) * 20], static_cast<float>(p));
@@ -68,7 +68,7 @@ class Recorder {
 TEST(RecurrentState, StartsAtZero) {
   KvCache cache(one_delta_layer(), KvType::kF32);
   cache.reserve(1);
-  const DeltaSlot slot = cache.recurrent().slot(1, 0);
+  const StateSlot slot = cache.recurrent().slot(1, 0);
   for (int64_t i = 0; i < 4 * 3 * 5; ++i) ASSERT_EQ(slot.state[i], 0.0f);
   for (int64_t i = 0; i < 3 * (2 * 6 + 20); ++i) ASSERT_EQ(slot.inputs[i], 0.0f);
 }
@@ -76,12 +76,12 @@ TEST(RecurrentState, StartsAtZero) {
 TEST(RecurrentState, ArraysDoNotOverlap) {
   KvCache cache(one_delta_layer(), KvType::kF32);
   cache.reserve(kChunk + 1);
-  const DeltaSlot slot = cache.recurrent().slot(1, 0);
+  const StateSlot slot = cache.recurrent().slot(1, 0);
   EXPECT_GE(slot.inputs - slot.state, 4 * 3 * 5);
   EXPECT_GE(slot.keys - slot.inputs, (kChunk + 3) * (2 * 6 + 20));
   EXPECT_GE(slot.updates - slot.keys, kChunk * 6);
   EXPECT_GE(slot.decay - slot.updates, kChunk * 20);
-  const DeltaSlot other = cache.recurrent().slot(1, kChunk);
+  const StateSlot other = cache.recurrent().slot(1, kChunk);
   EXPECT_NE(other.state, slot.state);
 }
 
