@@ -256,10 +256,6 @@ std::vector<float> WeightBinder::values(const std::string& name,
   return out;
 }
 
-std::vector<float> WeightBinder::table(const std::string& name, int64_t rows, int64_t columns) {
-  return values(name, {static_cast<uint64_t>(rows), static_cast<uint64_t>(columns)});
-}
-
 std::vector<float> WeightBinder::convolution(const std::string& path, int64_t channels,
                                              int64_t taps) {
   const std::string name = path + ".weight";

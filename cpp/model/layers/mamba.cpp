@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "model/layers/chunk_memory.h"
+#include "model/layers/parts.h"
 
 namespace jang {
 namespace {
@@ -15,8 +16,6 @@ using kernels::kDeltaChunk;
 // that it remembers to be whole lines.
 constexpr int64_t kChannelsOfAPart = 64;
 constexpr int64_t kConvolvedTogether = 512;
-
-int64_t parts_for(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
 }  // namespace
 
@@ -33,12 +32,13 @@ MambaLayer::MambaLayer(const MambaSpec& spec, WeightBinder& binder)
       step_(binder.linear(spec.step)),
       out_(binder.linear(spec.out)),
       taps_(binder.convolution(spec.convolution, spec.inner, spec.taps)),
-      skip_(binder.vector(spec.skip, spec.inner)),
+      skip_(binder.values(spec.skip, shape_of(spec.inner))),
       step_norm_(bind_norm(spec.step_norm, binder)),
       b_norm_(bind_norm(spec.b_norm, binder)),
       c_norm_(bind_norm(spec.c_norm, binder)) {
-  if (spec.convolution_bias) bias_ = binder.vector(spec.convolution + ".bias", spec.inner);
-  const std::vector<float> stored = binder.table(spec.decay, spec.inner, spec.state);
+  if (spec.convolution_bias)
+    bias_ = binder.values(spec.convolution + ".bias", shape_of(spec.inner));
+  const std::vector<float> stored = binder.values(spec.decay, shape_of(spec.inner, spec.state));
   rate_.resize(stored.size());
   for (int64_t c = 0; c < spec.inner; ++c) {
     for (int64_t n = 0; n < spec.state; ++n) {

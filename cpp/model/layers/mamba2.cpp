@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "model/layers/chunk_memory.h"
+#include "model/layers/parts.h"
 
 namespace jang {
 namespace {
@@ -14,8 +15,6 @@ using kernels::kDeltaChunk;
 constexpr int64_t kHeadsOfAPart = 4;
 constexpr int64_t kChannelsOfAPart = 512;  // of a convolution
 
-int64_t parts_for(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
-
 }  // namespace
 
 Mamba2Layer::Mamba2Layer(const Mamba2Spec& spec, WeightBinder& binder)
@@ -25,11 +24,12 @@ Mamba2Layer::Mamba2Layer(const Mamba2Spec& spec, WeightBinder& binder)
       in_(binder.linear(spec.in)),
       out_(binder.linear(spec.out)),
       taps_(binder.convolution(spec.convolution, spec.channels(), spec.taps)),
-      rate_(binder.vector(spec.decay, spec.heads)),
-      skip_(binder.vector(spec.skip, spec.heads)),
-      shift_(binder.vector(spec.step_bias, spec.heads)),
+      rate_(binder.values(spec.decay, shape_of(spec.heads))),
+      skip_(binder.values(spec.skip, shape_of(spec.heads))),
+      shift_(binder.values(spec.step_bias, shape_of(spec.heads))),
       norm_(binder.norm(spec.norm)) {
-  if (spec.convolution_bias) bias_ = binder.vector(spec.convolution + ".bias", spec.channels());
+  if (spec.convolution_bias)
+    bias_ = binder.values(spec.convolution + ".bias", shape_of(spec.channels()));
   for (float& rate : rate_) rate = static_cast<float>(-std::exp(static_cast<double>(rate)));
 }
 
