@@ -252,6 +252,7 @@ std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const st
       }
     }
     name_routed_blocks(out, names);
+    join_granite_halves(out, names);
     const std::string head = spec.head.linear.path + ".weight";
     const auto is_head = [&](const std::string& name) {
       return final_name(config, name).name == head;

@@ -165,12 +165,27 @@ LinearWeight WeightBinder::linear(const LinearSpec& spec) {
   } else if (const QuantizedModule* quantized = module(spec.path, shape)) {
     weight.matrix = affine_matrix(directory_, *quantized, spec.out, spec.in, 0);
   } else {
-    const CheckpointTensor& tensor = plain(spec.path + ".weight", shape);
-    weight.matrix = kernels::DenseMatrix{payload(directory_, tensor), spec.out, spec.in,
-                                         float_type(directory_, tensor)};
+    weight.matrix = dense(spec.path + ".weight", shape);
   }
   weight.bias = bias(spec);
   return weight;
+}
+
+kernels::DenseMatrix WeightBinder::dense(const std::string& name,
+                                         const std::vector<uint64_t>& shape) {
+  const auto rows = static_cast<int64_t>(shape[0]), columns = static_cast<int64_t>(shape[1]);
+  if (directory_.format != DirectoryFormat::kHf || find(name) != nullptr) {
+    const CheckpointTensor& tensor = plain(name, shape);
+    return {payload(directory_, tensor), rows, columns, float_type(directory_, tensor)};
+  }
+  // A plain checkpoint may hold it as some rows of a fused tensor, which lie together.
+  const SourceRow at = locate_row(final_tensor(name, shape), 0);
+  JANG_ASSERT(at.available >= shape[0]);
+  const CheckpointTensor& tensor = directory_.checkpoint.tensors()[at.tensor];
+  use(tensor);
+  const uint64_t row_bytes = shape[1] * static_cast<uint64_t>(dtype_size(tensor.dtype));
+  return {payload(directory_, tensor) + at.row * row_bytes, rows, columns,
+          float_type(directory_, tensor)};
 }
 
 std::vector<float> WeightBinder::bias(const LinearSpec& spec) {

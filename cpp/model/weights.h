@@ -77,6 +77,8 @@ class WeightBinder {
   /// The tensor of that final name, or nullptr; a plain checkpoint may spell it otherwise.
   const CheckpointTensor* find(const std::string& name);
   const CheckpointTensor& plain(const std::string& name, const std::vector<uint64_t>& shape);
+  /// An unquantized matrix.
+  kernels::DenseMatrix dense(const std::string& name, const std::vector<uint64_t>& shape);
   const FinalTensor& final_tensor(const std::string& name, const std::vector<uint64_t>& shape);
   /// The module of that path, marked as used, or nullptr; Error{kTensorShape} if `shape` is not
   /// its.

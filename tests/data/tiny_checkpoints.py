@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 import tiny_hybrid as hybrid
 import tiny_phi_glm_cohere as more
+import tiny_state_space as spaces
 
 SEQUENCES = 2
 LENGTH = 24
@@ -55,11 +56,15 @@ class Case:
         values = {**BASE, **self.config}
         if self.model_type in hybrid.ARCHITECTURES:
             return hybrid.matrices(values)
+        if self.model_type in spaces.ARCHITECTURES:
+            return spaces.matrices(values)
         return int(values["num_hidden_layers"]) * more.matrices_of_a_layer(self.model_type)
 
     @property
     def long(self) -> int:
         """Tokens of a longer sequence that belongs to the case; 0: none."""
+        if self.model_type in spaces.ARCHITECTURES:
+            return spaces.LONG
         return hybrid.LONG if self.model_type in hybrid.ARCHITECTURES else 0
 
     @property
@@ -342,6 +347,10 @@ CASES += [
         stock=False,
     ),
 ]
+CASES += [
+    Case(name, values, dtype=dtype, shards=shards, absent=absent, stock=stock)
+    for name, values, dtype, shards, absent, stock in spaces.CASES
+]
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -356,6 +365,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         "qwen3_moe": "Qwen3MoeForCausalLM",
         **more.ARCHITECTURES,
         **hybrid.ARCHITECTURES,
+        **spaces.ARCHITECTURES,
         "qwen2": "Qwen2ForCausalLM",
         "qwen3": "Qwen3ForCausalLM",
         "granite": "GraniteForCausalLM",
@@ -370,6 +380,11 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         del values["attention_bias"], values["mlp_bias"]
     for key in more.FOREIGN_KEYS.get(case.model_type, ()):
         del values[key]
+    if case.model_type in spaces.ARCHITECTURES:
+        for key in spaces.FOREIGN_KEYS[case.model_type]:
+            del values[key]
+        if spelling == "old":
+            spaces.old_spelling(values)
     if case.model_type in hybrid.ARCHITECTURES:
         del values["mlp_bias"]
         if spelling == "new":
@@ -479,6 +494,9 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
         return
     if case.model_type in hybrid.ARCHITECTURES:
         yield from hybrid.tensors(c, numbers.normal, case.fused_experts)
+        return
+    if case.model_type in spaces.ARCHITECTURES:
+        yield from spaces.tensors(c, numbers.normal)
         return
 
     def matrix(out: int, columns: int) -> Floats:
@@ -607,7 +625,10 @@ READABLE = {
 
 def write_readable_checkpoint(case: Case, folder: Path, **more: Any) -> None:
     """The case in the shape READABLE, with ``more`` in its config, and a tokenizer."""
-    write_checkpoint(replace(case, config={**case.config, **READABLE, **more}), folder)
+    values = {**case.config, **READABLE, **more}
+    if case.model_type in spaces.ARCHITECTURES:
+        values |= spaces.readable(values, values["hidden_size"])
+    write_checkpoint(replace(case, config=values), folder)
     demo = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(demo / file, folder / file)

@@ -181,6 +181,21 @@ def configs() -> None:
     tables = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": None}
     text = {**LLAMA, "model_type": "gemma3_text", "rope_parameters": tables}
     put("config", "gemma3", compact({"model_type": "gemma3", "text_config": text}))
+    backbone = {"expand": 2, "state_size": 8, "conv_kernel": 4, "use_bias": True}
+    spaces: dict[str, dict[str, Any]] = {
+        "mamba": {"time_step_rank": "auto"},
+        "falcon_mamba": {"time_step_rank": 4, "mixer_rms_eps": 1e-5},
+        "mamba2": {"num_heads": 4, "n_groups": 2, "head_dim": 16},
+    }
+    for name, more in spaces.items():
+        put("config", name, compact({**LLAMA, **backbone, **more, "model_type": name}))
+    limits = {"time_step_limit": [0.0, {"__float__": "Infinity"}]}
+    limited = {**LLAMA, **backbone, **spaces["mamba2"], **limits, "model_type": "mamba2"}
+    put("config", "mamba2_limits", compact(limited))
+    mixed_layers = {"layer_types": ["mamba", "attention"], "num_hidden_layers": 2}
+    granite = {"mamba_n_heads": 4, "mamba_d_head": "auto", "shared_intermediate_size": 32}
+    hybrid_granite = {**routed, **mixed_layers, **granite, "model_type": "granitemoehybrid"}
+    put("config", "granitemoehybrid", compact(hybrid_granite))
     put("config", "map", compact({**LLAMA, "quantization": width_map(4)}))
     mixed = {"group_size": 64, "bits": 4, "model.norm": False, "lm_head": True, "x": {"bits": 8}}
     put("config", "mixed_map", compact({**LLAMA, "quantization": mixed}))

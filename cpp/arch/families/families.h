@@ -8,12 +8,16 @@ namespace jang {
 
 extern const Family kCohereFamily;
 extern const Family kCohere2Family;
+extern const Family kFalconMambaFamily;
 extern const Family kGemmaFamily;
 extern const Family kGemma2Family;
 extern const Family kGemma3TextFamily;
 extern const Family kGlm4Family;
 extern const Family kGraniteFamily;
+extern const Family kGraniteMoeHybridFamily;
 extern const Family kLlamaFamily;
+extern const Family kMambaFamily;
+extern const Family kMamba2Family;
 extern const Family kMistralFamily;
 extern const Family kMixtralFamily;
 extern const Family kOlmo2Family;

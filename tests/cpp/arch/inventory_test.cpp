@@ -186,11 +186,21 @@ TEST(Inventory, GraniteHybrids) {
   EXPECT_EQ(
       find(moe, "model.layers.0.block_sparse_moe.switch_mlp.up_proj.weight").ranges[1].row_begin,
       30u);
+  const ModelConfig without = config(
+      "granitemoehybrid", R"(, "vocab_size": 100, "num_attention_heads": 4, "num_local_experts": 0,
+      "intermediate_size": 30, "shared_intermediate_size": 10, "mamba_n_heads": 16)");
   Sources dense;
-  dense.ends();
-  dense.add("model.layers.0.shared_mlp.input_linear.weight", {20, 64});
-  dense.add("model.layers.0.shared_mlp.output_linear.weight", {64, 10});
-  const Inventory hybrid = build_inventory(config("granitemoehybrid"), dense.list);
+  for (const SpecTensor& tensor : spec_tensors(require_family(without).spec(without))) {
+    const std::string layer = tensor.name.substr(0, tensor.name.find("mlp."));
+    if (tensor.name.ends_with("mlp.gate_proj.weight")) {
+      dense.add(layer + "shared_mlp.input_linear.weight", {20, 64});
+    } else if (tensor.name.ends_with("mlp.down_proj.weight")) {
+      dense.add(layer + "shared_mlp.output_linear.weight", {64, 10});
+    } else if (!tensor.name.ends_with("mlp.up_proj.weight")) {
+      dense.add(tensor.name, tensor.shape);
+    }
+  }
+  const Inventory hybrid = build_inventory(without, dense.list);
   EXPECT_EQ(find(hybrid, "model.layers.0.mlp.up_proj.weight").ranges[0].row_begin, 10u);
   EXPECT_EQ(find(hybrid, "model.layers.0.mlp.down_proj.weight").role.role, Role::kMlp);
 }
@@ -217,15 +227,20 @@ TEST(Inventory, LatentProjections) {
 }
 
 TEST(Inventory, ConvolutionsKeepTheirBytes) {
+  const ModelConfig mamba = config("mamba", ", \"vocab_size\": 100");
   Sources sources;
-  sources.add("backbone.embeddings.weight", {100, 64});
-  sources.add("backbone.layers.0.mixer.conv1d.weight", {16, 1, 4});
-  sources.add("backbone.layers.1.mixer.conv1d.weight", {16, 4, 1});
-  const Inventory inventory = build_inventory(config("mamba"), sources.list);
+  for (SpecTensor& tensor : spec_tensors(require_family(mamba).spec(mamba))) {
+    if (tensor.name == "backbone.layers.0.mixer.conv1d.weight") {
+      ASSERT_EQ(tensor.shape, (Shape{128, 4, 1}));
+      tensor.shape = {128, 1, 4};  // as transformers has it
+    }
+    sources.add(tensor.name, tensor.shape);
+  }
+  const Inventory inventory = build_inventory(mamba, sources.list);
   for (const char* layer : {"0", "1"}) {
     const FinalTensor& conv =
         find(inventory, std::string("backbone.layers.") + layer + ".mixer.conv1d.weight");
-    EXPECT_EQ(conv.shape, (Shape{16, 4, 1}));
+    EXPECT_EQ(conv.shape, (Shape{128, 4, 1}));
     EXPECT_FALSE(conv.packable);
     EXPECT_TRUE(conv.obstacle.empty());
   }
