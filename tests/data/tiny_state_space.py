@@ -209,7 +209,11 @@ def readable(config: Mapping[str, Any], hidden: int) -> Values:
     """What else changes with the hidden size and the number of layers."""
     if config["model_type"] == "granitemoehybrid":
         types = config["layer_types"][: config["num_hidden_layers"]]
-        return {"mamba_n_heads": config["mamba_expand"] * hidden // 16, "layer_types": types}
+        return {
+            "mamba_n_heads": config["mamba_expand"] * hidden // 16,
+            "layer_types": types,
+            "num_key_value_heads": config["num_attention_heads"],
+        }
     if config["model_type"] != "mamba2":
         return {}
     return {"num_heads": config["expand"] * hidden // config["head_dim"]}

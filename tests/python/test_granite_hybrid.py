@@ -53,7 +53,9 @@ def assert_same_logits(path: Path, tokens: Any) -> None:
 def test_profiles_convert_verify_and_run(
     name: str, source: Path, method: str, tmp_path: Path
 ) -> None:
-    profiles = PROFILES if method == "rtn" else ["JANG_1L", "JANG_4K", "tiered-3M", "uniform-6"]
+    few = ["JANG_2S", "JANG_4K", "mixed_3_6", "uniform-6"]
+    # One method and one model meet all profiles: what differs between them is the width.
+    profiles = PROFILES if method == "rtn" and name == "granitemoehybrid" else few
     for profile in profiles:
         options: dict[str, Any] = {"profile": profile, "method": method, "group_size": 32}
         convert(source, tmp_path / profile, threads=2, **options)
@@ -77,8 +79,8 @@ def test_roles_are_complete(name: str, source: Path, tmp_path: Path) -> None:
     assert not [text for text in planned.warnings if "unknown name" in text]
     roles = {row.role for row in planned.roles}
     routers = {"router", "expert", "shared_expert"} if routed(name) else {"mlp"}
-    embedding = set() if tiny.BY_NAME[name].tied else {"embedding"}
-    assert roles == {"other", "ssm", "attention", "head"} | routers | embedding
+    head = set() if tiny.BY_NAME[name].tied else {"head"}
+    assert roles == {"other", "ssm", "attention", "embedding"} | routers | head
     convert(source, tmp_path / "out", profile="JANG_3M", method="rtn", group_size=32)
     assert {row.role: row.weights for row in inspect(tmp_path / "out").roles} == {
         row.role: row.weights for row in planned.roles
