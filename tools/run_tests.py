@@ -22,6 +22,7 @@ PYTHON_PER_LEVEL = (
     "test_model.py",
     "test_moe.py",
     "test_precision.py",
+    "test_recurrent.py",
 )
 
 
