@@ -219,6 +219,25 @@ def readable(config: Mapping[str, Any], hidden: int) -> Values:
     return {"num_heads": config["expand"] * hidden // config["head_dim"]}
 
 
+def large(model_type: str) -> Values:
+    """What a model of about a billion weights of hidden size 2048 has besides."""
+    if model_type == "granitemoehybrid":
+        return {
+            "layer_types": [FULL if layer % 8 == 5 else RECURRENT for layer in range(16)],
+            "mamba_n_heads": 64,
+            "mamba_d_head": 64,
+            "mamba_d_state": 128,
+            "num_local_experts": 16,
+            "num_experts_per_tok": 4,
+            "intermediate_size": 512,
+            "shared_intermediate_size": 1024,
+        }
+    values: Values = {"num_hidden_layers": 36}
+    if model_type == "mamba2":
+        values |= {"num_heads": 64, "head_dim": 64, "state_size": 128}
+    return values
+
+
 def matrices(values: Mapping[str, Any]) -> int:
     """Of all layers that may be quantized by groups of 32; a stack of experts is one, routers stay
     as they are."""
