@@ -16,6 +16,7 @@ from jang_tools import convert, inspect, plan, verify
 from jang_tools.calibration import BUILTIN, read_calibration_text
 from jang_tools.evaluate import evaluate
 from jang_tools.model import load_model
+from jang_tools.statistics import collect, load_statistics
 from test_mlx import PROFILES, TOLERANCE, stock_model
 
 FAMILIES = ["granitemoehybrid", "granitemoehybrid-dense", "granitemoehybrid-groups"]
@@ -144,3 +145,22 @@ def test_gptq_solves_every_matrix_and_beats_mse(
     assert 0 < gptq < 0.9 * mse
     if tiny.BY_NAME[name].stock:
         assert_same_logits(tmp_path / "gptq", np.arange(5, 4000, 90, dtype=np.int32))
+
+
+def test_sizes_and_statistics(readable: Path, text: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"group_size": 32, "threads": 2}
+    short = {"calibration_sequences": 8, "calibration_tokens": LENGTH}
+    made = convert(
+        readable, tmp_path / "sized", method="gptq", bits=5.0, calibration=text, **short, **options
+    )
+    assert made.allocation.losses == "measured"
+    assert verify(tmp_path / "sized", against=readable).ok
+    collect(readable, tmp_path / "sums", calibration=text, **short)
+    weights = load_statistics(tmp_path / "sums", readable).mean_squares
+    modules = {module.path: module.role for module in plan(readable, group_size=32).modules}
+    if "head" in modules.values():
+        modules = {path: role for path, role in modules.items() if role != "embedding"}
+    assert set(weights) >= set(modules)
+    sums = {"statistics": tmp_path / "sums"}
+    convert(readable, tmp_path / "weighted", method="mse", profile="uniform-3", **sums, **options)
+    assert verify(tmp_path / "weighted", against=readable).ok

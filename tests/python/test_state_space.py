@@ -17,6 +17,7 @@ from jang_tools.calibration import BUILTIN, read_calibration_text
 from jang_tools.errors import ArgumentError
 from jang_tools.evaluate import evaluate
 from jang_tools.model import load_model
+from jang_tools.statistics import collect, load_statistics
 from test_mlx import PROFILES, TOLERANCE, assert_agreement, stock_model
 from test_parity import stored
 
@@ -188,6 +189,22 @@ def test_threads_change_no_byte(readable: Path, text: Path, tmp_path: Path) -> N
         solve(readable, out, text, 6, profile="JANG_3M", threads=threads)
         files.append((out / "model-00001-of-00001.safetensors").read_bytes())
     assert files[0] == files[1]
+
+
+def test_sizes_and_statistics(readable: Path, text: Path, tmp_path: Path) -> None:
+    result = solve(readable, tmp_path / "sized", text, 8, profile=None, bits=6.0)
+    assert result.allocation.losses == "measured"
+    assert verify(tmp_path / "sized", against=readable).ok
+    short = {"calibration_sequences": 8, "calibration_tokens": LENGTH}
+    collect(readable, tmp_path / "sums", calibration=text, **short)
+    weights = load_statistics(tmp_path / "sums", readable).mean_squares
+    modules = {module.path: module.role for module in plan(readable, group_size=32).modules}
+    if "head" in modules.values():  # else the embedding is the head too
+        modules = {path: role for path, role in modules.items() if role != "embedding"}
+    assert set(weights) >= set(modules)
+    options: dict[str, Any] = {"profile": "uniform-3", "method": "mse", "group_size": 32}
+    convert(readable, tmp_path / "weighted", statistics=tmp_path / "sums", **options)
+    assert verify(tmp_path / "weighted", against=readable).ok
 
 
 # --- running -----------------------------------------------------------------------------------

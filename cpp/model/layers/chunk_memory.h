@@ -21,8 +21,9 @@ struct ChunkMemory {
   int64_t channels;  // of the convolution
   int64_t taps;
 
-  /// The inputs before position `at` of the chunk that begins at `chunk`, taps - 1 rows.
-  const float* history(int64_t chunk, int64_t at) const {
+  /// The inputs before position `at`, taps - 1 rows.
+  const float* history(int64_t at) const {
+    const int64_t chunk = RecurrentState::chunk_begin(at);
     return memory.slot(layer, chunk).inputs + (at - chunk) * channels;
   }
 

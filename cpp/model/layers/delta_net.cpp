@@ -100,10 +100,8 @@ void DeltaNetLayer::prepare_head(LayerContext& context, const SequenceSlice& seq
   const Parts parts = parts_of(key_head);
   const int64_t channels = spec_.channels();
   const int64_t row = sequence.row + t;
-  const int64_t chunk = RecurrentState::chunk_begin(sequence.position);
-  // Row i of a slot's inputs is position chunk - (taps - 1) + i.
-  const StateSlot slot = sequence.cache->recurrent().slot(context.layer, chunk);
-  const float* const history = slot.inputs + (sequence.position - chunk) * channels;
+  const ChunkMemory memory{sequence.cache->recurrent(), context.layer, channels, spec_.taps};
+  const float* const history = memory.history(sequence.position);
   float* const mixed = work.mixed.data() + row * channels;
   const auto convolve = [&](int64_t from, int64_t to, int64_t count) {
     kernels.causal_conv({.x = work.q.data() + sequence.row * parts.stride + from,

@@ -4,18 +4,14 @@
 #include <cmath>
 #include <limits>
 
-#include "model/layers/chunk_memory.h"
 #include "model/layers/parts.h"
 
 namespace jang {
 namespace {
 
-using kernels::kDeltaChunk;
-
 // Channels that a thread takes at a time: few enough for its states, and many enough for the rows
 // that it remembers to be whole lines.
 constexpr int64_t kChannelsOfAPart = 64;
-constexpr int64_t kConvolvedTogether = 512;
 
 }  // namespace
 
@@ -31,13 +27,11 @@ MambaLayer::MambaLayer(const MambaSpec& spec, WeightBinder& binder)
       parameters_(binder.linear(spec.parameters)),
       step_(binder.linear(spec.step)),
       out_(binder.linear(spec.out)),
-      taps_(binder.convolution(spec.convolution, spec.inner, spec.taps)),
+      convolution_(spec.convolution, spec.inner, spec.taps, spec.convolution_bias, binder),
       skip_(binder.values(spec.skip, shape_of(spec.inner))),
       step_norm_(bind_norm(spec.step_norm, binder)),
       b_norm_(bind_norm(spec.b_norm, binder)),
       c_norm_(bind_norm(spec.c_norm, binder)) {
-  if (spec.convolution_bias)
-    bias_ = binder.values(spec.convolution + ".bias", shape_of(spec.inner));
   const std::vector<float> stored = binder.values(spec.decay, shape_of(spec.inner, spec.state));
   rate_.resize(stored.size());
   for (int64_t c = 0; c < spec.inner; ++c) {
@@ -59,8 +53,7 @@ bool MambaLayer::forward(LayerContext& context, const float* x, float* out) cons
     return context.linear.run({&job, 1}, from, context.tokens);
   };
   if (!run(in_, room(work.q, in_.rows), x)) return false;
-  room(work.mixed, spec_.inner);
-  convolve(context);
+  convolution_.run(context, work.q.data(), in_.rows, room(work.mixed, spec_.inner));
   if (!run(parameters_, room(work.b, parameters_.rows), work.mixed.data())) return false;
   room(work.a, spec_.rank);
   norm_parameters(context);
@@ -68,39 +61,6 @@ bool MambaLayer::forward(LayerContext& context, const float* x, float* out) cons
   room(work.attended, spec_.inner);
   scan(context);
   return run(out_, out, work.attended.data());
-}
-
-void MambaLayer::convolve(LayerContext& context) const {
-  Workspace& work = context.work;
-  const int64_t inner = spec_.inner;
-  const int64_t parts = parts_for(inner, kConvolvedTogether);
-  const auto convolve_part = [&](const SequenceSlice& sequence, int64_t t, int64_t part) {
-    const int64_t chunk = RecurrentState::chunk_begin(sequence.position);
-    const int64_t at = part * kConvolvedTogether;
-    const ChunkMemory memory{sequence.cache->recurrent(), context.layer, inner, spec_.taps};
-    context.kernels.causal_conv({.x = work.q.data() + sequence.row * in_.rows + at,
-                                 .x_stride = in_.rows,
-                                 .history = memory.history(chunk, sequence.position) + at,
-                                 .history_stride = inner,
-                                 .weights = taps_.data() + at,
-                                 .weight_stride = inner,
-                                 .bias = bias_.empty() ? nullptr : bias_.data() + at,
-                                 .first = t,
-                                 .tokens = t + 1,
-                                 .channels = std::min(kConvolvedTogether, inner - at),
-                                 .taps = static_cast<int>(spec_.taps),
-                                 .silu = true,
-                                 .out = work.mixed.data() + sequence.row * inner + at,
-                                 .out_stride = inner});
-  };
-  context.pool.split(context.tokens * parts, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
-    for (const SequenceSlice& sequence : context.sequences) {
-      const int64_t first = sequence.row * parts;
-      const int64_t last = (sequence.row + sequence.tokens) * parts;
-      for (int64_t unit = std::max(begin, first); unit < std::min(end, last); ++unit)
-        convolve_part(sequence, (unit - first) / parts, (unit - first) % parts);
-    }
-  });
 }
 
 /// Norms B and C where they lie and gives the factors of the step rows of their own.
@@ -252,8 +212,7 @@ void MambaLayer::remember(const LayerContext& context, const SequenceSlice& sequ
     std::copy_n(work.b.data() + row * parameters_.rows + spec_.rank, spec_.state,
                 slot.keys + i * spec_.state);
   };
-  ChunkMemory{sequence.cache->recurrent(), context.layer, inner, spec_.taps}.append(
-      sequence, take_input, move_input, take_row);
+  convolution_.memory(context, sequence).append(sequence, take_input, move_input, take_row);
 }
 
 }  // namespace jang

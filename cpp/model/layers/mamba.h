@@ -16,6 +16,7 @@
 
 #include "arch/spec.h"
 #include "model/layer_context.h"
+#include "model/layers/causal_convolution.h"
 #include "model/weights.h"
 
 namespace jang {
@@ -35,7 +36,6 @@ class MambaLayer {
   };
   static std::optional<Norm> bind_norm(const std::optional<NormSpec>& spec, WeightBinder& binder);
 
-  void convolve(LayerContext& context) const;
   void norm_parameters(LayerContext& context) const;
   void scan(LayerContext& context) const;
   void scan_channels(LayerContext& context, const SequenceSlice& sequence, int64_t begin,
@@ -47,9 +47,9 @@ class MambaLayer {
 
   MambaSpec spec_;
   LinearWeight in_, parameters_, step_, out_;
-  std::vector<float> taps_, bias_;  // [taps][inner], [inner] or empty
-  std::vector<float> rate_;         // [state][inner]
-  std::vector<float> skip_;         // [inner]
+  CausalConvolution convolution_;
+  std::vector<float> rate_;  // [state][inner]
+  std::vector<float> skip_;  // [inner]
   std::optional<Norm> step_norm_, b_norm_, c_norm_;
 };
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "model/layers/chunk_memory.h"
 #include "model/layers/parts.h"
 
 namespace jang {
@@ -13,7 +12,6 @@ using kernels::kDeltaChunk;
 
 // Heads that a thread takes at a time: their tokens' products of B and C are made once.
 constexpr int64_t kHeadsOfAPart = 4;
-constexpr int64_t kChannelsOfAPart = 512;  // of a convolution
 
 }  // namespace
 
@@ -23,13 +21,11 @@ Mamba2Layer::Mamba2Layer(const Mamba2Spec& spec, WeightBinder& binder)
       parts_(parts_for(shared_, kHeadsOfAPart)),
       in_(binder.linear(spec.in)),
       out_(binder.linear(spec.out)),
-      taps_(binder.convolution(spec.convolution, spec.channels(), spec.taps)),
+      convolution_(spec.convolution, spec.channels(), spec.taps, spec.convolution_bias, binder),
       rate_(binder.values(spec.decay, shape_of(spec.heads))),
       skip_(binder.values(spec.skip, shape_of(spec.heads))),
       shift_(binder.values(spec.step_bias, shape_of(spec.heads))),
       norm_(binder.norm(spec.norm)) {
-  if (spec.convolution_bias)
-    bias_ = binder.values(spec.convolution + ".bias", shape_of(spec.channels()));
   for (float& rate : rate_) rate = static_cast<float>(-std::exp(static_cast<double>(rate)));
 }
 
@@ -57,39 +53,12 @@ void Mamba2Layer::prepare(LayerContext& context) const {
   work.mixed.reserve_discarding(static_cast<std::size_t>(context.tokens * channels));
   work.beta.reserve_discarding(static_cast<std::size_t>(context.tokens * heads));
   work.decay.reserve_discarding(static_cast<std::size_t>(context.tokens * heads));
-  const int64_t parts = parts_for(channels, kChannelsOfAPart);
-  const auto prepare_part = [&](const SequenceSlice& sequence, int64_t t, int64_t part) {
-    const int64_t chunk = RecurrentState::chunk_begin(sequence.position);
-    const int64_t at = part * kChannelsOfAPart;
-    const int64_t row = sequence.row + t;
-    const ChunkMemory memory{sequence.cache->recurrent(), context.layer, channels, spec_.taps};
-    context.kernels.causal_conv({.x = work.q.data() + sequence.row * in_.rows + inner + at,
-                                 .x_stride = in_.rows,
-                                 .history = memory.history(chunk, sequence.position) + at,
-                                 .history_stride = channels,
-                                 .weights = taps_.data() + at,
-                                 .weight_stride = channels,
-                                 .bias = bias_.empty() ? nullptr : bias_.data() + at,
-                                 .first = t,
-                                 .tokens = t + 1,
-                                 .channels = std::min(kChannelsOfAPart, channels - at),
-                                 .taps = static_cast<int>(spec_.taps),
-                                 .silu = true,
-                                 .out = work.mixed.data() + sequence.row * channels + at,
-                                 .out_stride = channels});
-    if (part != 0) return;
+  const auto gate = [&](int64_t row) {
     context.kernels.step_gates(work.q.data() + row * in_.rows + inner + channels, shift_.data(),
                                rate_.data(), spec_.least_step, spec_.largest_step, heads,
                                work.beta.data() + row * heads, work.decay.data() + row * heads);
   };
-  context.pool.split(context.tokens * parts, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
-    for (const SequenceSlice& sequence : context.sequences) {
-      const int64_t first = sequence.row * parts;
-      const int64_t last = (sequence.row + sequence.tokens) * parts;
-      for (int64_t unit = std::max(begin, first); unit < std::min(end, last); ++unit)
-        prepare_part(sequence, (unit - first) / parts, (unit - first) % parts);
-    }
-  });
+  convolution_.run(context, work.q.data() + inner, in_.rows, work.mixed.data(), gate);
 }
 
 void Mamba2Layer::run_rule(LayerContext& context) const {
@@ -187,8 +156,7 @@ void Mamba2Layer::remember(const LayerContext& context, const SequenceSlice& seq
     std::copy_n(work.decay.data() + row * spec_.heads + heads.first, heads.count,
                 slot.decay + i * spec_.heads + heads.first);
   };
-  ChunkMemory{sequence.cache->recurrent(), context.layer, channels, spec_.taps}.append(
-      sequence, take_input, move_input, take_row);
+  convolution_.memory(context, sequence).append(sequence, take_input, move_input, take_row);
 }
 
 /// Gate and norm of the results, in place.

@@ -13,6 +13,7 @@
 
 #include "arch/spec.h"
 #include "model/layer_context.h"
+#include "model/layers/causal_convolution.h"
 #include "model/weights.h"
 
 namespace jang {
@@ -43,7 +44,7 @@ class Mamba2Layer {
   int64_t shared_;  // heads of a group
   int64_t parts_;   // of a group's heads, each a unit of work
   LinearWeight in_, out_;
-  std::vector<float> taps_, bias_;  // [taps][channels], [channels] or empty
+  CausalConvolution convolution_;
   std::vector<float> rate_, skip_, shift_;
   std::vector<float> norm_;  // [inner]
 };
