@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import tiny_experts as routed
 import tiny_hybrid as hybrid
 import tiny_phi_glm_cohere as more
 
@@ -55,6 +56,8 @@ class Case:
         values = {**BASE, **self.config}
         if self.model_type in hybrid.ARCHITECTURES:
             return hybrid.matrices(values)
+        if self.model_type in routed.ARCHITECTURES:
+            return routed.matrices(values)
         return int(values["num_hidden_layers"]) * more.matrices_of_a_layer(self.model_type)
 
     @property
@@ -189,6 +192,10 @@ CASES += [
 CASES += [
     Case(name, values, dtype, shards, fused_experts=fused)
     for name, values, dtype, shards, fused in hybrid.CASES
+]
+CASES += [
+    Case(name, values, dtype, shards, fused_experts=fused, absent=absent, stock=stock)
+    for name, values, dtype, shards, fused, absent, stock in routed.CASES
 ]
 QWEN2 = {"model_type": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 QWEN3 = {**QWEN2, "model_type": "qwen3", "head_dim": 64}
@@ -356,6 +363,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         "qwen3_moe": "Qwen3MoeForCausalLM",
         **more.ARCHITECTURES,
         **hybrid.ARCHITECTURES,
+        **routed.ARCHITECTURES,
         "qwen2": "Qwen2ForCausalLM",
         "qwen3": "Qwen3ForCausalLM",
         "granite": "GraniteForCausalLM",
@@ -368,7 +376,8 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     values["architectures"] = [names[case.model_type]]
     if case.model_type in ("mistral", "mixtral", "qwen2"):
         del values["attention_bias"], values["mlp_bias"]
-    for key in more.FOREIGN_KEYS.get(case.model_type, ()):
+    foreign = {**more.FOREIGN_KEYS, **routed.FOREIGN_KEYS}
+    for key in foreign.get(case.model_type, ()):
         del values[key]
     if case.model_type in hybrid.ARCHITECTURES:
         del values["mlp_bias"]
@@ -391,8 +400,9 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         )
     for key in case.absent:
         values.pop(key)
-    renamed = spelling == "new" and case.model_type not in hybrid.ARCHITECTURES
-    if case.model_type == "mixtral" or (renamed and "num_experts" in values):
+    renamed = spelling == "new" and case.model_type == "qwen3_moe"
+    local = case.model_type in ("mixtral", *routed.LOCAL_EXPERTS)
+    if local or (renamed and "num_experts" in values):
         values["num_local_experts"] = values.pop("num_experts")
     if spelling == "new":
         values["dtype"] = torch_dtype
@@ -479,6 +489,9 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
         return
     if case.model_type in hybrid.ARCHITECTURES:
         yield from hybrid.tensors(c, numbers.normal, case.fused_experts)
+        return
+    if case.model_type in routed.ARCHITECTURES:
+        yield from routed.tensors(c, numbers.normal, case.fused_experts)
         return
 
     def matrix(out: int, columns: int) -> Floats:
