@@ -358,6 +358,8 @@ struct KernelTable {
   void (*scale)(float* x, float factor, int64_t n) = nullptr;
   // x = cap * tanh(x / cap), n floats; cap > 0.
   void (*soft_cap)(float* x, float cap, int64_t n) = nullptr;
+  // x = max(-limit, min(limit, x)), n floats; limit >= 0; a NaN stays.
+  void (*clamp)(float* x, float limit, int64_t n) = nullptr;
   // out = silu(gate) * up, n floats; in place on gate or up allowed.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out) = nullptr;
   // out = gelu(gate) * up, n floats; in place on gate or up allowed; up null: 1. tanh_form: the

@@ -14,27 +14,28 @@ ExpertSpelling expert_spelling(const ModelConfig& config, std::span<const std::s
   for (const std::string& name : names) {
     if (name.ends_with(".experts.gate_up_proj")) return ExpertSpelling::kFused;
     if (name.ends_with(".switch_mlp.gate_proj.weight")) return ExpertSpelling::kStacked;
-    if (name.ends_with(".block_sparse_moe.input_linear.weight")) return ExpertSpelling::kGranite;
+    if (name.ends_with(".block_sparse_moe.input_linear.weight")) return ExpertSpelling::kLinear;
   }
-  if (config.model_type().starts_with("granitemoe")) return ExpertSpelling::kGranite;
-  return config.model_type() == "mixtral" ? ExpertSpelling::kMixtral : ExpertSpelling::kSingle;
+  const std::string& type = config.model_type();
+  if (type == "mixtral" || type == "phimoe") return ExpertSpelling::kMixtral;
+  return type.starts_with("granitemoe") ? ExpertSpelling::kLinear : ExpertSpelling::kSingle;
 }
 
 void add_stack(std::vector<SourceTensor>& out, ExpertSpelling spelling, SourceTensor stack) {
   constexpr std::string_view kSwitch = ".switch_mlp.";
   const std::size_t at = stack.name.find(kSwitch);
-  const std::string experts = stack.name.substr(0, at) + ".experts.";
+  const std::string block = stack.name.substr(0, at), experts = block + ".experts.";
   const std::string part = stack.name.substr(at + kSwitch.size());  // "gate_proj.weight"
   if (spelling == ExpertSpelling::kStacked) {
     out.push_back(std::move(stack));
-  } else if (spelling == ExpertSpelling::kFused || spelling == ExpertSpelling::kGranite) {
+  } else if (spelling == ExpertSpelling::kFused || spelling == ExpertSpelling::kLinear) {
     if (part.starts_with("up_proj")) return;  // behind the gate rows of the same tensor
     const bool gate = part.starts_with("gate_proj");
     if (gate) stack.shape[1] *= 2;
     const std::string name =
         spelling == ExpertSpelling::kFused
             ? experts + (gate ? "gate_up_proj" : "down_proj")
-            : stack.name.substr(0, at) + (gate ? ".input_linear" : ".output_linear") + ".weight";
+            : block + (gate ? ".input_linear.weight" : ".output_linear.weight");
     out.push_back({name, stack.dtype, stack.shape});
   } else {
     std::string name = part;

@@ -17,8 +17,8 @@ enum class ExpertSpelling {
   kSingle,   // P.experts.7.gate_proj.weight
   kMixtral,  // P.experts.7.w1.weight
   kFused,    // P.experts.gate_up_proj and P.experts.down_proj, gate rows first
+  kLinear,   // the same as P.input_linear.weight and P.output_linear.weight
   kStacked,  // P.switch_mlp.gate_proj.weight, the final name
-  kGranite,  // P.input_linear.weight and P.output_linear.weight, as kFused
 };
 
 /// By the names of the index; without any, as writers of this model type do. Error{kConfigValue}

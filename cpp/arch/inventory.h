@@ -44,6 +44,8 @@ struct FinalTensor {
   std::string obstacle;
   /// Added to every value: norms that are stored as gamma - 1 (zero_centred_norms.h).
   float shift = 0.0f;
+  /// No source has it and all its values are 0 (Family::add_stock_biases); `ranges` is empty.
+  bool zeros = false;
 
   uint64_t columns() const noexcept { return shape.empty() ? 1 : shape.back(); }
   uint64_t elements() const noexcept;

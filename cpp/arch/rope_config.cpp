@@ -168,6 +168,7 @@ RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
     case RopeType::kLongRope:
       rope.original_positions = original_positions(config, *dictionary, fallback);
       read_longrope({config, *dictionary, owner, positions}, rope);
+      if (rules.stated_magnitudes) read_magnitudes({config, *dictionary, owner, positions}, rope);
       break;
   }
   return rope;

@@ -22,6 +22,9 @@ struct RopeRules {
   /// original_max_position_embeddings likewise; none: max_position_embeddings.
   std::optional<int64_t> original_positions;
   bool yarn_is_longrope = false;  // what phi3 files of the first months say
+  /// longrope: magnitudes are stated, short_mscale up to the original positions and long_mscale
+  /// beyond, and no attention_factor is read.
+  bool stated_magnitudes = false;
   bool interleaved = false;
 };
 

@@ -50,6 +50,7 @@ struct RopeSpec {
   bool truncate = true;            // yarn: the ramp between them begins and ends at whole channels
   /// longrope, [rotated / 2]: what frequencies are divided by, up to L0 positions and beyond.
   std::vector<double> short_factors = {}, long_factors = {};
+  double long_magnitude = 0.0;  // longrope: the magnitude beyond L0; 0: the same
   bool operator==(const RopeSpec&) const = default;
 };
 
@@ -68,6 +69,7 @@ struct AttentionSpec {
   /// Rows of q are, head by head, its query and then its gate: the head's result is multiplied by
   /// 1 / (1 + e^-gate) before o.
   bool gated = false;
+  float clip = 0.0f;  // queries and keys, behind their norms, and values stay within +-clip; 0: no
   bool operator==(const AttentionSpec&) const = default;
 };
 
@@ -169,6 +171,9 @@ struct StackSpec {
 enum class RouterRule {
   kSoftmaxThenTopK,  // softmax over all experts, then the largest
   kTopKThenSoftmax,  // the largest logits, then softmax over these
+  /// The largest logits one after another, each weighed by a softmax over the experts that were not
+  /// chosen before it and whose logit a is near its own m: (m - a) / max(|a|, m) <= 2 * jitter.
+  kSparseMixer,
 };
 
 /// An expert that every token passes, times 1 / (1 + e^-(gate x)) if there is a gate.
@@ -186,6 +191,7 @@ struct MoeSpec {
   int64_t top_k = 0;
   RouterRule rule = RouterRule::kSoftmaxThenTopK;
   bool renormalize = false;  // weights are divided by their sum
+  float jitter = 0.0f;       // kSparseMixer only
   std::optional<SharedExpertSpec> shared;
   Activation activation = Activation::kSilu;
   bool operator==(const MoeSpec&) const = default;

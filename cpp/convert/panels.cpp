@@ -12,10 +12,12 @@ namespace {
 
 constexpr uint64_t kColumnStep = 128;  // the largest group; 128 codes of any width are whole bytes
 
-/// Calls visit(source tensor, byte offset in it, byte count) for the pieces of a panel, in order.
+/// Calls visit(source tensor, byte offset in it, byte count) for the pieces of a panel, in order;
+/// zeros have none.
 template <typename Visit>
 void for_each_piece(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
                     Visit&& visit) {
+  if (tensor.zeros) return;
   const uint64_t columns = tensor.columns();
   uint64_t row = panel.row;
   uint64_t left = panel.rows;
@@ -61,6 +63,12 @@ Panel whole_panel(uint32_t index, const FinalTensor& tensor) {
 SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
                        AlignedBuffer<std::byte>& scratch) {
   SourcePanel result{nullptr, tensor.dtype, panel.rows, panel.columns};
+  if (tensor.zeros) {
+    scratch.reserve_discarding(panel.bytes);
+    std::memset(scratch.data(), 0, panel.bytes);
+    result.data = scratch.data();
+    return result;
+  }
   uint64_t filled = 0;
   for_each_piece(checkpoint, tensor, panel,
                  [&](const CheckpointTensor& source, uint64_t offset, uint64_t bytes) {

@@ -29,7 +29,7 @@ struct RoutedInput {
   const float* x;  // [tokens][hidden]; of down [tokens * top_k][width], by place
   int64_t tokens;
   const float* scores;              // [tokens][experts], as choose_experts leaves them
-  std::span<const int64_t> chosen;  // experts, [tokens][top_k], by falling weight
+  std::span<const int64_t> chosen;  // experts, [tokens][top_k], by falling logit
   std::span<const float> weights;   // of their outputs, [tokens][top_k]
   std::span<const int64_t> places;  // [tokens][top_k]
 };

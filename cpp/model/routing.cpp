@@ -1,11 +1,37 @@
 #include "model/routing.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace jang {
+namespace {
+
+/// The softmax weight of the last of `picks` among the experts near it that are no earlier pick.
+/// The division is that of the definition: a product would put ties at the edge elsewhere.
+float weight_among_near(const MoeSpec& spec, const float* logits, std::span<const int64_t> picks) {
+  const float top = logits[picks.back()];
+  const auto earlier = picks.first(picks.size() - 1);
+  float sum = 0.0f;
+  for (int64_t e = 0; e < spec.experts; ++e) {
+    const float distance = (top - logits[e]) / std::max(std::abs(logits[e]), top);
+    if (distance > 2.0f * spec.jitter) continue;
+    if (std::find(earlier.begin(), earlier.end(), e) != earlier.end()) continue;
+    sum += std::exp(logits[e] - top);
+  }
+  return 1.0f / sum;
+}
+
+}  // namespace
 
 void choose_experts(const MoeSpec& spec, const kernels::KernelTable& kernels, float* logits,
                     int64_t* chosen, float* weights) {
+  if (spec.rule == RouterRule::kSparseMixer) {
+    kernels.top_k(logits, spec.experts, spec.top_k, chosen);
+    const std::span<const int64_t> picks(chosen, static_cast<std::size_t>(spec.top_k));
+    for (std::size_t i = 0; i < picks.size(); ++i)
+      weights[i] = weight_among_near(spec, logits, picks.first(i + 1));
+    return;
+  }
   const bool all = spec.rule == RouterRule::kSoftmaxThenTopK;
   if (all) kernels.softmax(logits, spec.experts);
   kernels.top_k(logits, spec.experts, spec.top_k, chosen);
@@ -20,7 +46,8 @@ void choose_experts(const MoeSpec& spec, const kernels::KernelTable& kernels, fl
 void router_probabilities(const MoeSpec& spec, const kernels::KernelTable& kernels,
                           const float* scores, float* probabilities) {
   std::copy_n(scores, spec.experts, probabilities);
-  if (spec.rule == RouterRule::kTopKThenSoftmax) kernels.softmax(probabilities, spec.experts);
+  if (spec.rule == RouterRule::kTopKThenSoftmax || spec.rule == RouterRule::kSparseMixer)
+    kernels.softmax(probabilities, spec.experts);
 }
 
 void ExpertGroups::sort(std::span<const int64_t> chosen, int64_t top_k, int64_t experts) {

@@ -13,7 +13,7 @@
 namespace jang {
 
 /// One token: `logits` [experts] are overwritten; `chosen` and `weights` [top_k] come out in order
-/// of falling weight, equal ones by number. A NaN among the logits makes every weight NaN.
+/// of falling logits, equal ones by number. A NaN among the logits makes every weight NaN.
 void choose_experts(const MoeSpec& spec, const kernels::KernelTable& kernels, float* logits,
                     int64_t* chosen, float* weights);
 

@@ -56,6 +56,7 @@ constexpr KernelTable kernel_table(Level level) {
           .add = add,
           .scale = scale,
           .soft_cap = soft_cap,
+          .clamp = clamp,
           .silu_mul = silu_mul,
           .gelu_mul = gelu_mul,
           .rope = rope,

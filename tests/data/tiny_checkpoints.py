@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import tiny_experts as routed
 import tiny_hybrid as hybrid
 import tiny_phi_glm_cohere as more
 import tiny_state_space as spaces
@@ -58,6 +59,8 @@ class Case:
             return hybrid.matrices(values)
         if self.model_type in spaces.ARCHITECTURES:
             return spaces.matrices(values)
+        if self.model_type in routed.ARCHITECTURES:
+            return routed.matrices(values)
         return int(values["num_hidden_layers"]) * more.matrices_of_a_layer(self.model_type)
 
     @property
@@ -194,6 +197,10 @@ CASES += [
 CASES += [
     Case(name, values, dtype, shards, fused_experts=fused)
     for name, values, dtype, shards, fused in hybrid.CASES
+]
+CASES += [
+    Case(name, values, dtype, shards, fused_experts=fused, absent=absent, stock=stock)
+    for name, values, dtype, shards, fused, absent, stock in routed.CASES
 ]
 QWEN2 = {"model_type": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 QWEN3 = {**QWEN2, "model_type": "qwen3", "head_dim": 64}
@@ -366,6 +373,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         **more.ARCHITECTURES,
         **hybrid.ARCHITECTURES,
         **spaces.ARCHITECTURES,
+        **routed.ARCHITECTURES,
         "qwen2": "Qwen2ForCausalLM",
         "qwen3": "Qwen3ForCausalLM",
         "granite": "GraniteForCausalLM",
@@ -378,7 +386,8 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     values["architectures"] = [names[case.model_type]]
     if case.model_type in ("mistral", "mixtral", "qwen2"):
         del values["attention_bias"], values["mlp_bias"]
-    for key in more.FOREIGN_KEYS.get(case.model_type, ()):
+    foreign = {**more.FOREIGN_KEYS, **routed.FOREIGN_KEYS}
+    for key in foreign.get(case.model_type, ()):
         del values[key]
     if case.model_type in spaces.ARCHITECTURES:
         for key in spaces.FOREIGN_KEYS[case.model_type]:
@@ -406,8 +415,9 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         )
     for key in case.absent:
         values.pop(key)
-    renamed = spelling == "new" and case.model_type not in hybrid.ARCHITECTURES
-    if case.model_type == "mixtral" or (renamed and "num_experts" in values):
+    renamed = spelling == "new" and case.model_type == "qwen3_moe"
+    local = case.model_type in ("mixtral", *routed.LOCAL_EXPERTS)
+    if local or (renamed and "num_experts" in values):
         values["num_local_experts"] = values.pop("num_experts")
     if spelling == "new":
         values["dtype"] = torch_dtype
@@ -497,6 +507,9 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
         return
     if case.model_type in spaces.ARCHITECTURES:
         yield from spaces.tensors(c, numbers.normal)
+        return
+    if case.model_type in routed.ARCHITECTURES:
+        yield from routed.tensors(c, numbers.normal, case.fused_experts)
         return
 
     def matrix(out: int, columns: int) -> Floats:

@@ -143,6 +143,20 @@ def configs() -> None:
     put("config", "mixtral", compact({**routed, "model_type": "mixtral"}))
     qwen = {"mlp_only_layers": [0], "decoder_sparse_step": 1, "moe_intermediate_size": 64}
     put("config", "qwen3_moe", compact({**routed, **qwen, "model_type": "qwen3_moe"}))
+    shared = {"shared_expert_intermediate_size": 32, "qkv_bias": False, "norm_topk_prob": True}
+    even = {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 8}
+    put(
+        "config",
+        "qwen2_moe",
+        compact({**routed, **qwen, **shared, **even, "model_type": "qwen2_moe"}),
+    )
+    put("config", "olmoe", compact({**routed, "clip_qkv": 8.0, "model_type": "olmoe"}))
+    granite = {"attention_multiplier": 0.1, "logits_scaling": 6, "embedding_multiplier": 12.0}
+    put("config", "granitemoe", compact({**routed, **granite, "model_type": "granitemoe"}))
+    magnitudes = {"type": "longrope", "short_mscale": 1.2, "long_mscale": 1.4}
+    factors = {"short_factor": [1.0] * 8, "long_factor": [2.5] * 8}
+    phimoe = {"rope_scaling": {**magnitudes, **factors}, "router_jitter_noise": 0.01}
+    put("config", "phimoe", compact({**routed, **phimoe, "model_type": "phimoe"}))
     factors = {"short_factor": [1.0, 2.0], "long_factor": [2.0, 3.5]}
     longrope = {"type": "longrope", **factors}
     phi3 = {"original_max_position_embeddings": 32, "partial_rotary_factor": 0.25}

@@ -1,9 +1,7 @@
 // granitemoehybrid: granite whose layers mix by mamba2 or by attention, most often without rotary
 // positions, and whose feed-forward is a shared one, beside routed experts if there are any.
-#include <cmath>
-#include <limits>
-
 #include "arch/families/families.h"
+#include "arch/families/granite_multipliers.h"
 #include "arch/families/llama_blocks.h"
 #include "arch/families/mamba2_blocks.h"
 #include "base/error.h"
@@ -13,15 +11,6 @@ namespace {
 
 constexpr int64_t kPositionsIfAbsent = 2048;
 constexpr int64_t kExpertsIfAbsent = 8, kChosenIfAbsent = 2, kSharedWidthIfAbsent = 1024;
-
-const char* const kMultipliers[] = {"attention_multiplier", "embedding_multiplier",
-                                    "logits_scaling", "residual_multiplier"};
-
-double multiplier(const ModelConfig& config, std::string_view key) {
-  const double value = config.number(key).value_or(1.0);
-  if (!std::isfinite(value) || value <= 0) config.fail(key, "expected a finite number above 0");
-  return value;
-}
 
 /// position_embedding_type: absent is none, as in every other spelling but "rope".
 bool has_positions(const ModelConfig& config) {
@@ -34,7 +23,7 @@ LlamaTraits traits_of(const ModelConfig& config) {
   traits.attention_bias = config.boolean("attention_bias").value_or(false);
   traits.kv_heads_may_be_absent = true;
   traits.default_positions = kPositionsIfAbsent;
-  traits.scale = multiplier(config, "attention_multiplier");
+  traits.scale = granite_multiplier(config, "attention_multiplier");
   // Rotary settings of a model without positions are not looked at.
   if (!has_positions(config)) traits.ropes.emplace_back();
   return traits;
@@ -104,9 +93,9 @@ FeedForwardSpec feed_forward(const ModelConfig& config, const Experts& experts, 
   traits.experts = experts.count;
   traits.top_k = experts.chosen;
   traits.width = experts.width;
+  traits.router = "router.layer";
+  traits.rule = RouterRule::kTopKThenSoftmax;
   MoeSpec moe = moe_block(config, layer, hidden, traits);
-  moe.router.path = base + "block_sparse_moe.router.layer";
-  moe.rule = RouterRule::kTopKThenSoftmax;
   shared.gate = shared.up = {{}, experts.shared, hidden, false};
   shared.gate_up = LinearSpec{base + "shared_mlp.input_linear", 2 * experts.shared, hidden, false};
   shared.down = {base + "shared_mlp.output_linear", hidden, experts.shared, false};
@@ -121,7 +110,6 @@ ModelSpec spec(const ModelConfig& config) {
   const Mamba2Spec mamba = read_mamba2(config, mamba_keys(), model.hidden);
   const Experts experts = read_experts(config);
   const std::vector<bool> attention = attention_layers(config, model.layers.size());
-  const auto residual = static_cast<float>(multiplier(config, "residual_multiplier"));
   const float eps = model.final_norm.eps;
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
     LayerSpec& layer = model.layers[i];
@@ -132,10 +120,8 @@ ModelSpec spec(const ModelConfig& config) {
           mamba2_layer(mamba, "model.layers." + std::to_string(i) + ".mamba.", model.hidden, eps);
     }
     layer.feed_forward = feed_forward(config, experts, static_cast<int64_t>(i), model.hidden);
-    layer.residual = residual;
   }
-  model.embedding.scale = static_cast<float>(multiplier(config, "embedding_multiplier"));
-  model.head.multiplier = static_cast<float>(1.0 / multiplier(config, "logits_scaling"));
+  set_granite_multipliers(config, model);
   return model;
 }
 
@@ -148,7 +134,7 @@ void complete_config(Json& config, const ModelConfig& source) {
   for (const bool attention : attention_layers(source, model.layers.size()))
     types.emplace_back(attention ? "attention" : "mamba");
   config["layer_types"] = types;
-  for (const char* key : kMultipliers) config[key] = multiplier(source, key);
+  write_granite_multipliers(config, source);
   config["position_embedding_type"] = has_positions(source) ? "rope" : "nope";
   if (has_positions(source)) write_rope(config, source, model.ropes.front());
   const auto heads = source.required_integer("num_attention_heads", 1, ModelConfig::kMaxHeads);
