@@ -6,7 +6,7 @@
 #   make fuzz      libFuzzer, SECONDS=15 a target                            make arm       C++ tests under qemu-aarch64
 #   make stubs     regenerate python/jang_tools/_core.pyi                    make packages  build and try sdist and wheel
 #   make tidy      clang-tidy, slow                                          make gates     instructions that kernels take
-#   make clean     remove what these made
+#   make families  measure every family, for docs/families.md               make clean     remove what these made
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=DIR another place for the environment.
 
@@ -30,7 +30,7 @@ sources := $(shell find cmake cpp kernels python/jang_tools -type f \( -name '*.
   -o -name '*.cmake' -o -name CMakeLists.txt -o -name '*.py' -o -name '*.pyi' -o -name py.typed \)) \
   CMakeLists.txt README.md LICENSE NOTICE
 
-.PHONY: help demo test lint tidy parity gates bench packages sanitize fuzz arm stubs clean setup
+.PHONY: help demo test lint tidy parity families gates bench packages sanitize fuzz arm stubs clean setup
 help:
 	@sed -n '3,12s/^# \{0,1\}//p' Makefile
 
@@ -104,6 +104,10 @@ stubs: $(VENV)/.package $(VENV)/.lint
 
 parity: .venv-parity/.ready
 	@.venv-parity/bin/python tests/python/parity/make_logits.py --check
+
+# Half an hour, on an idle machine: docs/families.md.
+families: $(VENV)/.package $(VENV)/.test
+	@$(in_venv) python tests/python/parity/family_table.py
 
 gates: $(VENV)/.build
 	@tools/setup.sh build test gates

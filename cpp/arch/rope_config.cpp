@@ -115,80 +115,8 @@ int64_t rotated_channels(const ModelConfig& config, int64_t head_dim, const Rope
   }
   return rotated;
 }
+
 /// `rope` with what a dictionary of rotary settings, if there is one, says; `owner` names it.
-RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
-                         const std::string& owner, const RopeRules& rules, RopeSpec rope);
-
-const Json* object_at(const ModelConfig& config, std::string_view key) {
-  const Json* value = config.find(key);
-  if (value == nullptr || value->is_object()) return value;
-  config.fail(key, "expected an object or null");
-}
-
-/// The entry of a layer type in rope_parameters, or nullptr.
-const Json* layer_dictionary(const ModelConfig& config, std::string_view layer_type,
-                             std::string& owner) {
-  const Json* all = object_at(config, "rope_parameters");
-  if (all == nullptr || all->as_object().empty()) return nullptr;
-  owner = "rope_parameters." + std::string(layer_type);
-  bool keyed = false;
-  for (const auto& [key, value] : all->as_object()) keyed = keyed || value.is_object();
-  if (!keyed) {
-    config.fail("rope_parameters", "expected an object for each layer type (full_attention, ...)");
-  }
-  const Json* value = all->find(layer_type);
-  if (value != nullptr && !value->is_object()) config.fail(owner, "expected an object or null");
-  return value;
-}
-
-/// Words of stock readers for what `rope` does, on a copy of the dictionary it comes from.
-Json scaling_json(Json scaling, const RopeSpec& rope);
-
-}  // namespace
-
-double positive_number(const ModelConfig& config, const std::string& key, const Json& value) {
-  if (!value.is_number()) config.fail(key, "expected a number");
-  const double number = value.as_double();
-  if (!std::isfinite(number) || number <= 0) config.fail(key, "expected a finite number above 0");
-  return number;
-}
-
-RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules& rules) {
-  RopeSpec rope;
-  rope.interleaved = rules.interleaved;
-  rope.theta = rules.theta;
-  if (const Json* theta = config.find("rope_theta")) {
-    rope.theta = positive_number(config, "rope_theta", *theta);
-  }
-  rope.rotated = rotated_channels(config, head_dim, rules);
-
-  std::string owner;
-  const Json* dictionary = rope_dictionary(config, owner);
-  return read_dictionary(config, dictionary, owner, rules, rope);
-}
-
-RopeSpec read_layer_rope(const ModelConfig& config, std::string_view layer_type,
-                         std::string_view theta_key, bool scaled, int64_t head_dim,
-                         double default_theta, int64_t default_positions) {
-  RopeRules rules;
-  rules.positions = default_positions;
-  RopeSpec rope;
-  rope.rotated = head_dim;
-  rope.theta = default_theta;
-  if (head_dim % 2 != 0) config.fail("head_dim", "rotary positions need an even number");
-  if (const Json* theta = config.find(theta_key)) {
-    rope.theta = positive(config, std::string(theta_key), *theta);
-  }
-  std::string owner;
-  const Json* own = layer_dictionary(config, layer_type, owner);
-  rope = read_dictionary(config, own, owner, rules, rope);
-  const Json* scaling = scaled ? object_at(config, "rope_scaling") : nullptr;
-  if (scaling == nullptr || scaling->as_object().empty()) return rope;
-  return read_dictionary(config, scaling, "rope_scaling", rules, rope);
-}
-
-namespace {
-
 RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
                          const std::string& owner, const RopeRules& rules, RopeSpec rope) {
   if (dictionary == nullptr) return rope;
@@ -203,7 +131,7 @@ RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
     }
   }
   if (const Json* partial = dictionary->find("partial_rotary_factor"); partial && !rules.partial) {
-    if (positive(config, owner + ".partial_rotary_factor", *partial) != 1.0) {
+    if (positive_number(config, owner + ".partial_rotary_factor", *partial) != 1.0) {
       throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
                   owner + ".partial_rotary_factor other than 1 is not supported in a " +
                       config.model_type() + " model");
@@ -245,7 +173,84 @@ RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
   return rope;
 }
 
+const Json* object_at(const ModelConfig& config, std::string_view key) {
+  const Json* value = config.find(key);
+  if (value == nullptr || value->is_object()) return value;
+  config.fail(key, "expected an object or null");
+}
+
+/// The entry of a layer type in rope_parameters, or nullptr.
+const Json* layer_dictionary(const ModelConfig& config, std::string_view layer_type,
+                             std::string& owner) {
+  const Json* all = object_at(config, "rope_parameters");
+  if (all == nullptr || all->as_object().empty()) return nullptr;
+  owner = "rope_parameters." + std::string(layer_type);
+  bool keyed = false;
+  for (const auto& [key, value] : all->as_object()) keyed = keyed || value.is_object();
+  if (!keyed) {
+    config.fail("rope_parameters", "expected an object for each layer type (full_attention, ...)");
+  }
+  const Json* value = all->find(layer_type);
+  if (value != nullptr && !value->is_object()) config.fail(owner, "expected an object or null");
+  return value;
+}
+
+/// Words of stock readers for what `rope` does, on a copy of the dictionary it comes from.
+Json scaling_json(Json scaling, const RopeSpec& rope) {
+  scaling.as_object().erase("rope_theta");
+  const std::string_view type = type_name(rope.type);
+  scaling["type"] = type;
+  scaling["rope_type"] = type;
+  if (rope.type == RopeType::kLlama3 || rope.type == RopeType::kYarn ||
+      rope.type == RopeType::kLongRope) {
+    scaling["original_max_position_embeddings"] = rope.original_positions;
+  }
+  if (rope.type == RopeType::kYarn) scaling["factor"] = rope.factor;
+  return scaling;
+}
+
 }  // namespace
+
+double positive_number(const ModelConfig& config, const std::string& key, const Json& value) {
+  if (!value.is_number()) config.fail(key, "expected a number");
+  const double number = value.as_double();
+  if (!std::isfinite(number) || number <= 0) config.fail(key, "expected a finite number above 0");
+  return number;
+}
+
+RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules& rules) {
+  RopeSpec rope;
+  rope.interleaved = rules.interleaved;
+  rope.theta = rules.theta;
+  if (const Json* theta = config.find("rope_theta")) {
+    rope.theta = positive_number(config, "rope_theta", *theta);
+  }
+  rope.rotated = rotated_channels(config, head_dim, rules);
+
+  std::string owner;
+  const Json* dictionary = rope_dictionary(config, owner);
+  return read_dictionary(config, dictionary, owner, rules, rope);
+}
+
+RopeSpec read_layer_rope(const ModelConfig& config, std::string_view layer_type,
+                         std::string_view theta_key, bool scaled, int64_t head_dim,
+                         double default_theta, int64_t default_positions) {
+  RopeRules rules;
+  rules.positions = default_positions;
+  RopeSpec rope;
+  rope.rotated = head_dim;
+  rope.theta = default_theta;
+  if (head_dim % 2 != 0) config.fail("head_dim", "rotary positions need an even number");
+  if (const Json* theta = config.find(theta_key)) {
+    rope.theta = positive_number(config, std::string(theta_key), *theta);
+  }
+  std::string owner;
+  const Json* own = layer_dictionary(config, layer_type, owner);
+  rope = read_dictionary(config, own, owner, rules, rope);
+  const Json* scaling = scaled ? object_at(config, "rope_scaling") : nullptr;
+  if (scaling == nullptr || scaling->as_object().empty()) return rope;
+  return read_dictionary(config, scaling, "rope_scaling", rules, rope);
+}
 
 double score_scale(const ModelConfig& config, const RopeSpec& rope) {
   std::string owner;
@@ -281,23 +286,6 @@ void write_layer_rope(Json& text, const ModelConfig& source, const RopeSpec& rop
   }
   text["rope_scaling"] = scaling_json(*dictionary, rope);
 }
-
-namespace {
-
-Json scaling_json(Json scaling, const RopeSpec& rope) {
-  scaling.as_object().erase("rope_theta");
-  const std::string_view type = type_name(rope.type);
-  scaling["type"] = type;
-  scaling["rope_type"] = type;
-  if (rope.type == RopeType::kLlama3 || rope.type == RopeType::kYarn ||
-      rope.type == RopeType::kLongRope) {
-    scaling["original_max_position_embeddings"] = rope.original_positions;
-  }
-  if (rope.type == RopeType::kYarn) scaling["factor"] = rope.factor;
-  return scaling;
-}
-
-}  // namespace
 
 void write_partial_rotary(Json& text, const ModelConfig& source, const RopeRules& rules) {
   std::string key;

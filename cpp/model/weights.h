@@ -63,8 +63,8 @@ class WeightBinder {
   std::vector<float> norm(const NormSpec& spec);
   /// Empty if the norm has none.
   std::vector<float> norm_bias(const NormSpec& spec);
-  /// The tensor of that name, [size].
-  std::vector<float> vector(const std::string& name, int64_t size);
+  /// All values of the plain tensor of that name, which has this shape.
+  std::vector<float> values(const std::string& name, const std::vector<uint64_t>& shape);
   /// Taps of a depthwise convolution, [taps][channels]; stored as [channels, taps, 1] or, in plain
   /// checkpoints, as [channels, 1, taps].
   std::vector<float> convolution(const std::string& path, int64_t channels, int64_t taps);
@@ -79,8 +79,6 @@ class WeightBinder {
   /// The tensor of that final name, or nullptr; a plain checkpoint may spell it otherwise.
   const CheckpointTensor* find(const std::string& name);
   const CheckpointTensor& plain(const std::string& name, const std::vector<uint64_t>& shape);
-  /// All values of a tensor of that shape.
-  std::vector<float> values(const std::string& name, const std::vector<uint64_t>& shape);
   const FinalTensor& final_tensor(const std::string& name, const std::vector<uint64_t>& shape);
   /// The module of that path, marked as used, or nullptr; Error{kTensorShape} if `shape` is not
   /// its.

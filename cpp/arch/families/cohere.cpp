@@ -3,6 +3,7 @@
 // the heads of queries and keys; cohere2 has a window on most layers, and no rotary positions on
 // the others.
 #include "arch/families/families.h"
+#include "arch/families/layer_windows.h"
 #include "arch/families/llama_blocks.h"
 
 namespace jang {
@@ -77,30 +78,10 @@ int64_t pattern(const ModelConfig& config) {
 }
 
 /// Which layers have a window: layer_types, else all but every sliding_window_pattern-th.
-std::vector<bool> windowed_layers(const ModelConfig& config, std::size_t layers) {
-  std::vector<bool> windowed(layers);
-  const Json* list = config.find("layer_types");
-  if (list == nullptr) {
-    const auto every = static_cast<std::size_t>(pattern(config));
-    for (std::size_t i = 0; i < layers; ++i) windowed[i] = (i + 1) % every != 0;
-    return windowed;
-  }
-  if (!list->is_array() || list->as_array().size() != layers) {
-    config.fail("layer_types", "expected a list of num_hidden_layers = " + std::to_string(layers) +
-                                   " layer types, found " +
-                                   (list->is_array() ? std::to_string(list->as_array().size())
-                                                     : std::string("no list")));
-  }
-  for (std::size_t i = 0; i < layers; ++i) {
-    const Json& type = list->as_array()[i];
-    const std::string name = type.is_string() ? type.as_string() : std::string();
-    if (name != "sliding_attention" && name != "full_attention") {
-      config.fail("layer_types", "expected sliding_attention or full_attention, found \"" +
-                                     name.substr(0, 40) + "\" for layer " + std::to_string(i));
-    }
-    windowed[i] = name == "sliding_attention";
-  }
-  return windowed;
+std::vector<bool> windows_of(const ModelConfig& config, const ModelSpec& model) {
+  const int64_t every = pattern(config);
+  return windowed_layers(config, static_cast<int64_t>(model.layers.size()),
+                         [every](int64_t layer) { return (layer + 1) % every != 0; });
 }
 
 int64_t window(const ModelConfig& config) {
@@ -113,12 +94,10 @@ int64_t window(const ModelConfig& config) {
 
 ModelSpec cohere2_spec(const ModelConfig& config) {
   ModelSpec model = parallel_spec(config, "cohere2");
-  const std::vector<bool> windowed = windowed_layers(config, model.layers.size());
-  const int64_t size = window(config);
+  const std::vector<bool> windowed = windows_of(config, model);
+  set_windows(model, windowed, window(config));
   for (std::size_t i = 0; i < model.layers.size(); ++i) {
-    auto& mixer = std::get<AttentionSpec>(model.layers[i].mixer);
-    mixer.window = windowed[i] ? size : 0;
-    mixer.rope = windowed[i] ? 0 : -1;
+    std::get<AttentionSpec>(model.layers[i].mixer).rope = windowed[i] ? 0 : -1;
   }
   return model;
 }
@@ -139,30 +118,14 @@ void complete_cohere(Json& config, const ModelConfig& source) {
   config["use_qk_norm"] = mixer.q_norm.has_value();
 }
 
-/// The pattern that gives these layers, or one that stock mlx-lm fails on: it reads nothing else,
-/// and any other number would give another model in silence.
-int64_t stock_pattern(const std::vector<bool>& windowed) {
-  std::size_t every = 1;
-  while (every <= windowed.size() && windowed[every - 1]) ++every;
-  for (std::size_t i = 0; i < windowed.size(); ++i) {
-    if (windowed[i] != ((i + 1) % every != 0)) return 0;
-  }
-  return static_cast<int64_t>(every);
-}
-
 void complete_cohere2(Json& config, const ModelConfig& source) {
   const ModelSpec model = cohere2_spec(source);
   complete(config, source, model);
   config["sliding_window"] = window(source);
-  std::vector<bool> windowed;
-  for (const LayerSpec& layer : model.layers)
-    windowed.push_back(std::get<AttentionSpec>(layer.mixer).window != 0);
-  config["sliding_window_pattern"] = stock_pattern(windowed);
-  Json::Array types;
-  for (const bool local : windowed) {
-    types.emplace_back(std::string(local ? "sliding_attention" : "full_attention"));
-  }
-  config["layer_types"] = types;
+  // Stock mlx-lm reads the pattern alone. Where there is none it is to fail: any number would give
+  // another model in silence.
+  config["sliding_window_pattern"] = window_pattern(windows_of(source, model)).value_or(0);
+  write_layer_types(config, model);
 }
 
 }  // namespace

@@ -1,6 +1,5 @@
 // gemma3's text model, alone or inside the multimodal gemma3: gemma2's norms, queries and keys
 // normed per head, and two kinds of layers with a rotary table each. Written flat, as gemma3_text.
-#include <algorithm>
 #include <array>
 
 #include "arch/families/families.h"
@@ -63,16 +62,6 @@ ModelSpec spec(const ModelConfig& config) {
   return model;
 }
 
-/// The pattern that gives these layers, or null: stock readers know no lists.
-Json pattern_json(const std::vector<bool>& windowed) {
-  const auto first = std::find(windowed.begin(), windowed.end(), false);
-  const int64_t pattern = first - windowed.begin() + 1;
-  for (std::size_t i = 0; i < windowed.size(); ++i) {
-    if (windowed[i] != ((static_cast<int64_t>(i) + 1) % pattern != 0)) return nullptr;
-  }
-  return pattern;
-}
-
 /// A wrapper's text part in its place; what belongs to the whole checkpoint is kept.
 Json flat_config(const ModelConfig& source) {
   Json flat = source.text();
@@ -96,7 +85,9 @@ void complete_config(Json& config, const ModelConfig& source) {
   write_soft_cap(config, kLogitCap, model.head.softcap);
   write_window(config, gemma_window(source));
   const std::vector<bool> windowed = windows_of(source, model);
-  config["sliding_window_pattern"] = pattern_json(windowed);
+  // Null where there is none: stock readers know no lists.
+  config["sliding_window_pattern"] = nullptr;
+  if (const auto pattern = window_pattern(windowed)) config["sliding_window_pattern"] = *pattern;
   Json::Array types;
   for (const bool sliding : windowed) types.emplace_back(sliding ? kSliding : kFull);
   config["layer_types"] = types;

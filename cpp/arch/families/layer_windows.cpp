@@ -1,6 +1,7 @@
 // layer_types read strictly: a word that stands for another mixer must not pass as attention.
 #include "arch/families/layer_windows.h"
 
+#include <algorithm>
 #include <string>
 
 #include "base/error.h"
@@ -20,8 +21,9 @@ std::vector<bool> windowed_layers(const ModelConfig& config, int64_t layers,
   for (const Json& entry : list->as_array()) {
     const std::string word = entry.is_string() ? entry.as_string() : std::string("no word");
     if (word != "sliding_attention" && word != "full_attention") {
-      config.fail("layer_types",
-                  "expected sliding_attention or full_attention, found " + word.substr(0, 40));
+      config.fail("layer_types", "expected sliding_attention or full_attention, found " +
+                                     word.substr(0, 40) + " for layer " +
+                                     std::to_string(windowed.size()));
     }
     windowed.push_back(word == "sliding_attention");
   }
@@ -36,6 +38,15 @@ void set_windows(ModelSpec& spec, const std::vector<bool>& windowed, int64_t win
   for (std::size_t i = 0; i < spec.layers.size(); ++i) {
     std::get<AttentionSpec>(spec.layers[i].mixer).window = windowed[i] ? window : 0;
   }
+}
+
+std::optional<int64_t> window_pattern(const std::vector<bool>& windowed) {
+  const auto first = std::find(windowed.begin(), windowed.end(), false);
+  const int64_t pattern = first - windowed.begin() + 1;
+  for (std::size_t i = 0; i < windowed.size(); ++i) {
+    if (windowed[i] != ((static_cast<int64_t>(i) + 1) % pattern != 0)) return std::nullopt;
+  }
+  return pattern;
 }
 
 void write_layer_types(Json& config, const ModelSpec& spec) {

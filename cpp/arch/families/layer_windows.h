@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "arch/config.h"
@@ -18,6 +19,9 @@ std::vector<bool> windowed_layers(const ModelConfig& config, int64_t layers,
 
 /// Gives these layers the window; 0: none.
 void set_windows(ModelSpec& spec, const std::vector<bool>& windowed, int64_t window);
+
+/// N where every N-th layer and no other is without a window, or nullopt.
+std::optional<int64_t> window_pattern(const std::vector<bool>& windowed);
 
 /// layer_types for readers that do not know the rule.
 void write_layer_types(Json& config, const ModelSpec& spec);

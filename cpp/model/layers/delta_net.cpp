@@ -19,8 +19,8 @@ DeltaNetLayer::DeltaNetLayer(const DeltaNetSpec& spec, WeightBinder& binder)
       b_(binder.linear(spec.b)),
       out_(binder.linear(spec.out)),
       taps_(binder.convolution(spec.convolution, spec.channels(), spec.taps)),
-      rate_(binder.vector(spec.decay, spec.value_heads)),
-      shift_(binder.vector(spec.step_bias, spec.value_heads)),
+      rate_(binder.values(spec.decay, {static_cast<uint64_t>(spec.value_heads)})),
+      shift_(binder.values(spec.step_bias, {static_cast<uint64_t>(spec.value_heads)})),
       norm_(binder.norm(spec.norm)) {
   if (spec.z) z_ = binder.linear(*spec.z);
   if (spec.a) a_ = binder.linear(*spec.a);
