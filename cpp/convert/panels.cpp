@@ -50,8 +50,10 @@ Panel whole_panel(uint32_t index, const FinalTensor& tensor) {
 SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
                        AlignedBuffer<std::byte>& scratch) {
   SourcePanel result{nullptr, tensor.dtype, panel.rows, panel.columns};
+  const uint64_t size =
+      panel.rows * panel.columns * static_cast<uint64_t>(dtype_size(tensor.dtype));
   const auto gather = [&] {
-    scratch.reserve_discarding(panel.bytes);
+    scratch.reserve_discarding(size);
     gather_values(checkpoint, tensor, panel.row, panel.rows, panel.column, panel.columns,
                   scratch.data());
     result.data = scratch.data();
@@ -61,14 +63,14 @@ SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, 
                  [&](const CheckpointTensor& source, uint64_t offset, uint64_t bytes) {
                    if (result.data != nullptr) return;
                    require_dtype(checkpoint, source, tensor);
-                   if (bytes == panel.bytes) {
+                   if (bytes == size) {
                      result.data = checkpoint.data(source).subspan(offset, bytes).data();
                    } else {
                      gather();
                    }
                  });
   if (tensor.shift != 0.0f) {
-    scratch.reserve_discarding(panel.bytes);
+    scratch.reserve_discarding(size);
     shift_panel(result, tensor.shift, scratch.data());
     result.data = scratch.data();
   }
