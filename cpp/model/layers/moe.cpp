@@ -31,7 +31,8 @@ MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
       down_(binder.stack(spec.down)),
       expert_bytes_(stored_bytes(gate_.front()) + stored_bytes(up_.front()) +
                     stored_bytes(down_.front())) {
-  if (!spec.correction.empty()) correction_ = binder.vector(spec.correction, spec.experts);
+  if (!spec.correction.empty())
+    correction_ = binder.values(spec.correction, {static_cast<uint64_t>(spec.experts)});
   if (!spec.shared) return;
   shared_.emplace(spec.shared->mlp, binder);
   if (spec.shared->gate) shared_gate_ = binder.linear(*spec.shared->gate);
