@@ -28,11 +28,11 @@ struct RoutedInput {
   bool down;       // of down; else of gate and up
   const float* x;  // [tokens][hidden]; of down [tokens * top_k][width], by place
   int64_t tokens;
-  const float* scores;              // [tokens][experts], as choose_experts leaves them
-  std::span<const int64_t> chosen;  // experts, [tokens][top_k], by falling weight
-  std::span<const float> weights;   // of their outputs, [tokens][top_k]
-  std::span<const int64_t> places;  // [tokens][top_k]
-  const float* preferences;         // [tokens][experts]: `chosen` are the largest of these
+  const float* scores;                 // [tokens][experts], as choose_experts leaves them
+  std::span<const int64_t> chosen;     // experts, [tokens][top_k], by falling weight
+  std::span<const float> weights;      // of their outputs, [tokens][top_k]
+  std::span<const int64_t> places;     // [tokens][top_k]
+  const float* preferences = nullptr;  // [tokens][experts], what is chosen by; null: scores
 };
 
 /// What the matrices of a stack are about to be multiplied with, each with rows of its own.

@@ -220,7 +220,9 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
         count, width = c["n_routed_experts"], c["moe_intermediate_size"]
         yield from linear(f"{prefix}.gate", count, hidden, False)
         if kind != "deepseek_v2":
-            yield f"{prefix}.gate.e_score_correction_bias", draw((count,), 0.3)
+            # Below 0 where stock mlx-lm is not compared with: it counts closed groups as 0.
+            mean = 1.0 if c.get("rope_interleave", True) else -0.5
+            yield f"{prefix}.gate.e_score_correction_bias", mean + draw((count,), 0.3)
         if fused:
             halves = [draw((2 * width, hidden), 1.5 / hidden**0.5) for _ in range(count)]
             yield f"{prefix}.experts.gate_up_proj", np.stack(halves)

@@ -18,7 +18,7 @@ RoutedInput routed_input(const MoeSpec& spec, const LayerContext& context, bool 
           work.chosen.span().first(pairs),
           work.expert_weights.span().first(pairs),
           work.groups.places(),
-          has_preferences(spec) ? work.preferences.data() : work.router.data()};
+          has_preferences(spec) ? work.preferences.data() : nullptr};
 }
 
 }  // namespace
