@@ -155,6 +155,8 @@ def configs() -> None:
     put("config", "granitemoe", compact({**routed, **granite, "model_type": "granitemoe"}))
     magnitudes = {"type": "longrope", "short_mscale": 1.2, "long_mscale": 1.4}
     factors = {"short_factor": [1.0] * 8, "long_factor": [2.5] * 8}
+    minimax = {"num_local_experts": 4, "rotary_dim": 8, "shared_intermediate_size": 0}
+    put("config", "minimax_m2", compact({**routed, **minimax, "model_type": "minimax_m2"}))
     phimoe = {"rope_scaling": {**magnitudes, **factors}, "router_jitter_noise": 0.01}
     put("config", "phimoe", compact({**routed, **phimoe, "model_type": "phimoe"}))
     factors = {"short_factor": [1.0, 2.0], "long_factor": [2.0, 3.5]}

@@ -403,10 +403,10 @@ TEST(Promised, EveryDescribedTypePlansWithoutUnknownNames) {
       "shared_expert_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2,
       "tie_word_embeddings": false)";
   for (const char* type :
-       {"llama",   "mistral",    "qwen2",   "qwen3",       "qwen3_moe",  "qwen2_moe",
-        "mixtral", "olmo2",      "olmoe",   "gemma",       "gemma2",     "gemma3_text",
-        "phi3",    "phi",        "glm4",    "cohere",      "cohere2",    "granite",
-        "smollm3", "qwen3_next", "qwen3_5", "qwen3_5_moe", "granitemoe", "phimoe"}) {
+       {"llama",       "mistral",    "qwen2",   "qwen3",     "qwen3_moe",   "qwen2_moe",  "mixtral",
+        "olmo2",       "olmoe",      "gemma",   "gemma2",    "gemma3_text", "phi3",       "phi",
+        "glm4",        "cohere",     "cohere2", "granite",   "smollm3",     "qwen3_next", "qwen3_5",
+        "qwen3_5_moe", "granitemoe", "phimoe",  "minimax_m2"}) {
     const ModelConfig model = config(type, moe);
     const Inventory inventory = build_inventory(model, sources_from_config(model, {}));
     for (const FinalTensor& tensor : inventory.tensors) {
