@@ -472,7 +472,9 @@ TEST(Promised, RoutedBlocksInEverySpelling) {
       EXPECT_EQ(same.parameters, single.parameters);
     }
     std::vector<std::string> stacked;
-    for (const FinalTensor& tensor : single.tensors) stacked.push_back(tensor.name);
+    for (const FinalTensor& tensor : single.tensors) {
+      if (!tensor.zeros) stacked.push_back(tensor.name);
+    }
     EXPECT_EQ(sources_from_config(model, stacked).size(), stacked.size());
   }
 }
