@@ -74,7 +74,7 @@ std::string with_prefix(const ModelConfig& config, std::string_view source) {
     swap_prefix(name, "language_model.", "");
     return name;
   }
-  if (one_of(type, {"mixtral", "phimoe", "granitemoe"})) {
+  if (one_of(type, {"mixtral", "phimoe", "granitemoe", "minimax_m2"})) {
     // Names of the block and its router in memory, which some writers keep.
     swap_part(name, ".mlp.", ".block_sparse_moe.");
     swap_part(name, ".block_sparse_moe.router.weight",

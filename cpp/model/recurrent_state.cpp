@@ -24,6 +24,7 @@ int64_t RecurrentState::Dims::floats() const noexcept {
 
 struct RecurrentState::DimsOf {
   Dims operator()(const AttentionSpec& /*spec*/) const { return {}; }
+  Dims operator()(const LatentAttentionSpec& /*spec*/) const { return {}; }
   Dims operator()(const DeltaNetSpec& spec) const {
     return {.state = spec.value_heads * spec.key_dim * spec.value_dim,
             .channels = spec.channels(),

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 import tiny_experts as routed
 import tiny_hybrid as hybrid
+import tiny_latent as latent
 import tiny_phi_glm_cohere as more
 import tiny_state_space as spaces
 
@@ -61,6 +62,8 @@ class Case:
             return spaces.matrices(values)
         if self.model_type in routed.ARCHITECTURES:
             return routed.matrices(values)
+        if self.model_type in latent.ARCHITECTURES:
+            return latent.matrices(values)
         return int(values["num_hidden_layers"]) * more.matrices_of_a_layer(self.model_type)
 
     @property
@@ -201,6 +204,10 @@ CASES += [
 CASES += [
     Case(name, values, dtype, shards, fused_experts=fused, absent=absent, stock=stock)
     for name, values, dtype, shards, fused, absent, stock in routed.CASES
+]
+CASES += [
+    Case(name, values, dtype, shards, fused_experts=fused, stock=stock)
+    for name, values, dtype, shards, fused, stock in latent.CASES
 ]
 QWEN2 = {"model_type": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 QWEN3 = {**QWEN2, "model_type": "qwen3", "head_dim": 64}
@@ -374,6 +381,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         **hybrid.ARCHITECTURES,
         **spaces.ARCHITECTURES,
         **routed.ARCHITECTURES,
+        **latent.ARCHITECTURES,
         "qwen2": "Qwen2ForCausalLM",
         "qwen3": "Qwen3ForCausalLM",
         "granite": "GraniteForCausalLM",
@@ -386,7 +394,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     values["architectures"] = [names[case.model_type]]
     if case.model_type in ("mistral", "mixtral", "qwen2"):
         del values["attention_bias"], values["mlp_bias"]
-    foreign = {**more.FOREIGN_KEYS, **routed.FOREIGN_KEYS}
+    foreign = {**more.FOREIGN_KEYS, **routed.FOREIGN_KEYS, **latent.FOREIGN_KEYS}
     for key in foreign.get(case.model_type, ()):
         del values[key]
     if case.model_type in spaces.ARCHITECTURES:
@@ -436,6 +444,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     if "partial_rotary_factor" in rope:
         values["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     more.old_spelling(values)
+    routed.old_spelling(values)
     if rope["rope_type"] == "default":
         values["rope_scaling"] = None
     elif rope["rope_type"] == "llama3":
@@ -510,6 +519,10 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
         return
     if case.model_type in routed.ARCHITECTURES:
         yield from routed.tensors(c, numbers.normal, case.fused_experts)
+        return
+
+    if case.model_type in latent.ARCHITECTURES:
+        yield from latent.tensors(c, numbers.normal, case.fused_experts)
         return
 
     def matrix(out: int, columns: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Cases and tensors of qwen2_moe, olmoe, granitemoe and phimoe for tiny_checkpoints.py.
+"""Cases and tensors of qwen2_moe, olmoe, granitemoe, phimoe and minimax_m2 for tiny_checkpoints.py.
 
 Every option of these families is on in at least one case, with a value that is not its default.
 """
@@ -20,6 +20,7 @@ ARCHITECTURES = {
     "olmoe": "OlmoeForCausalLM",
     "granitemoe": "GraniteMoeForCausalLM",
     "phimoe": "PhimoeForCausalLM",
+    "minimax_m2": "MiniMaxM2ForCausalLM",
 }
 # Of the plain model's keys, those that a family does not have.
 FOREIGN_KEYS = {
@@ -27,9 +28,10 @@ FOREIGN_KEYS = {
     "olmoe": ("mlp_bias", "head_dim"),
     "granitemoe": ("mlp_bias", "head_dim"),
     "phimoe": ("mlp_bias", "head_dim"),
+    "minimax_m2": ("attention_bias", "mlp_bias"),
 }
 # What config.json calls the number of experts.
-LOCAL_EXPERTS = ("granitemoe", "phimoe")
+LOCAL_EXPERTS = ("granitemoe", "phimoe", "minimax_m2")
 
 
 def rope(theta: float, **more: Any) -> Values:
@@ -93,12 +95,28 @@ PHIMOE = {
     "router_jitter_noise": 0.3,
     "rope_parameters": rope(1e6),
 }
+MINIMAX_M2 = {
+    "model_type": "minimax_m2",
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "intermediate_size": 96,
+    "head_dim": 64,
+    "rope_parameters": rope(5e6, partial_rotary_factor=0.5),
+}
 
 # name, what differs from the plain model, dtype, shards, experts fused as in memory, keys that
 # config.json leaves out, whether stock mlx-lm computes the same
 CASES: list[tuple[str, Values, str, int, bool, tuple[str, ...], bool]] = [
     ("qwen2-moe", QWEN2_MOE, "BF16", 0, False, (), True),
-    ("qwen2-moe-fused", {**QWEN2_MOE, "num_key_value_heads": 5}, "F16", 2, True, (), True),
+    (
+        "qwen2-moe-fused",
+        {**QWEN2_MOE, "num_key_value_heads": 5},
+        "F16",
+        2,
+        True,
+        (),
+        True,
+    ),
     # Dense layers 0 and 2 by the step, 3 by its number. Stock has none, always has biases, never a
     # tied head, and does not divide weights by their sum.
     (
@@ -151,7 +169,12 @@ CASES: list[tuple[str, Values, str, int, bool, tuple[str, ...], bool]] = [
     ("olmoe", OLMOE, "BF16", 0, False, (), True),
     (
         "olmoe-fused",
-        {**OLMOE, "norm_topk_prob": True, "attention_bias": True, "num_key_value_heads": 5},
+        {
+            **OLMOE,
+            "norm_topk_prob": True,
+            "attention_bias": True,
+            "num_key_value_heads": 5,
+        },
         "F16",
         2,
         True,
@@ -166,7 +189,11 @@ CASES: list[tuple[str, Values, str, int, bool, tuple[str, ...], bool]] = [
             "clip_qkv": 0.8,
             "norm_topk_prob": True,
             "tie_word_embeddings": True,
-            "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5},
+            "rope_parameters": {
+                "rope_type": "linear",
+                "rope_theta": 10000.0,
+                "factor": 2.5,
+            },
         },
         "F32",
         0,
@@ -202,7 +229,12 @@ CASES: list[tuple[str, Values, str, int, bool, tuple[str, ...], bool]] = [
     ("phimoe", PHIMOE, "BF16", 0, False, (), True),
     (
         "phimoe-plain",
-        {**PHIMOE, "attention_bias": False, "lm_head_bias": False, "num_key_value_heads": 5},
+        {
+            **PHIMOE,
+            "attention_bias": False,
+            "lm_head_bias": False,
+            "num_key_value_heads": 5,
+        },
         "F16",
         0,
         True,
@@ -227,7 +259,31 @@ CASES: list[tuple[str, Values, str, int, bool, tuple[str, ...], bool]] = [
         ("router_jitter_noise",),
         False,
     ),
+    ("minimax-m2", MINIMAX_M2, "BF16", 0, False, (), True),
+    (
+        "minimax-m2-fused",
+        {
+            **MINIMAX_M2,
+            "head_dim": 32,
+            "num_key_value_heads": 5,
+            "tie_word_embeddings": True,
+            "rope_parameters": rope(20000.0, partial_rotary_factor=0.75),
+        },
+        "F16",
+        2,
+        True,
+        (),
+        True,
+    ),
 ]
+
+
+def old_spelling(values: Values) -> None:
+    """What the first checkpoints say otherwise, beside the rotary positions."""
+    if values["model_type"] == "minimax_m2":
+        values["rotary_dim"] = int(
+            values.pop("partial_rotary_factor") * values["head_dim"]
+        )
 
 
 def is_sparse(values: Mapping[str, Any], layer: int) -> bool:
@@ -245,10 +301,29 @@ def matrices(values: Mapping[str, Any]) -> int:
     )
 
 
-def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str, Floats]]:
+def _block(kind: str, fused: bool) -> str:
+    """What checkpoints call a routed block; fused ones have its name in memory."""
+    if kind == "granitemoe" or (kind in ("phimoe", "minimax_m2") and not fused):
+        return "block_sparse_moe"
+    return "mlp"
+
+
+def _router(kind: str, fused: bool) -> str:
+    if kind == "granitemoe":
+        return "router" if fused else "router.layer"
+    return "router" if kind == "phimoe" and fused else "gate"
+
+
+def tensors(
+    c: Mapping[str, Any], draw: Draw, fused: bool
+) -> Iterator[tuple[str, Floats]]:
     """Names and values in file order."""
     kind, hidden = c["model_type"], c["hidden_size"]
-    heads, kv_heads, dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
+    heads, kv_heads, dim = (
+        c["num_attention_heads"],
+        c["num_key_value_heads"],
+        c["head_dim"],
+    )
 
     def matrix(out: int, columns: int) -> Floats:
         return draw((out, columns), 1.5 / columns**0.5)
@@ -264,9 +339,13 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
         yield f"{prefix}.down_proj.weight", matrix(hidden, width)
 
     def attention(prefix: str) -> Iterator[tuple[str, Floats]]:
-        all_biases = kind != "qwen2_moe" and c["attention_bias"]
+        all_biases = kind not in ("qwen2_moe", "minimax_m2") and c["attention_bias"]
         some = all_biases or c.get("qkv_bias", False)
-        rows = {"q_proj": heads * dim, "k_proj": kv_heads * dim, "v_proj": kv_heads * dim}
+        rows = {
+            "q_proj": heads * dim,
+            "k_proj": kv_heads * dim,
+            "v_proj": kv_heads * dim,
+        }
         for name, out in rows.items():
             yield f"{prefix}.{name}.weight", matrix(out, hidden)
             if some:
@@ -274,18 +353,16 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
         yield f"{prefix}.o_proj.weight", matrix(hidden, heads * dim)
         if all_biases:
             yield f"{prefix}.o_proj.bias", draw((hidden,), 0.3)
-        if kind == "olmoe":
+        if kind in ("olmoe", "minimax_m2"):
             yield from norm(f"{prefix}.q_norm", heads * dim)
             yield from norm(f"{prefix}.k_norm", kv_heads * dim)
 
     def routed(layer: str) -> Iterator[tuple[str, Floats]]:
         count = c["num_experts"]
         width = c.get("moe_intermediate_size", c["intermediate_size"])
-        sparse = kind in ("granitemoe", "phimoe") and not (kind == "phimoe" and fused)
-        block = f"{layer}.{'block_sparse_moe' if sparse else 'mlp'}"
-        router = {"granitemoe": "router.layer", "phimoe": "gate"}.get(kind, "gate")
-        if fused and kind in ("granitemoe", "phimoe"):
-            router = "router"
+        mixtral = kind in ("phimoe", "minimax_m2")
+        block = f"{layer}.{_block(kind, fused)}"
+        router = _router(kind, fused)
         yield f"{block}.{router}.weight", matrix(count, hidden)
         halves = [matrix(2 * width, hidden) for _ in range(count)]
         downs = [matrix(hidden, width) for _ in range(count)]
@@ -297,13 +374,19 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
             yield f"{block}.output_linear.weight", np.stack(downs)
         else:
             names = (
-                ("w1", "w3", "w2") if kind == "phimoe" else ("gate_proj", "up_proj", "down_proj")
+                ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
             )
             for expert, (both, down) in enumerate(zip(halves, downs, strict=True)):
-                for name, value in zip(names, (both[:width], both[width:], down), strict=True):
+                for name, value in zip(
+                    names, (both[:width], both[width:], down), strict=True
+                ):
                     yield f"{block}.experts.{expert}.{name}.weight", value
+        if kind == "minimax_m2":
+            yield f"{block}.e_score_correction_bias", draw((count,), 0.3)
         if kind == "qwen2_moe":
-            yield from gated(f"{block}.shared_expert", c["shared_expert_intermediate_size"])
+            yield from gated(
+                f"{block}.shared_expert", c["shared_expert_intermediate_size"]
+            )
             yield f"{block}.shared_expert_gate.weight", matrix(1, hidden)
 
     yield "model.embed_tokens.weight", draw((c["vocab_size"], hidden), 1.0)

@@ -1,5 +1,5 @@
-"""qwen2_moe, olmoe, granitemoe and phimoe: conversion at every profile and by every method, roles,
-stock mlx-lm in both directions, and where stock computes something else."""
+"""qwen2_moe, olmoe, granitemoe, phimoe and minimax_m2: conversion at every profile and by every
+method, roles, stock mlx-lm in both directions, and where stock computes something else."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from test_mlx import PROFILES, assert_agreement, stock_model
 from test_parity import stored
 from weight_files import read_weights
 
-FAMILIES = ["qwen2-moe", "olmoe", "granitemoe", "phimoe"]
+FAMILIES = ["qwen2-moe", "olmoe", "granitemoe", "phimoe", "minimax-m2"]
 # Widths of experts that groups of 64 divide, and as many experts in each.
 WIDE: dict[str, dict[str, Any]] = {
     "qwen2-moe": {"moe_intermediate_size": 64},
     "olmoe": {"intermediate_size": 64},
     "granitemoe": {"intermediate_size": 64, "num_experts": 8},
     "phimoe": {"intermediate_size": 64, "num_experts": 8},
+    "minimax-m2": {"intermediate_size": 64, "shared_intermediate_size": 0},
 }
 ROLES = {"attention", "router", "expert", "embedding", "head", "other"}
 LENGTH = 64
@@ -221,6 +222,9 @@ def test_measured_sizes_agree_with_stock(source: Path, text: Path, tmp_path: Pat
         ("granitemoe", {"num_experts_per_tok": 3}),
         ("phimoe", {"router_jitter_noise": 0.01}),
         ("phimoe-longrope", {"sliding_window": None}),
+        ("minimax-m2", {"rope_parameters": tiny_experts.rope(5e6)}),
+        ("minimax-m2", {"rope_parameters": tiny_experts.rope(1e4, partial_rotary_factor=0.5)}),
+        ("minimax-m2", {"num_experts_per_tok": 2}),
         ("phimoe-longrope", {"original_max_position_embeddings": 8}),
     ],
 )

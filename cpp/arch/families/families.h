@@ -8,17 +8,21 @@ namespace jang {
 
 extern const Family kCohereFamily;
 extern const Family kCohere2Family;
+extern const Family kDeepseekV2Family;
+extern const Family kDeepseekV3Family;
 extern const Family kFalconMambaFamily;
 extern const Family kGemmaFamily;
 extern const Family kGemma2Family;
 extern const Family kGemma3TextFamily;
 extern const Family kGlm4Family;
+extern const Family kGlm4MoeFamily;
 extern const Family kGraniteFamily;
 extern const Family kGraniteMoeFamily;
 extern const Family kGraniteMoeHybridFamily;
 extern const Family kLlamaFamily;
 extern const Family kMambaFamily;
 extern const Family kMamba2Family;
+extern const Family kMiniMaxM2Family;
 extern const Family kMistralFamily;
 extern const Family kMixtralFamily;
 extern const Family kOlmo2Family;

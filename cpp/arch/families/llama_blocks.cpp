@@ -223,6 +223,7 @@ MoeSpec moe_block(const ModelConfig& config, int64_t layer, int64_t hidden,
   moe.renormalize = traits.renormalize;
   moe.rule = traits.rule;
   moe.jitter = traits.jitter;
+  if (!traits.correction.empty()) moe.correction = base + std::string(traits.correction);
   return moe;
 }
 

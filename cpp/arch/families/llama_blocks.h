@@ -65,6 +65,7 @@ struct MoeTraits {
   std::string_view router = "gate";  // in the block
   RouterRule rule = RouterRule::kSoftmaxThenTopK;
   float jitter = 0.0f;
+  std::string_view correction = {};  // in the block: what choices add to scores; empty: nothing
 };
 
 /// num_experts in either spelling; `fallback` if the config has none.

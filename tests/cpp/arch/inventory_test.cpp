@@ -206,7 +206,7 @@ TEST(Inventory, GraniteHybrids) {
 }
 
 TEST(Inventory, LatentProjections) {
-  const ModelConfig v3 = config("deepseek_v3", R"(, "num_attention_heads": 2,
+  const ModelConfig v3 = config("kimi_k2", R"(, "num_attention_heads": 2,
       "qk_nope_head_dim": 8, "v_head_dim": 4)");
   Sources sources;
   sources.ends();
@@ -220,7 +220,10 @@ TEST(Inventory, LatentProjections) {
   EXPECT_EQ(out.ranges[1].rows, 4u);
   const FinalTensor& in = find(inventory, "model.layers.0.self_attn.embed_q.weight");
   EXPECT_EQ(in.shape, (Shape{2, 32, 8}));
-  EXPECT_FALSE(in.obstacle.empty());
+  EXPECT_TRUE(in.transposed);
+  ASSERT_EQ(in.ranges.size(), 2u);
+  EXPECT_EQ(in.ranges[1].row_begin, 12u);
+  EXPECT_EQ(in.ranges[1].rows, 8u);
   EXPECT_FALSE(find(inventory, "model.layers.0.mlp.gate.weight").packable);  // a bare array
   sources.list[2].shape = {25, 32};
   EXPECT_EQ(code_of(v3, sources), ErrorCode::kTensorShape);
@@ -415,10 +418,10 @@ TEST(Promised, EveryDescribedTypePlansWithoutUnknownNames) {
       "shared_expert_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2,
       "tie_word_embeddings": false)";
   for (const char* type :
-       {"llama",   "mistral",    "qwen2",   "qwen3",       "qwen3_moe",  "qwen2_moe",
-        "mixtral", "olmo2",      "olmoe",   "gemma",       "gemma2",     "gemma3_text",
-        "phi3",    "phi",        "glm4",    "cohere",      "cohere2",    "granite",
-        "smollm3", "qwen3_next", "qwen3_5", "qwen3_5_moe", "granitemoe", "phimoe"}) {
+       {"llama",       "mistral",    "qwen2",   "qwen3",     "qwen3_moe",   "qwen2_moe",  "mixtral",
+        "olmo2",       "olmoe",      "gemma",   "gemma2",    "gemma3_text", "phi3",       "phi",
+        "glm4",        "cohere",     "cohere2", "granite",   "smollm3",     "qwen3_next", "qwen3_5",
+        "qwen3_5_moe", "granitemoe", "phimoe",  "minimax_m2"}) {
     const ModelConfig model = config(type, moe);
     const Inventory inventory = build_inventory(model, sources_from_config(model, {}));
     for (const FinalTensor& tensor : inventory.tensors) {

@@ -216,6 +216,41 @@ TEST(PhiMoe, LongRopeStatesItsMagnitudes) {
             ErrorCode::kUnsupportedModel);
 }
 
+TEST(MiniMaxM2, Keys) {
+  const ModelSpec plain = spec("minimax_m2");
+  EXPECT_EQ(moe(plain).rule, RouterRule::kSigmoid);
+  EXPECT_TRUE(moe(plain).renormalize);
+  EXPECT_EQ(moe(plain).groups, 1);
+  EXPECT_EQ(moe(plain).weight_scale, 1.0f);
+  EXPECT_EQ(moe(plain).router.path, "model.layers.0.block_sparse_moe.gate");
+  EXPECT_EQ(moe(plain).correction, "model.layers.0.block_sparse_moe.e_score_correction_bias");
+  EXPECT_EQ(moe(plain).gate.out, 96);
+  EXPECT_EQ(attention(plain).head_dim, 128);
+  EXPECT_EQ(attention(plain).q_norm->size, 640);
+  EXPECT_EQ(attention(plain).k_norm->size, 128);
+  EXPECT_DOUBLE_EQ(plain.ropes[0].theta, 5e6);
+  EXPECT_EQ(plain.ropes[0].rotated, 128);
+  EXPECT_EQ(spec("minimax_m2", R"("rotary_dim": 64)").ropes[0].rotated, 64);
+  EXPECT_EQ(spec("minimax_m2", R"("rope_parameters": {"rope_type": "default", "rope_theta": 5e6,
+      "partial_rotary_factor": 0.5})"),
+            spec("minimax_m2", R"("rotary_dim": 64)"));
+  const ModelSpec defaults =
+      spec("minimax_m2", R"("num_experts": null, "num_experts_per_tok": null)");
+  EXPECT_EQ(moe(defaults).experts, 256);
+  EXPECT_EQ(moe(defaults).top_k, 8);
+  EXPECT_EQ(refusal("minimax_m2", R"("rotary_dim": 130)", {"rotary_dim", "128", "found 130"}),
+            ErrorCode::kConfigValue);
+  EXPECT_EQ(refusal("minimax_m2", R"("num_experts_per_tok": 9)", {"num_experts_per_tok", "9"}),
+            ErrorCode::kConfigValue);
+  const ModelConfig source = config("minimax_m2", R"("rotary_dim": 32, "head_dim": 64)");
+  Json written = source.root();
+  require_family(source).complete_config(written, source);
+  const ModelConfig again = ModelConfig::parse(dump_json(written), "config.json");
+  EXPECT_EQ(require_family(again).spec(again), require_family(source).spec(source));
+  for (const char* key : {"rotary_dim", "num_local_experts", "shared_intermediate_size"})
+    EXPECT_NE(written.find(key), nullptr) << key;
+}
+
 TEST(RoutedFamilies, HostileConfigsAreRefusedInOneLine) {
   const std::pair<const char*, const char*> kBad[] = {
       {"num_experts", "0"},   {"num_experts", "70000"},      {"num_experts", "\"8\""},
