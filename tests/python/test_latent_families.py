@@ -256,12 +256,13 @@ def test_every_cache_type_holds_latents(name: str, tmp_path: Path) -> None:
     tiny.write_checkpoint(tiny.BY_NAME[name], tmp_path / "source")
     model, row = load_model(tmp_path / "source", "exact", threads=2), tiny.tokens()[0]
     exact = model(row)
-    bounds = {"f32": 1e-6, "f16": 5e-3, "bf16": 5e-2, "q8": 0.2, "q4": 1.0}
+    # Of the median token: a rounded key may send a token to other experts.
+    bounds = {"f32": 1e-6, "f16": 1e-3, "bf16": 1e-2, "q8": 5e-2, "q4": 0.5}
     errors = {}
     for kind, bound in bounds.items():
         cache = model.cache(kind)
         whole = model(row, cache)
-        errors[kind] = relative_error(whole, exact)
+        errors[kind] = float(np.median(np.abs(whole - exact).max(axis=-1)) / np.abs(exact).max())
         assert errors[kind] <= bound, kind
         cache = model.cache(kind)
         steps = np.concatenate([model(row[i : i + 5], cache) for i in range(0, len(row), 5)])
