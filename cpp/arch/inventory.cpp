@@ -298,6 +298,22 @@ SourceRow locate_row(const FinalTensor& tensor, uint64_t row) {
                   std::to_string(first));
 }
 
+SourceValue locate_value(const FinalTensor& tensor, uint64_t row, uint64_t column) {
+  if (!tensor.transposed) {
+    const SourceRow at = locate_row(tensor, row);
+    return {at.tensor, at.row, column};
+  }
+  const uint64_t rows = tensor.shape[tensor.shape.size() - 2];  // of a matrix
+  if (row / rows >= tensor.ranges.size()) {
+    throw Error(ErrorCode::kTensorShape, {}, tensor.name,
+                "expected a source for row " + std::to_string(row) + ", found rows up to " +
+                    std::to_string(tensor.ranges.size() * rows));
+  }
+  const RowRange& range = tensor.ranges[row / rows];
+  return {range.tensor, range.row_begin + column,
+          tensor.transposed->first + row % rows * tensor.transposed->step};
+}
+
 Inventory build_inventory(const ModelConfig& config, std::span<const SourceTensor> sources,
                           std::optional<bool> heads_equal) {
   Builder builder(config, sources);

@@ -252,6 +252,17 @@ RopeSpec read_layer_rope(const ModelConfig& config, std::string_view layer_type,
   return read_dictionary(config, scaling, "rope_scaling", rules, rope);
 }
 
+double score_scale(const ModelConfig& config, const RopeSpec& rope) {
+  std::string owner;
+  const Json* dictionary = rope_dictionary(config, owner);
+  if (rope.type == RopeType::kDefault || dictionary == nullptr || rope.factor <= 1.0) return 1.0;
+  const Json* all = dictionary->find("mscale_all_dim");
+  if (all == nullptr || (all->is_number() && all->as_double() == 0.0)) return 1.0;
+  const double scale =
+      0.1 * positive_number(config, owner + ".mscale_all_dim", *all) * std::log(rope.factor) + 1.0;
+  return scale * scale;
+}
+
 void write_rope(Json& text, const ModelConfig& source, const RopeSpec& rope) {
   text["rope_theta"] = rope.theta;
   std::string owner;

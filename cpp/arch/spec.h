@@ -96,6 +96,43 @@ struct DeltaNetSpec {
   bool operator==(const DeltaNetSpec&) const = default;
 };
 
+/// `count` matrices of one shape, the stack's tensor being [count, out, in].
+struct StackSpec {
+  std::string path;
+  int64_t count = 0;
+  int64_t out = 0;
+  int64_t in = 0;
+  bool operator==(const StackSpec&) const = default;
+};
+
+/// Multi-head latent attention (models.md 1.3), in its absorbed form: all heads read one key per
+/// position, the normed latent of `rank` channels and `rotary_dim` rotated ones behind it; the
+/// latent is the value, too. A head's query is [embed_q of its plain_dim channels | its rotated
+/// ones], its result unembed_out of the latents' mean.
+struct LatentAttentionSpec {
+  std::optional<LinearSpec> q_a;   // then q reads its normed output instead of the hidden states
+  std::optional<NormSpec> q_norm;  // of that
+  LinearSpec q;                    // rows: head by head, plain channels, then rotated ones
+  LinearSpec kv_a;                 // rows: the latent, then the rotated channels of the key
+  NormSpec kv_norm;                // of the latent
+  StackSpec embed_q;               // [heads][rank][plain_dim]
+  StackSpec unembed_out;           // [heads][value_dim][rank]
+  /// Holds both, which then have no path: rows head by head, plain_dim of embed_q transposed, then
+  /// value_dim of unembed_out.
+  std::optional<LinearSpec> kv_b;
+  LinearSpec o;
+  int64_t heads = 0;
+  int64_t rank = 0;
+  int64_t plain_dim = 0;
+  int64_t rotary_dim = 0;
+  int64_t value_dim = 0;
+  float scale = 1.0f;
+  int rope = 0;  // index in ModelSpec::ropes
+  int64_t query_dim() const noexcept { return plain_dim + rotary_dim; }
+  int64_t key_dim() const noexcept { return rank + rotary_dim; }
+  bool operator==(const LatentAttentionSpec&) const = default;
+};
+
 enum class Activation { kSilu, kGelu, kGeluTanh };
 struct GatedMlpSpec {
   LinearSpec gate, up, down;
@@ -112,19 +149,11 @@ struct PlainMlpSpec {
   bool operator==(const PlainMlpSpec&) const = default;
 };
 
-/// `count` matrices of one shape, the stack's tensor being [count, out, in].
-struct StackSpec {
-  std::string path;
-  int64_t count = 0;
-  int64_t out = 0;
-  int64_t in = 0;
-  bool operator==(const StackSpec&) const = default;
-};
-
 /// How router logits become the weights of the chosen experts.
 enum class RouterRule {
   kSoftmaxThenTopK,  // softmax over all experts, then the largest
   kTopKThenSoftmax,  // the largest logits, then softmax over these
+  kSigmoid,          // the logistic function of each logit, then the largest
 };
 
 /// An expert that every token passes, times 1 / (1 + e^-(gate x)) if there is a gate.
@@ -144,10 +173,18 @@ struct MoeSpec {
   bool renormalize = false;  // weights are divided by their sum
   std::optional<SharedExpertSpec> shared;
   Activation activation = Activation::kSilu;
+  /// Tensor [experts] that is added to the scores where experts are chosen, not to their weights;
+  /// empty: none.
+  std::string correction = {};
+  /// Above 1: experts form so many equal groups, and are chosen from the `open_groups` best alone.
+  /// A group's score is its best, of kSigmoid the sum of its two best.
+  int64_t groups = 1;
+  int64_t open_groups = 1;
+  float weight_scale = 1.0f;  // of the weights, at the end
   bool operator==(const MoeSpec&) const = default;
 };
 
-using MixerSpec = std::variant<AttentionSpec, DeltaNetSpec>;
+using MixerSpec = std::variant<AttentionSpec, DeltaNetSpec, LatentAttentionSpec>;
 using FeedForwardSpec = std::variant<GatedMlpSpec, MoeSpec, PlainMlpSpec>;
 
 /// h += residual * post_norm(mixer(pre_norm(h))); h += residual * ff_post_norm(ff(ff_pre_norm(h))).

@@ -23,6 +23,10 @@ class Collector {
   void matrix(const std::string& path, int64_t rows, int64_t columns) {
     out_.push_back({path + ".weight", {dim(rows), dim(columns)}, true});
   }
+  void stack(const StackSpec& spec, int64_t chosen) {
+    out_.push_back(
+        {spec.path + ".weight", {dim(spec.count), dim(spec.out), dim(spec.in)}, true, dim(chosen)});
+  }
   void norm(const NormSpec& spec) {
     std::vector<uint64_t> shape = {dim(spec.size)};
     if (spec.heads > 0) shape.insert(shape.begin(), dim(spec.heads));
@@ -54,6 +58,20 @@ class Collector {
     norm(spec.norm);
     linear(spec.out);
   }
+  void operator()(const LatentAttentionSpec& spec) {
+    if (spec.q_a) linear(*spec.q_a);
+    norm(spec.q_norm);
+    linear(spec.q);
+    linear(spec.kv_a);
+    norm(spec.kv_norm);
+    if (spec.kv_b) {
+      linear(*spec.kv_b);
+    } else {
+      stack(spec.embed_q, 0);
+      stack(spec.unembed_out, 0);
+    }
+    linear(spec.o);
+  }
   void operator()(const GatedMlpSpec& spec) {
     if (spec.gate_up) {
       linear(*spec.gate_up);
@@ -69,12 +87,8 @@ class Collector {
   }
   void operator()(const MoeSpec& spec) {
     linear(spec.router);
-    for (const StackSpec* part : {&spec.gate, &spec.up, &spec.down}) {
-      out_.push_back({part->path + ".weight",
-                      {dim(part->count), dim(part->out), dim(part->in)},
-                      true,
-                      dim(spec.top_k)});
-    }
+    if (!spec.correction.empty()) out_.push_back({spec.correction, {dim(spec.experts)}, false});
+    for (const StackSpec* part : {&spec.gate, &spec.up, &spec.down}) stack(*part, spec.top_k);
     if (!spec.shared) return;
     (*this)(spec.shared->mlp);
     if (spec.shared->gate) linear(*spec.shared->gate);

@@ -47,6 +47,9 @@ void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
   if (const auto* delta = std::get_if<DeltaNetSpec>(&spec.mixer)) {
     out.push_back({std::move(mixer_pre), std::move(mixer_post), DeltaNetLayer(*delta, binder),
                    spec.residual, layer});
+  } else if (const auto* latent = std::get_if<LatentAttentionSpec>(&spec.mixer)) {
+    out.push_back({std::move(mixer_pre), std::move(mixer_post),
+                   LatentAttentionLayer(*latent, binder), spec.residual, layer});
   } else {
     out.push_back({std::move(mixer_pre), std::move(mixer_post),
                    AttentionLayer(std::get<AttentionSpec>(spec.mixer), binder), spec.residual,

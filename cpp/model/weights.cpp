@@ -111,7 +111,7 @@ const CheckpointTensor* WeightBinder::find(const std::string& name) {
   const CheckpointTensor* tensor = directory_.find_tensor(name);
   if (tensor != nullptr || directory_.format != DirectoryFormat::kHf) return tensor;
   for (const FinalTensor& final : inventory().tensors) {
-    if (final.name != name || final.ranges.size() != 1) continue;
+    if (final.name != name || final.ranges.size() != 1 || final.transposed) continue;
     const CheckpointTensor& source = directory_.checkpoint.tensors()[final.ranges.front().tensor];
     if (source.elements() == final.elements()) return &source;
   }
@@ -220,6 +220,32 @@ std::vector<LinearWeight> WeightBinder::stack(const StackSpec& spec) {
     // Every layout that split_tensor knows leaves the rows of an expert together.
     JANG_ASSERT(at.available >= out);
     dense(i, directory_.checkpoint.tensors()[at.tensor], at.row);
+  }
+  return matrices;
+}
+
+std::optional<std::vector<LinearWeight>> WeightBinder::transposed_stack(const StackSpec& spec) {
+  const std::string name = spec.path + ".weight";
+  if (directory_.format != DirectoryFormat::kHf || directory_.checkpoint.find(name) != nullptr ||
+      replaced_.contains(spec.path)) {
+    return std::nullopt;
+  }
+  const FinalTensor& final =
+      final_tensor(name, {static_cast<uint64_t>(spec.count), static_cast<uint64_t>(spec.out),
+                          static_cast<uint64_t>(spec.in)});
+  if (!final.transposed) return std::nullopt;
+  std::vector<LinearWeight> matrices;
+  for (const RowRange& range : final.ranges) {
+    const CheckpointTensor& tensor = directory_.checkpoint.tensors()[range.tensor];
+    use(tensor);
+    JANG_ASSERT(tensor.shape.back() == static_cast<uint64_t>(spec.out) &&
+                range.rows == final.columns());
+    const auto row_bytes = static_cast<uint64_t>(spec.out * dtype_size(tensor.dtype));
+    LinearWeight& matrix = matrices.emplace_back();
+    matrix.rows = spec.in;
+    matrix.columns = spec.out;
+    matrix.matrix = kernels::DenseMatrix{payload(directory_, tensor) + range.row_begin * row_bytes,
+                                         spec.in, spec.out, float_type(directory_, tensor)};
   }
   return matrices;
 }
