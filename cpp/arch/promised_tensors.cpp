@@ -235,6 +235,13 @@ void take_listed_names(std::vector<SourceTensor>& out, const ModelConfig& config
   }
 }
 
+// Sources have one matrix in the place of these two.
+constexpr std::string_view kEmbedQ = ".embed_q.weight", kUnembedOut = ".unembed_out.weight";
+std::string latent_source(std::string_view unembed_out) {
+  return std::string(unembed_out.substr(0, unembed_out.size() - kUnembedOut.size())) +
+         ".kv_b_proj.weight";
+}
+
 std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const std::string> names) {
   const auto blocks = blocks_of(config.model_type());
   const Family* family = find_family(config.model_type());
@@ -244,8 +251,18 @@ std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const st
     const DType dtype = config.dtype().value_or(DType::kBF16);
     std::vector<SourceTensor> out;
     const ExpertSpelling spelling = expert_spelling(config, names);
+    const bool stacked = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+      return name.ends_with(kEmbedQ);
+    });
+    uint64_t plain_dim = 0;  // of the latent layer at hand
     for (SpecTensor& tensor : spec_tensors(spec)) {
-      if (tensor.chosen != 0) {
+      if (!stacked && tensor.name.ends_with(kEmbedQ)) {
+        plain_dim = tensor.shape.back();
+      } else if (!stacked && tensor.name.ends_with(kUnembedOut)) {
+        out.push_back({latent_source(tensor.name),
+                       dtype,
+                       {tensor.shape[0] * (plain_dim + tensor.shape[1]), tensor.shape[2]}});
+      } else if (tensor.chosen != 0) {
         add_stack(out, spelling, {tensor.name, dtype, tensor.shape});
       } else {
         out.push_back({tensor.name, dtype, tensor.shape});

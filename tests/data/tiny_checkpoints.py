@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 import tiny_hybrid as hybrid
+import tiny_latent as latent
 import tiny_phi_glm_cohere as more
 
 SEQUENCES = 2
@@ -55,6 +56,8 @@ class Case:
         values = {**BASE, **self.config}
         if self.model_type in hybrid.ARCHITECTURES:
             return hybrid.matrices(values)
+        if self.model_type in latent.ARCHITECTURES:
+            return latent.matrices(values)
         return int(values["num_hidden_layers"]) * more.matrices_of_a_layer(self.model_type)
 
     @property
@@ -189,6 +192,10 @@ CASES += [
 CASES += [
     Case(name, values, dtype, shards, fused_experts=fused)
     for name, values, dtype, shards, fused in hybrid.CASES
+]
+CASES += [
+    Case(name, values, dtype, shards, fused_experts=fused, stock=stock)
+    for name, values, dtype, shards, fused, stock in latent.CASES
 ]
 QWEN2 = {"model_type": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 QWEN3 = {**QWEN2, "model_type": "qwen3", "head_dim": 64}
@@ -356,6 +363,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         "qwen3_moe": "Qwen3MoeForCausalLM",
         **more.ARCHITECTURES,
         **hybrid.ARCHITECTURES,
+        **latent.ARCHITECTURES,
         "qwen2": "Qwen2ForCausalLM",
         "qwen3": "Qwen3ForCausalLM",
         "granite": "GraniteForCausalLM",
@@ -368,7 +376,8 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     values["architectures"] = [names[case.model_type]]
     if case.model_type in ("mistral", "mixtral", "qwen2"):
         del values["attention_bias"], values["mlp_bias"]
-    for key in more.FOREIGN_KEYS.get(case.model_type, ()):
+    foreign = {**more.FOREIGN_KEYS, **latent.FOREIGN_KEYS}
+    for key in foreign.get(case.model_type, ()):
         del values[key]
     if case.model_type in hybrid.ARCHITECTURES:
         del values["mlp_bias"]
@@ -479,6 +488,10 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
         return
     if case.model_type in hybrid.ARCHITECTURES:
         yield from hybrid.tensors(c, numbers.normal, case.fused_experts)
+        return
+
+    if case.model_type in latent.ARCHITECTURES:
+        yield from latent.tensors(c, numbers.normal, case.fused_experts)
         return
 
     def matrix(out: int, columns: int) -> Floats:

@@ -178,6 +178,15 @@ def configs() -> None:
     }
     for name, more in dense.items():
         put("config", name, compact({**LLAMA, **more, "model_type": name}))
+    grouped = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    grouped |= {"n_group": 2, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 0}
+    latent = {**LLAMA, **grouped, "q_lora_rank": None, "kv_lora_rank": 32, "v_head_dim": 16}
+    latent |= {"qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "rope_scaling": yarn}
+    put("config", "deepseek_v3", compact({**latent, "model_type": "deepseek_v3"}))
+    limited = {"topk_method": "group_limited_greedy", "q_lora_rank": 16, "mlp_bias": True}
+    put("config", "deepseek_v2", compact({**latent, **limited, "model_type": "deepseek_v2"}))
+    glm = {"use_qk_norm": True, "norm_topk_prob": False, "routed_scaling_factor": 2.5}
+    put("config", "glm4_moe", compact({**LLAMA, **grouped, **glm, "model_type": "glm4_moe"}))
     tables = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": None}
     text = {**LLAMA, "model_type": "gemma3_text", "rope_parameters": tables}
     put("config", "gemma3", compact({"model_type": "gemma3", "text_config": text}))

@@ -8,10 +8,13 @@ namespace jang {
 
 extern const Family kCohereFamily;
 extern const Family kCohere2Family;
+extern const Family kDeepseekV2Family;
+extern const Family kDeepseekV3Family;
 extern const Family kGemmaFamily;
 extern const Family kGemma2Family;
 extern const Family kGemma3TextFamily;
 extern const Family kGlm4Family;
+extern const Family kGlm4MoeFamily;
 extern const Family kGraniteFamily;
 extern const Family kLlamaFamily;
 extern const Family kMistralFamily;

@@ -196,7 +196,7 @@ TEST(Inventory, GraniteHybrids) {
 }
 
 TEST(Inventory, LatentProjections) {
-  const ModelConfig v3 = config("deepseek_v3", R"(, "num_attention_heads": 2,
+  const ModelConfig v3 = config("kimi_k2", R"(, "num_attention_heads": 2,
       "qk_nope_head_dim": 8, "v_head_dim": 4)");
   Sources sources;
   sources.ends();
@@ -210,7 +210,10 @@ TEST(Inventory, LatentProjections) {
   EXPECT_EQ(out.ranges[1].rows, 4u);
   const FinalTensor& in = find(inventory, "model.layers.0.self_attn.embed_q.weight");
   EXPECT_EQ(in.shape, (Shape{2, 32, 8}));
-  EXPECT_FALSE(in.obstacle.empty());
+  EXPECT_TRUE(in.transposed);
+  ASSERT_EQ(in.ranges.size(), 2u);
+  EXPECT_EQ(in.ranges[1].row_begin, 12u);
+  EXPECT_EQ(in.ranges[1].rows, 8u);
   EXPECT_FALSE(find(inventory, "model.layers.0.mlp.gate.weight").packable);  // a bare array
   sources.list[2].shape = {25, 32};
   EXPECT_EQ(code_of(v3, sources), ErrorCode::kTensorShape);

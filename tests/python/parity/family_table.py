@@ -51,6 +51,13 @@ LARGE_EXPERTS: dict[str, Any] = {
     "intermediate_size": 1024,
     "moe_intermediate_size": 1024,
     "shared_expert_intermediate_size": 1024,
+    "n_routed_experts": 16,
+}
+LARGE_LATENTS: dict[str, Any] = {
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+    "v_head_dim": 64,
 }
 LARGE_MIXERS: dict[str, Any] = {
     "linear_num_key_heads": 16,
@@ -147,7 +154,7 @@ class Slices:
 def large(case: tiny.Case) -> tiny.Case:
     """The case at the size that is timed; windows as wide as ordinary models have them."""
     values = {**case.config, **LARGE}
-    for group in (LARGE_EXPERTS, LARGE_MIXERS):
+    for group in (LARGE_EXPERTS, LARGE_LATENTS, LARGE_MIXERS):
         if any(key in case.config for key in group if key != "intermediate_size"):
             values |= {k: v for k, v in group.items() if k in {**tiny.BASE, **case.config}}
     values.pop("layer_types", None)
