@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
 #include "kernels/kernel_table.h"
 #include "model/kv_cache.h"
 
@@ -43,7 +45,7 @@ class Recorder {
       if (p + 1 == chunk + kChunk)
         memory.slot(1, chunk + kChunk).state[0] = static_cast<float>(chunk + kChunk);
     }
-    cache_.commit(count);
+    cache_.commit(std::vector<int32_t>(static_cast<std::size_t>(count)));
   }
   void check() const {
     const int64_t chunk = RecurrentState::chunk_begin(cache_.length());
@@ -167,7 +169,7 @@ TEST(RecurrentState, WithoutRecurrentLayersEverythingCanBeForgotten) {
   spec.layers[0].mixer = attention;
   KvCache cache(spec, KvType::kF32);
   cache.reserve(100);
-  cache.commit(100);
+  cache.commit(std::vector<int32_t>(100));
   cache.keep();
   EXPECT_EQ(cache.truncate(3), 3);
 }
