@@ -104,7 +104,8 @@ int64_t RecurrentState::truncate(int64_t to) noexcept {
   if (to < kept_length_) kept_length_ = to;
   if (kept_length_ < kept_base_) kept_base_ = kept_length_ = -1;
   if (to >= base_) return to;
-  if (previous_ >= 0 && to >= previous_) {
+  // Behind the other slot's chunk a long append went through chunks that nobody kept.
+  if (previous_ >= 0 && to >= previous_ && to < previous_ + kDeltaChunk) {
     current_ = 1 - current_;
     base_ = previous_;
     previous_ = -1;

@@ -119,6 +119,15 @@ TEST(RecurrentState, ALongAppendLeavesOnlyTheBeginningBehindIt) {
   recorder.check();
 }
 
+TEST(RecurrentState, ChunksThatALongAppendWentThroughAreGone) {
+  Recorder recorder;
+  recorder.append(10);
+  recorder.append(3 * kChunk);
+  EXPECT_EQ(recorder.truncate(kChunk + 4), 0);
+  recorder.append(2);
+  recorder.check();
+}
+
 TEST(RecurrentState, ComesBackToWhatWasKept) {
   Recorder recorder;
   recorder.append(kChunk + 5);
