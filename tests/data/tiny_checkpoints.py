@@ -605,9 +605,9 @@ READABLE = {
 }
 
 
-def write_readable_checkpoint(case: Case, folder: Path, **more: Any) -> None:
+def write_readable_checkpoint(case: Case, folder: Path, spelling: str = "new", **more: Any) -> None:
     """The case in the shape READABLE, with ``more`` in its config, and a tokenizer."""
-    write_checkpoint(replace(case, config={**case.config, **READABLE, **more}), folder)
+    write_checkpoint(replace(case, config={**case.config, **READABLE, **more}), folder, spelling)
     demo = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(demo / file, folder / file)
