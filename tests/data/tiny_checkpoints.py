@@ -649,12 +649,12 @@ READABLE = {
 }
 
 
-def write_readable_checkpoint(case: Case, folder: Path, **more: Any) -> None:
+def write_readable_checkpoint(case: Case, folder: Path, spelling: str = "new", **more: Any) -> None:
     """The case in the shape READABLE, with ``more`` in its config, and a tokenizer."""
     values = {**case.config, **READABLE, **more}
     if case.model_type in spaces.ARCHITECTURES:
         values |= spaces.readable(values, values["hidden_size"])
-    write_checkpoint(replace(case, config=values), folder)
+    write_checkpoint(replace(case, config=values), folder, spelling)
     demo = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(demo / file, folder / file)
