@@ -56,8 +56,9 @@ Counts counts_of(const ModelConfig& config, const GroupedMoeTraits& traits) {
                                            text(counts.top_k));
   }
   counts.width = read(config, "moe_intermediate_size", ModelConfig::kMaxDim, traits.width);
-  counts.shared =
-      config.integer("n_shared_experts", 0, ModelConfig::kMaxExperts).value_or(traits.shared);
+  // Null states that there are none; only an absent key leaves the family's own count.
+  counts.shared = config.integer("n_shared_experts", 0, ModelConfig::kMaxExperts)
+                      .value_or(config.contains("n_shared_experts") ? 0 : traits.shared);
   if (counts.shared > ModelConfig::kMaxDim / counts.width) {
     config.fail("n_shared_experts", "n_shared_experts * moe_intermediate_size is above 2^24");
   }
