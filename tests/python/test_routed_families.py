@@ -29,7 +29,12 @@ WIDE: dict[str, dict[str, Any]] = {
     "olmoe": {"intermediate_size": 64},
     "granitemoe": {"intermediate_size": 64, "num_experts": 8},
     "phimoe": {"intermediate_size": 64, "num_experts": 8},
-    "minimax-m2": {"intermediate_size": 64, "shared_intermediate_size": 0},
+    # Enough of its 8 experts that corrections leave none without tokens.
+    "minimax-m2": {
+        "intermediate_size": 64,
+        "shared_intermediate_size": 0,
+        "num_experts_per_tok": 6,
+    },
 }
 ROLES = {"attention", "router", "expert", "embedding", "head", "other"}
 LENGTH = 64
@@ -178,7 +183,7 @@ def solve(source: Path, output: Path, text: Path, sequences: int, **options: Any
 
 def test_gptq_solves_every_matrix_and_beats_mse(source: Path, text: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "mse", profile="JANG_3M", method="mse", threads=2)
-    assert solve(source, tmp_path / "gptq", text, 56, profile="JANG_3M").warnings == []
+    assert solve(source, tmp_path / "gptq", text, 40, profile="JANG_3M").warnings == []
     assert verify(tmp_path / "gptq", against=source).ok
     entries = manifest(tmp_path / "gptq")
     solved = {path for path, entry in entries.items() if entry["solver"] == "gptq"}
