@@ -132,8 +132,8 @@ fuzz: $(VENV)/.build
 
 # Emulation takes 30 to 50 times as long: large sizes, and portable code that runs whole conversions many times.
 SLOW_UNDER_EMULATION = *RealSizes* ResumeTest.* ConvertStatistics.* ConvertLattices.* Convert.RowsLongerThanAPanel* \
-	Convert.GptqToASize* *NeverOverTheTarget* Layers/Oracle*Medium* Layers/Oracle*Strong* MeasureLossesTest.EveryMatrix* \
-	HostileStatistics.* LockStepTest.PiecesThreads*
+	Convert.GptqToASize* *NeverOverTheTarget* Layers/Oracle*Medium* Layers/Oracle*Strong* Layers/Oracle*Mild3 \
+	MeasureLossesTest.EveryMatrix* HostileStatistics.* LockStepTest.PiecesThreads* Gptq.EveryFormat* SearchSnr.*
 empty :=
 space := $(empty) $(empty)
 

@@ -7,7 +7,7 @@ seconds=${1:-15}
 mkdir -p build/fuzz-findings build/fuzz-corpus
 
 cmake --preset fuzz >build/fuzz.log 2>&1 || { cat build/fuzz.log; exit 1; }
-cmake --build --preset fuzz --parallel "$(nproc)"
+cmake --build --preset fuzz --parallel "$(nproc)" --target fuzzers
 
 targets=(build/fuzz/tests/fuzz/*_fuzz)
 [ -x "${targets[0]}" ] || { echo "error: no fuzz targets were built" >&2; exit 1; }

@@ -2,7 +2,8 @@
 """Builds and runs all tests of `make test`: C++ through ctest, Python through pytest.
 
 The C++ folders that compute (kernels, quant, model) and the Python tests of computed results run
-once for each kernel level that this CPU has (JANG_ISA); everything else runs once, at the default.
+once for each kernel level that this CPU has (JANG_ISA), at the reference level fewer Python files;
+everything else runs once, at the default.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ PYTHON_PER_LEVEL = (
     "test_precision.py",
     "test_recurrent.py",
 )
+# Scalar code takes ten times as long. That its integer kernels equal the others is tested in C++.
+PYTHON_AT_REFERENCE = ("test_parity.py", "test_quantize.py", "test_model.py")
 
 
 def step(title: str, command: list[str], **environment: str) -> bool:
@@ -82,9 +85,9 @@ def main() -> int:
         # A file's tests stay together: they share what its fixtures converted.
         pytest = [sys.executable, "-m", "pytest", "-q", "-n", jobs, "--dist", "loadfile"]
         run("Python tests", [*pytest, "tests/python"])
-        files = [f"tests/python/{name}" for name in PYTHON_PER_LEVEL]
-        files = [name for name in files if (ROOT / name).exists()]
         for level in others:
+            names = PYTHON_AT_REFERENCE if level == "reference" else PYTHON_PER_LEVEL
+            files = [f"tests/python/{name}" for name in names]
             run(f"Python tests of results, {level}", [*pytest, *files], JANG_ISA=level)
 
     if failed:

@@ -281,9 +281,7 @@ CASES: list[tuple[str, Values, str, int, bool, tuple[str, ...], bool]] = [
 def old_spelling(values: Values) -> None:
     """What the first checkpoints say otherwise, beside the rotary positions."""
     if values["model_type"] == "minimax_m2":
-        values["rotary_dim"] = int(
-            values.pop("partial_rotary_factor") * values["head_dim"]
-        )
+        values["rotary_dim"] = int(values.pop("partial_rotary_factor") * values["head_dim"])
 
 
 def is_sparse(values: Mapping[str, Any], layer: int) -> bool:
@@ -314,9 +312,7 @@ def _router(kind: str, fused: bool) -> str:
     return "router" if kind == "phimoe" and fused else "gate"
 
 
-def tensors(
-    c: Mapping[str, Any], draw: Draw, fused: bool
-) -> Iterator[tuple[str, Floats]]:
+def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str, Floats]]:
     """Names and values in file order."""
     kind, hidden = c["model_type"], c["hidden_size"]
     heads, kv_heads, dim = (
@@ -373,20 +369,14 @@ def tensors(
             yield f"{block}.input_linear.weight", np.stack(halves)
             yield f"{block}.output_linear.weight", np.stack(downs)
         else:
-            names = (
-                ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
-            )
+            names = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
             for expert, (both, down) in enumerate(zip(halves, downs, strict=True)):
-                for name, value in zip(
-                    names, (both[:width], both[width:], down), strict=True
-                ):
+                for name, value in zip(names, (both[:width], both[width:], down), strict=True):
                     yield f"{block}.experts.{expert}.{name}.weight", value
         if kind == "minimax_m2":
             yield f"{block}.e_score_correction_bias", draw((count,), 0.3)
         if kind == "qwen2_moe":
-            yield from gated(
-                f"{block}.shared_expert", c["shared_expert_intermediate_size"]
-            )
+            yield from gated(f"{block}.shared_expert", c["shared_expert_intermediate_size"])
             yield f"{block}.shared_expert_gate.weight", matrix(1, hidden)
 
     yield "model.embed_tokens.weight", draw((c["vocab_size"], hidden), 1.0)
