@@ -64,10 +64,9 @@ void bind_plan_file_class(py::module_& module) {
       .def_property_readonly(
           "tensors",
           [](const SafetensorsLayout& l) {
-            py::list out;
+            std::vector<std::tuple<std::string, uint64_t, uint64_t>> out;
             for (std::size_t i = 0; i < l.tensors.size(); ++i)
-              out.append(py::make_tuple(l.tensors[i].name, l.begins[i],
-                                        l.begins[i] + l.tensors[i].bytes()));
+              out.emplace_back(l.tensors[i].name, l.begins[i], l.begins[i] + l.tensors[i].bytes());
             return out;
           },
           "(name, first byte, end), in order, without gaps.");
@@ -103,7 +102,8 @@ void bind_plan_file_class(py::module_& module) {
 void bind_plan_files(py::module_& module) {
   module.def(
       "parse_plan_file",
-      [](const std::string& text, const std::string& name) {
+      [](const py::bytes& bytes, const std::string& name) {
+        const std::string text = bytes;
         const py::gil_scoped_release release;
         return parse_plan_file(text, name);
       },
@@ -201,8 +201,9 @@ void bind_planned_shards(py::module_& module) {
       "Raises FormatError for a damaged record, ArgumentError for one of another plan.");
   module.def(
       "finish_planned",
-      [](const std::string& directory, const PlanFile& plan, const std::string& config,
+      [](const std::string& directory, const PlanFile& plan, const py::bytes& bytes,
          bool think_in_template) {
+        const std::string config = bytes;
         const py::gil_scoped_release release;
         return finish_planned(directory, plan, ModelConfig::parse(config, "config.json"),
                               think_in_template);

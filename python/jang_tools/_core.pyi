@@ -522,7 +522,7 @@ class ShardLayout:
     def header(self) -> bytes:
         ...
     @property
-    def tensors(self) -> list:
+    def tensors(self) -> list[tuple[str, int, int]]:
         """
         (name, first byte, end), in order, without gaps.
         """
@@ -775,7 +775,7 @@ def dequantize(codes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], sc
 
     scales, biases: [..., in/group_size] in float32, float16, or uint16 with dtype="BF16".
     """
-def finish_planned(directory: str, plan: PlanFile, config: str, think_in_template: bool) -> ConvertReport:
+def finish_planned(directory: str, plan: PlanFile, config: bytes, think_in_template: bool) -> ConvertReport:
     """
     Writes index, config.json and jang_config.json beside the shards. config: the source's.
     """
@@ -818,7 +818,7 @@ def parse_header(data: bytes, file_bytes: typing.SupportsInt | typing.SupportsIn
     """
     Validates a safetensors header. data: the file's first 8 + N bytes or more; file_bytes: the size of the whole file. Returns a list of TensorInfo in payload order; raises FormatError or UnsupportedError.
     """
-def parse_plan_file(text: str, name: str) -> PlanFile:
+def parse_plan_file(text: bytes, name: str) -> PlanFile:
     """
     `name` is used in messages. Raises FormatError.
     """
