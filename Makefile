@@ -6,7 +6,7 @@
 #   make fuzz      libFuzzer, SECONDS=15 a target                            make arm       C++ tests under qemu-aarch64
 #   make stubs     regenerate python/jang_tools/_core.pyi                    make packages  build and try sdist and wheel
 #   make tidy      clang-tidy, slow                                          make gates     instructions that kernels take
-#   make families  measure every family, for docs/families.md               make clean     remove what these made
+#   make families  measure every family, for docs/families.md                make clean     remove what these made
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=DIR another place for the environment.
 

@@ -75,8 +75,9 @@ void fill_from(KernelTable& table, const KernelTable& lower) noexcept {
                &T::norm_rope, &T::quantize_rtn, &T::quantize_mse, &T::pack, &T::unpack,
                &T::product_f32, &T::product_f64, &T::round_with_feedback, &T::sum_words,
                &T::multiply_adds, &T::sigmoid_mul, &T::causal_conv, &T::delta_gates,
-               &T::delta_chunk, &T::scale, &T::soft_cap);
-  constexpr int kMembers = 41;
+               &T::delta_chunk, &T::scale, &T::soft_cap, &T::clamp, &T::step_gates, &T::ssd_chunk,
+               &T::selective_scan);
+  constexpr int kMembers = 45;
   static_assert(sizeof(T) == (1 + kMembers) * sizeof(void*), "name every entry above");
 }
 

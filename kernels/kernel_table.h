@@ -228,6 +228,66 @@ static constexpr int64_t delta_scratch(int64_t key_dim, int64_t value_dim) {
   return kProductScratch<float> + kDeltaChunk * (2 * key_dim + 3 * value_dim + 2 * kDeltaChunk);
 }
 
+/// Some tokens of one chunk for heads that share keys and queries, a state space model whose states
+/// decay as a whole. With S0, G as in DeltaTask, for each head:
+///   u(t) = step(t) * x(t)
+///   out(t) = e^G(t) S0^T q(t) + sum over i <= t of e^(G(t) - G(i)) (k(i).q(t)) u(i) + skip * x(t)
+/// which is S <- e^g S + k u^T; out = S^T q + skip * x, token by token. Head h has the columns from
+/// h * value_dim on in rows of x, u and out, and the h-th state.
+struct SsdTask {
+  const float* q;
+  const float* k;
+  int64_t qk_stride;
+  const float* x;
+  int64_t x_stride;
+  const float* step;       // of head h at step[t * gate_stride + h]
+  const float* log_decay;  // at most 0
+  int64_t gate_stride;
+  const float* skip;    // [heads]
+  const float* past_k;  // [past] rows
+  int64_t past_k_stride;
+  const float* past_u;
+  int64_t past_u_stride;
+  const float* past_decay;
+  int64_t past_gate_stride;
+  const float* state;  // S0, [heads][key_dim][value_dim]
+  float* u;            // out, [tokens] rows
+  int64_t u_stride;
+  float* out;  // [tokens] rows
+  int64_t out_stride;
+  float* next_state;  // out, S behind the chunk's last token, where past + tokens reach
+                      // kDeltaChunk; may be `state`
+  int past, tokens;   // at least one token; together at most kDeltaChunk
+  int heads, key_dim, value_dim;
+  float* scratch;  // ssd_scratch() floats, 64-byte aligned
+};
+static constexpr int64_t ssd_scratch(int64_t key_dim, int64_t value_dim) {
+  return kProductScratch<float> + kDeltaChunk * (key_dim + 2 * value_dim + 2 * kDeltaChunk);
+}
+
+/// Channels that each keep `size` numbers of their past, every one with a decay of its own:
+///   S(n, c) <- e^(step(t, c) * rate(n, c)) * S(n, c) + step(t, c) * x(t, c) * in(t, n)
+///   out(t, c) = skip(c) * x(t, c) + sum over n of S(n, c) * read(t, n)
+/// token by token. Without `out` only the states move, and read and skip are not looked at.
+struct ScanTask {
+  const float* x;  // [tokens] rows, as all that follows but for rate, skip and state
+  int64_t x_stride;
+  const float* step;  // at least 0
+  int64_t step_stride;
+  const float* in;
+  int64_t in_stride;
+  const float* read;
+  int64_t read_stride;
+  const float* rate;  // [size] rows, at most 0
+  int64_t rate_stride;
+  const float* skip;  // [channels]
+  float* state;       // [size] rows, updated
+  int64_t state_stride;
+  float* out;  // or null
+  int64_t out_stride;
+  int64_t tokens, channels, size;
+};
+
 /// A null entry of a level's own table means "as the next lower level"; tables that table_for()
 /// returns have none.
 struct KernelTable {
@@ -298,6 +358,8 @@ struct KernelTable {
   void (*scale)(float* x, float factor, int64_t n) = nullptr;
   // x = cap * tanh(x / cap), n floats; cap > 0.
   void (*soft_cap)(float* x, float cap, int64_t n) = nullptr;
+  // x = max(-limit, min(limit, x)), n floats; limit >= 0; a NaN stays.
+  void (*clamp)(float* x, float limit, int64_t n) = nullptr;
   // out = silu(gate) * up, n floats; in place on gate or up allowed.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out) = nullptr;
   // out = gelu(gate) * up, n floats; in place on gate or up allowed; up null: 1. tanh_form: the
@@ -325,6 +387,15 @@ struct KernelTable {
                       int64_t n, float* beta, float* log_decay) = nullptr;
   // The bits of u, out and next_state do not depend on how a chunk's tokens are cut into calls.
   void (*delta_chunk)(const DeltaTask& task) = nullptr;
+  // step = ln(1 + e^(x + shift)), limited to [low, high]; log_decay = rate * step; n floats, in
+  // place allowed. shift null: 0; rate null: log_decay is not written.
+  void (*step_gates)(const float* x, const float* shift, const float* rate, float low, float high,
+                     int64_t n, float* step, float* log_decay) = nullptr;
+  // The bits of u, out and next_state depend neither on how a chunk's tokens are cut into calls nor
+  // on the other heads.
+  void (*ssd_chunk)(const SsdTask& task) = nullptr;
+  // The bits of a channel depend on its own inputs alone, and not on how tokens are cut into calls.
+  void (*selective_scan)(const ScanTask& task) = nullptr;
 
   // --- attention
 

@@ -22,6 +22,7 @@ PYTHON_PER_LEVEL = (
     "test_model.py",
     "test_moe.py",
     "test_precision.py",
+    "test_recurrent.py",
 )
 
 
@@ -78,7 +79,8 @@ def main() -> int:
         for level in others:
             run(f"C++ tests, {level}", [*ctest, "-R", f"^({CPP_PER_LEVEL})[.]"], JANG_ISA=level)
     if not arguments.cpp_only:
-        pytest = [sys.executable, "-m", "pytest", "-q"]
+        # A file's tests stay together: they share what its fixtures converted.
+        pytest = [sys.executable, "-m", "pytest", "-q", "-n", jobs, "--dist", "loadfile"]
         run("Python tests", [*pytest, "tests/python"])
         files = [f"tests/python/{name}" for name in PYTHON_PER_LEVEL]
         files = [name for name in files if (ROOT / name).exists()]

@@ -143,6 +143,11 @@ void ModelConfig::fail(std::string_view key, const std::string& message) const {
   throw Error(ErrorCode::kConfigValue, file_, {}, std::string(key) + ": " + message);
 }
 
+void ModelConfig::refuse(std::string_view key, const std::string& expected) const {
+  const Json* value = find(key);
+  fail(key, "expected " + expected + ", found " + (value != nullptr ? value_text(*value) : "none"));
+}
+
 std::optional<int64_t> ModelConfig::integer(std::string_view key, int64_t low, int64_t high) const {
   const Json* value = find(key);
   if (value == nullptr) return std::nullopt;

@@ -50,6 +50,9 @@ class ModelConfig {
   /// Error{kConfigValue} in this config's name: "KEY: message".
   [[noreturn]] void fail(std::string_view key, const std::string& message) const;
 
+  /// The same: "KEY: expected EXPECTED, found" and what stands there.
+  [[noreturn]] void refuse(std::string_view key, const std::string& expected) const;
+
   /// torch_dtype or dtype, if it names F32, F16 or BF16.
   std::optional<DType> dtype() const;
 

@@ -14,22 +14,30 @@ ExpertSpelling expert_spelling(const ModelConfig& config, std::span<const std::s
   for (const std::string& name : names) {
     if (name.ends_with(".experts.gate_up_proj")) return ExpertSpelling::kFused;
     if (name.ends_with(".switch_mlp.gate_proj.weight")) return ExpertSpelling::kStacked;
+    if (name.ends_with(".block_sparse_moe.input_linear.weight")) return ExpertSpelling::kLinear;
   }
-  return config.model_type() == "mixtral" ? ExpertSpelling::kMixtral : ExpertSpelling::kSingle;
+  const std::string& type = config.model_type();
+  if (type == "mixtral" || type == "phimoe" || type == "minimax_m2")
+    return ExpertSpelling::kMixtral;
+  return type.starts_with("granitemoe") ? ExpertSpelling::kLinear : ExpertSpelling::kSingle;
 }
 
 void add_stack(std::vector<SourceTensor>& out, ExpertSpelling spelling, SourceTensor stack) {
   constexpr std::string_view kSwitch = ".switch_mlp.";
   const std::size_t at = stack.name.find(kSwitch);
-  const std::string experts = stack.name.substr(0, at) + ".experts.";
+  const std::string block = stack.name.substr(0, at), experts = block + ".experts.";
   const std::string part = stack.name.substr(at + kSwitch.size());  // "gate_proj.weight"
   if (spelling == ExpertSpelling::kStacked) {
     out.push_back(std::move(stack));
-  } else if (spelling == ExpertSpelling::kFused) {
+  } else if (spelling == ExpertSpelling::kFused || spelling == ExpertSpelling::kLinear) {
     if (part.starts_with("up_proj")) return;  // behind the gate rows of the same tensor
     const bool gate = part.starts_with("gate_proj");
     if (gate) stack.shape[1] *= 2;
-    out.push_back({experts + (gate ? "gate_up_proj" : "down_proj"), stack.dtype, stack.shape});
+    const std::string name =
+        spelling == ExpertSpelling::kFused
+            ? experts + (gate ? "gate_up_proj" : "down_proj")
+            : block + (gate ? ".input_linear.weight" : ".output_linear.weight");
+    out.push_back({name, stack.dtype, stack.shape});
   } else {
     std::string name = part;
     if (spelling == ExpertSpelling::kMixtral) {
@@ -42,6 +50,25 @@ void add_stack(std::vector<SourceTensor>& out, ExpertSpelling spelling, SourceTe
                      stack.dtype,
                      {stack.shape[1], stack.shape[2]}});
     }
+  }
+}
+
+void join_granite_halves(std::vector<SourceTensor>& out, std::span<const std::string> names) {
+  const bool fused = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    return name.ends_with(".shared_mlp.input_linear.weight");
+  });
+  constexpr std::string_view kGate = ".mlp.gate_proj.weight", kUp = ".mlp.up_proj.weight",
+                             kDown = ".mlp.down_proj.weight";
+  if (!fused) return;
+  std::erase_if(out, [&](const SourceTensor& tensor) { return tensor.name.ends_with(kUp); });
+  for (SourceTensor& tensor : out) {
+    const auto rename = [&](std::string_view from, std::string_view to) {
+      if (!tensor.name.ends_with(from)) return false;
+      tensor.name.replace(tensor.name.size() - from.size(), from.size(), to);
+      return true;
+    };
+    if (rename(kGate, ".shared_mlp.input_linear.weight")) tensor.shape[0] *= 2;
+    rename(kDown, ".shared_mlp.output_linear.weight");
   }
 }
 

@@ -17,6 +17,7 @@ enum class ExpertSpelling {
   kSingle,   // P.experts.7.gate_proj.weight
   kMixtral,  // P.experts.7.w1.weight
   kFused,    // P.experts.gate_up_proj and P.experts.down_proj, gate rows first
+  kLinear,   // the same as P.input_linear.weight and P.output_linear.weight
   kStacked,  // P.switch_mlp.gate_proj.weight, the final name
 };
 
@@ -26,6 +27,10 @@ ExpertSpelling expert_spelling(const ModelConfig& config, std::span<const std::s
 
 /// Appends the sources of one stack, `stack` having its final name and shape [E, out, in].
 void add_stack(std::vector<SourceTensor>& out, ExpertSpelling spelling, SourceTensor stack);
+
+/// Of granite's feed-forwards without experts: gives `out` the fused tensors that the index has for
+/// them.
+void join_granite_halves(std::vector<SourceTensor>& out, std::span<const std::string> names);
 
 /// Mixtral's block has another name in memory, and some writers keep that one: gives it to `out` if
 /// the index has it.

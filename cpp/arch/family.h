@@ -20,6 +20,9 @@ struct Family {
   void (*complete_config)(Json& config, const ModelConfig& source);
   /// Model type of multimodal files whose text_config is of this family, if there are such.
   std::string_view wrapper = {};
+  /// Sets biases that stock mlx-lm has in every model of the family. Those that a source lacks are
+  /// written as zeros, and complete_config says that they are there. nullptr: it has none such.
+  void (*add_stock_biases)(ModelSpec& spec) = nullptr;
 };
 
 /// nullptr if no family file exists for it.

@@ -56,6 +56,11 @@ bool swap_prefix(std::string& name, std::string_view from, std::string_view to) 
   return true;
 }
 
+void swap_part(std::string& name, std::string_view from, std::string_view to) {
+  const std::size_t at = name.find(from);
+  if (at != std::string::npos) name.replace(at, from.size(), to);
+}
+
 std::string with_prefix(const ModelConfig& config, std::string_view source) {
   std::string name(source);
   const std::string& type = config.model_type();
@@ -69,11 +74,12 @@ std::string with_prefix(const ModelConfig& config, std::string_view source) {
     swap_prefix(name, "language_model.", "");
     return name;
   }
-  if (type == "mixtral") {
-    // The name of the block in memory, which some writers keep.
-    constexpr std::string_view kInMemory = ".mlp.";
-    const std::size_t at = name.find(kInMemory);
-    if (at != std::string::npos) name.replace(at, kInMemory.size(), ".block_sparse_moe.");
+  if (one_of(type, {"mixtral", "phimoe", "granitemoe", "minimax_m2"})) {
+    // Names of the block and its router in memory, which some writers keep.
+    swap_part(name, ".mlp.", ".block_sparse_moe.");
+    swap_part(name, ".block_sparse_moe.router.weight",
+              type == "granitemoe" ? ".block_sparse_moe.router.layer.weight"
+                                   : ".block_sparse_moe.gate.weight");
     return name;
   }
   swap_prefix(name, "model.language_model.", "language_model.model.");
@@ -99,10 +105,7 @@ void rename_dense_lfm2(const ModelConfig& config, std::string& name) {
       {".feed_forward.w3.", ".feed_forward.up_proj."},
       {".feed_forward.w2.", ".feed_forward.down_proj."},
   }};
-  for (const auto& [from, to] : kNames) {
-    const std::size_t at = name.find(from);
-    if (at != std::string::npos) name.replace(at, from.size(), to);
-  }
+  for (const auto& [from, to] : kNames) swap_part(name, from, to);
 }
 
 }  // namespace

@@ -253,6 +253,33 @@ class Builder {
     }
   }
 
+  /// Biases that readers of the written model expect and the source lacks.
+  void add_zeros() {
+    const Family* family = find_family(config_.model_type());
+    if (family == nullptr || family->add_stock_biases == nullptr) return;
+    ModelSpec spec = family->spec(config_);
+    spec.head.tied = result_.tied_head;
+    family->add_stock_biases(spec);
+    std::map<std::string, DType, std::less<>> stored;
+    for (const FinalTensor& tensor : result_.tensors) stored.emplace(tensor.name, tensor.dtype);
+    for (const SpecTensor& wanted : spec_tensors(spec)) {
+      if (stored.contains(wanted.name)) continue;
+      JANG_ASSERT(wanted.name.ends_with(".bias"));
+      // Its matrix's dtype; a tied head's is the embedding, which comes first.
+      const std::string path = wanted.name.substr(0, wanted.name.size() - 5);
+      const auto matrix = stored.find(path + ".weight");
+      FinalTensor tensor;
+      tensor.name = tensor.source = wanted.name;
+      tensor.shape = wanted.shape;
+      tensor.dtype = matrix == stored.end() ? result_.tensors.front().dtype : matrix->second;
+      tensor.zeros = true;
+      describe(config_, tensor);
+      result_.parameters += tensor.elements();
+      result_.tensors.push_back(std::move(tensor));
+    }
+    order();
+  }
+
   Inventory take() { return std::move(result_); }
 
  private:
@@ -298,6 +325,22 @@ SourceRow locate_row(const FinalTensor& tensor, uint64_t row) {
                   std::to_string(first));
 }
 
+SourceValue locate_value(const FinalTensor& tensor, uint64_t row, uint64_t column) {
+  if (!tensor.transposed) {
+    const SourceRow at = locate_row(tensor, row);
+    return {at.tensor, at.row, column};
+  }
+  const uint64_t rows = tensor.shape[tensor.shape.size() - 2];  // of a matrix
+  if (row / rows >= tensor.ranges.size()) {
+    throw Error(ErrorCode::kTensorShape, {}, tensor.name,
+                "expected a source for row " + std::to_string(row) + ", found rows up to " +
+                    std::to_string(tensor.ranges.size() * rows));
+  }
+  const RowRange& range = tensor.ranges[row / rows];
+  return {range.tensor, range.row_begin + column,
+          tensor.transposed->first + row % rows * tensor.transposed->step};
+}
+
 Inventory build_inventory(const ModelConfig& config, std::span<const SourceTensor> sources,
                           std::optional<bool> heads_equal) {
   Builder builder(config, sources);
@@ -305,6 +348,7 @@ Inventory build_inventory(const ModelConfig& config, std::span<const SourceTenso
   builder.decide_head(heads_equal);
   builder.order();
   builder.check();
+  builder.add_zeros();
   return builder.take();
 }
 

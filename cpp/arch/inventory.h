@@ -21,6 +21,11 @@ struct SourceTensor {
   std::vector<uint64_t> shape;
 };
 
+/// Which columns of a source are the rows of a tensor.
+struct SourceColumns {
+  uint64_t first = 0, step = 1;
+};
+
 /// `rows` consecutive rows (last axis = columns, all other axes flattened) of source tensor
 /// `tensor`.
 struct RowRange {
@@ -39,24 +44,37 @@ struct FinalTensor {
   bool packable =
       false;  // a Linear, Embedding or expert stack: 2-D or 3-D weight that may be quantized
   std::vector<RowRange> ranges;
+  /// Stored transposed: each range is a matrix of the tensor, whose columns are the range's rows
+  /// and whose rows are these columns of the source.
+  std::optional<SourceColumns> transposed;
   /// Why the ranges alone do not make this tensor (a transpose, changed values), or empty. Such a
   /// tensor can be planned, not converted; `ranges` is then empty.
   std::string obstacle;
   /// Added to every value: norms that are stored as gamma - 1 (zero_centred_norms.h).
   float shift = 0.0f;
+  /// No source has it and all its values are 0 (Family::add_stock_biases); `ranges` is empty.
+  bool zeros = false;
 
   uint64_t columns() const noexcept { return shape.empty() ? 1 : shape.back(); }
   uint64_t elements() const noexcept;
   uint64_t bytes() const noexcept;  // in the source
 };
 
-/// Where a row of a final tensor comes from; Error{kTensorShape} for one behind the last.
+/// Where a row of a final tensor comes from, which is not transposed; Error{kTensorShape} for one
+/// behind the last.
 struct SourceRow {
   uint32_t tensor = 0;  // index into the sources
   uint64_t row = 0;
   uint64_t available = 0;  // rows of the same range from here on, this one included
 };
 SourceRow locate_row(const FinalTensor& tensor, uint64_t row);
+
+/// Where a value of a final tensor comes from, transposed or not; errors as in locate_row.
+struct SourceValue {
+  uint32_t tensor = 0;
+  uint64_t row = 0, column = 0;
+};
+SourceValue locate_value(const FinalTensor& tensor, uint64_t row, uint64_t column);
 
 struct Inventory {
   std::vector<FinalTensor> tensors;  // in layer order: embedding, layers 0.., final norm, head

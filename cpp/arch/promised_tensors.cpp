@@ -15,42 +15,19 @@
 namespace jang {
 namespace {
 
-enum class QkNorm { kNone, kPerHead, kAcross };
-
-/// What sets a model type apart from llama: T A M N2 of the family table.
+/// What sets a hybrid model type apart from qwen3_next, as its checkpoints have it: norms per head,
+/// gated attention every few layers, else DeltaNet.
 struct Blocks {
-  std::string_view model_type;
-  bool qkv_bias = false;        // always; o_proj has none
-  bool attention_bias = false;  // by the flag, on all four
-  QkNorm qk_norm = QkNorm::kNone;
-  bool experts = false;
-  bool shared_expert = false;
-  bool linear_attention = false;  // gated attention every few layers, else DeltaNet
-  bool packed_inputs = false;     // qwen3_next: in_proj_qkvz, in_proj_ba
-  int64_t head_dim = 0;           // if the config has none; 0: hidden / heads
+  bool experts = false;        // beside a shared one
+  bool packed_inputs = false;  // qwen3_next: in_proj_qkvz, in_proj_ba
 };
 
 std::optional<Blocks> blocks_of(std::string_view type) {
-  Blocks b;
-  b.model_type = type;
-  if (type == "qwen2_moe") {
-    b.qkv_bias = b.shared_expert = b.experts = true;
-  } else if (type == "olmoe") {
-    b.attention_bias = true;
-    b.qk_norm = QkNorm::kAcross;
-    b.experts = true;
-  } else if (type == "qwen3_next" || type == "qwen3_5" || type == "qwen3_5_moe") {
-    b.qk_norm = QkNorm::kPerHead;
-    b.attention_bias = true;
-    b.linear_attention = true;
-    b.packed_inputs = type == "qwen3_next";
-    b.head_dim = 256;
-    b.experts = b.shared_expert = type != "qwen3_5";
-  } else {
-    return std::nullopt;
-  }
-  return b;
+  if (type != "qwen3_next" && type != "qwen3_5" && type != "qwen3_5_moe") return std::nullopt;
+  return Blocks{.experts = type != "qwen3_5", .packed_inputs = type == "qwen3_next"};
 }
+
+constexpr int64_t kHeadDimIfAbsent = 256;
 
 class Promise {
  public:
@@ -67,10 +44,8 @@ class Promise {
     kv_heads_ =
         static_cast<uint64_t>(config.integer("num_key_value_heads", 1, ModelConfig::kMaxHeads)
                                   .value_or(static_cast<int64_t>(heads_)));
-    const int64_t fallback =
-        blocks.head_dim != 0 ? blocks.head_dim : static_cast<int64_t>(hidden_ / heads_);
     head_dim_ = static_cast<uint64_t>(
-        config.integer("head_dim", 1, ModelConfig::kMaxDim).value_or(fallback));
+        config.integer("head_dim", 1, ModelConfig::kMaxDim).value_or(kHeadDimIfAbsent));
     experts_ = static_cast<uint64_t>(config.experts());
   }
 
@@ -110,7 +85,6 @@ class Promise {
   }
 
   bool is_linear_layer(int64_t i) const {
-    if (!blocks_.linear_attention) return false;
     if (const Json* types = config_.find("layer_types"); types != nullptr && types->is_array()) {
       const auto& list = types->as_array();
       const auto at = static_cast<std::size_t>(i);
@@ -157,17 +131,13 @@ class Promise {
   void attention(const std::string& base) {
     const uint64_t q_rows = heads_ * head_dim_;
     const uint64_t kv_rows = kv_heads_ * head_dim_;
-    const bool all = blocks_.attention_bias && flag("attention_bias");
-    const bool qkv = all || (blocks_.qkv_bias && config_.boolean("qkv_bias").value_or(true));
-    // Gated attention: per head its query rows, then its gate rows.
-    linear(base + "q_proj", blocks_.linear_attention ? 2 * q_rows : q_rows, hidden_, qkv);
-    linear(base + "k_proj", kv_rows, hidden_, qkv);
-    linear(base + "v_proj", kv_rows, hidden_, qkv);
-    linear(base + "o_proj", hidden_, q_rows, all);
-    if (blocks_.qk_norm == QkNorm::kNone) return;
-    const bool across = blocks_.qk_norm == QkNorm::kAcross;
-    add(base + "q_norm.weight", {across ? q_rows : head_dim_});
-    add(base + "k_norm.weight", {across ? kv_rows : head_dim_});
+    const bool bias = flag("attention_bias");
+    linear(base + "q_proj", 2 * q_rows, hidden_, bias);  // per head its query, then its gate rows
+    linear(base + "k_proj", kv_rows, hidden_, bias);
+    linear(base + "v_proj", kv_rows, hidden_, bias);
+    linear(base + "o_proj", hidden_, q_rows, bias);
+    add(base + "q_norm.weight", {head_dim_});
+    add(base + "k_norm.weight", {head_dim_});
   }
 
   void delta_net(const std::string& base) {
@@ -199,14 +169,12 @@ class Promise {
 
   void experts(const std::string& base) {
     const std::string block = base + "mlp.";
-    const uint64_t width =
-        dim(blocks_.model_type == "olmoe" ? "intermediate_size" : "moe_intermediate_size");
+    const uint64_t width = dim("moe_intermediate_size");
     add(block + "gate.weight", {experts_, hidden_});
     const std::string stack = block + "switch_mlp.";
     add_stack(out_, spelling_, {stack + "gate_proj.weight", dtype_, {experts_, width, hidden_}});
     add_stack(out_, spelling_, {stack + "up_proj.weight", dtype_, {experts_, width, hidden_}});
     add_stack(out_, spelling_, {stack + "down_proj.weight", dtype_, {experts_, hidden_, width}});
-    if (!blocks_.shared_expert) return;
     gated(block + "shared_expert.", dim("shared_expert_intermediate_size"));
     add(block + "shared_expert_gate.weight", {1, hidden_});
   }
@@ -235,23 +203,41 @@ void take_listed_names(std::vector<SourceTensor>& out, const ModelConfig& config
   }
 }
 
+// Sources have one matrix in the place of these two.
+constexpr std::string_view kEmbedQ = ".embed_q.weight", kUnembedOut = ".unembed_out.weight";
+std::string latent_source(std::string_view unembed_out) {
+  return std::string(unembed_out.substr(0, unembed_out.size() - kUnembedOut.size())) +
+         ".kv_b_proj.weight";
+}
+
 std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const std::string> names) {
   const auto blocks = blocks_of(config.model_type());
   const Family* family = find_family(config.model_type());
   // Sources of hybrid models have other names and shapes than what is written.
-  if (family != nullptr && !(blocks && blocks->linear_attention)) {
+  if (family != nullptr && !blocks) {
     const ModelSpec spec = family->spec(config);
     const DType dtype = config.dtype().value_or(DType::kBF16);
     std::vector<SourceTensor> out;
     const ExpertSpelling spelling = expert_spelling(config, names);
+    const bool stacked = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+      return name.ends_with(kEmbedQ);
+    });
+    uint64_t plain_dim = 0;  // of the latent layer at hand
     for (SpecTensor& tensor : spec_tensors(spec)) {
-      if (tensor.chosen != 0) {
+      if (!stacked && tensor.name.ends_with(kEmbedQ)) {
+        plain_dim = tensor.shape.back();
+      } else if (!stacked && tensor.name.ends_with(kUnembedOut)) {
+        out.push_back({latent_source(tensor.name),
+                       dtype,
+                       {tensor.shape[0] * (plain_dim + tensor.shape[1]), tensor.shape[2]}});
+      } else if (tensor.chosen != 0) {
         add_stack(out, spelling, {tensor.name, dtype, tensor.shape});
       } else {
         out.push_back({tensor.name, dtype, tensor.shape});
       }
     }
     name_routed_blocks(out, names);
+    join_granite_halves(out, names);
     const std::string head = spec.head.linear.path + ".weight";
     const auto is_head = [&](const std::string& name) {
       return final_name(config, name).name == head;

@@ -168,6 +168,7 @@ RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
     case RopeType::kLongRope:
       rope.original_positions = original_positions(config, *dictionary, fallback);
       read_longrope({config, *dictionary, owner, positions}, rope);
+      if (rules.stated_magnitudes) read_magnitudes({config, *dictionary, owner, positions}, rope);
       break;
   }
   return rope;
@@ -250,6 +251,17 @@ RopeSpec read_layer_rope(const ModelConfig& config, std::string_view layer_type,
   const Json* scaling = scaled ? object_at(config, "rope_scaling") : nullptr;
   if (scaling == nullptr || scaling->as_object().empty()) return rope;
   return read_dictionary(config, scaling, "rope_scaling", rules, rope);
+}
+
+double score_scale(const ModelConfig& config, const RopeSpec& rope) {
+  std::string owner;
+  const Json* dictionary = rope_dictionary(config, owner);
+  if (rope.type == RopeType::kDefault || dictionary == nullptr || rope.factor <= 1.0) return 1.0;
+  const Json* all = dictionary->find("mscale_all_dim");
+  if (all == nullptr || (all->is_number() && all->as_double() == 0.0)) return 1.0;
+  const double scale =
+      0.1 * positive_number(config, owner + ".mscale_all_dim", *all) * std::log(rope.factor) + 1.0;
+  return scale * scale;
 }
 
 void write_rope(Json& text, const ModelConfig& source, const RopeSpec& rope) {

@@ -22,6 +22,9 @@ struct RopeRules {
   /// original_max_position_embeddings likewise; none: max_position_embeddings.
   std::optional<int64_t> original_positions;
   bool yarn_is_longrope = false;  // what phi3 files of the first months say
+  /// longrope: magnitudes are stated, short_mscale up to the original positions and long_mscale
+  /// beyond, and no attention_factor is read.
+  bool stated_magnitudes = false;
   bool interleaved = false;
 };
 
@@ -37,6 +40,10 @@ RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules&
 RopeSpec read_layer_rope(const ModelConfig& config, std::string_view layer_type,
                          std::string_view theta_key, bool scaled, int64_t head_dim,
                          double default_theta, int64_t default_positions);
+
+/// What positions that are stretched multiply all scores with: (1 + 0.1 * mscale_all_dim * ln
+/// factor)^2; 1 where the config does not say.
+double score_scale(const ModelConfig& config, const RopeSpec& rope);
 
 /// A finite number above 0, or Error{kConfigValue} naming `key`.
 double positive_number(const ModelConfig& config, const std::string& key, const Json& value);

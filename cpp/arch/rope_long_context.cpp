@@ -108,4 +108,14 @@ void read_longrope(const RopeDictionary& dictionary, RopeSpec& rope) {
       std::sqrt(1.0 + std::log(factor) / std::log(static_cast<double>(rope.original_positions)));
 }
 
+void read_magnitudes(const RopeDictionary& dictionary, RopeSpec& rope) {
+  const auto required = [&](std::string_view key) {
+    const Json* value = dictionary.entries.find(key);
+    if (value == nullptr) fail(dictionary, key, "missing");
+    return positive(dictionary, key, *value);
+  };
+  rope.magnitude = required("short_mscale");
+  rope.long_magnitude = required("long_mscale");
+}
+
 }  // namespace jang

@@ -21,6 +21,9 @@ struct RopeDictionary {
 
 /// factor, magnitude, beta_fast, beta_slow, truncate. Throws Error{kConfigValue}.
 void read_yarn(const RopeDictionary& dictionary, RopeSpec& rope);
+/// magnitude and long_magnitude as short_mscale and long_mscale state them; both are required.
+/// Throws Error{kConfigValue}.
+void read_magnitudes(const RopeDictionary& dictionary, RopeSpec& rope);
 /// short_factors and long_factors, as many as pairs of channels turn, and the magnitude. Throws
 /// Error{kConfigValue}.
 void read_longrope(const RopeDictionary& dictionary, RopeSpec& rope);

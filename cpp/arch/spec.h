@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <variant>
@@ -49,6 +50,7 @@ struct RopeSpec {
   bool truncate = true;            // yarn: the ramp between them begins and ends at whole channels
   /// longrope, [rotated / 2]: what frequencies are divided by, up to L0 positions and beyond.
   std::vector<double> short_factors = {}, long_factors = {};
+  double long_magnitude = 0.0;  // longrope: the magnitude beyond L0; 0: the same
   bool operator==(const RopeSpec&) const = default;
 };
 
@@ -67,6 +69,7 @@ struct AttentionSpec {
   /// Rows of q are, head by head, its query and then its gate: the head's result is multiplied by
   /// 1 / (1 + e^-gate) before o.
   bool gated = false;
+  float clip = 0.0f;  // queries and keys, behind their norms, and values stay within +-clip; 0: no
   bool operator==(const AttentionSpec&) const = default;
 };
 
@@ -96,6 +99,86 @@ struct DeltaNetSpec {
   bool operator==(const DeltaNetSpec&) const = default;
 };
 
+/// A selective state space: a state [state][inner] whose every number decays at a rate of its own.
+/// Norms of the step's factors, of B and of C are optional; one with an empty path has no weight.
+struct MambaSpec {
+  LinearSpec in;            // rows: the inner channels, then their gates
+  LinearSpec parameters;    // of the convolved channels; rows: factors of the step, B, C
+  LinearSpec step;          // [inner][rank]
+  LinearSpec out;           // of the result times silu(gate)
+  std::string convolution;  // path of its weight [inner, taps, 1], and of its bias if it has one
+  bool convolution_bias = false;
+  std::string decay;  // tensor [inner, state]: ln of the rates at which a state is forgotten
+  std::string skip;   // tensor [inner]
+  std::optional<NormSpec> step_norm, b_norm, c_norm;
+  int64_t inner = 0;
+  int64_t state = 0;
+  int64_t rank = 0;
+  int64_t taps = 0;
+  bool operator==(const MambaSpec&) const = default;
+};
+
+/// State spaces of heads, a state [state][head_dim] each, that decay as a whole; B and C of the
+/// g-th of `groups` equal parts of the heads are the g-th of theirs. The result is multiplied by
+/// silu(z), and then normed in `groups` equal parts.
+struct Mamba2Spec {
+  LinearSpec in;  // rows: z, x, B of all groups, C of all groups, steps
+  LinearSpec out;
+  std::string convolution;  // path of its weight [channels, taps, 1], and of its bias if it has one
+  bool convolution_bias = false;
+  std::string decay;      // tensor [heads]: ln of the rate at which a state is forgotten
+  std::string skip;       // tensor [heads]
+  std::string step_bias;  // tensor [heads]
+  NormSpec norm;          // of inner() channels
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  int64_t groups = 0;
+  int64_t state = 0;
+  int64_t taps = 0;
+  float least_step = 0.0f;  // limits of ln(1 + e^(step + bias))
+  float largest_step = std::numeric_limits<float>::infinity();
+  int64_t inner() const noexcept { return heads * head_dim; }
+  int64_t channels() const noexcept { return inner() + 2 * groups * state; }
+  bool operator==(const Mamba2Spec&) const = default;
+};
+
+/// `count` matrices of one shape, the stack's tensor being [count, out, in].
+struct StackSpec {
+  std::string path;
+  int64_t count = 0;
+  int64_t out = 0;
+  int64_t in = 0;
+  bool operator==(const StackSpec&) const = default;
+};
+
+/// Multi-head latent attention (models.md 1.3), in its absorbed form: all heads read one key per
+/// position, the normed latent of `rank` channels and `rotary_dim` rotated ones behind it; the
+/// latent is the value, too. A head's query is [embed_q of its plain_dim channels | its rotated
+/// ones], its result unembed_out of the latents' mean.
+struct LatentAttentionSpec {
+  std::optional<LinearSpec> q_a;   // then q reads its normed output instead of the hidden states
+  std::optional<NormSpec> q_norm;  // of that
+  LinearSpec q;                    // rows: head by head, plain channels, then rotated ones
+  LinearSpec kv_a;                 // rows: the latent, then the rotated channels of the key
+  NormSpec kv_norm;                // of the latent
+  StackSpec embed_q;               // [heads][rank][plain_dim]
+  StackSpec unembed_out;           // [heads][value_dim][rank]
+  /// Holds both, which then have no path: rows head by head, plain_dim of embed_q transposed, then
+  /// value_dim of unembed_out.
+  std::optional<LinearSpec> kv_b;
+  LinearSpec o;
+  int64_t heads = 0;
+  int64_t rank = 0;
+  int64_t plain_dim = 0;
+  int64_t rotary_dim = 0;
+  int64_t value_dim = 0;
+  float scale = 1.0f;
+  int rope = 0;  // index in ModelSpec::ropes
+  int64_t query_dim() const noexcept { return plain_dim + rotary_dim; }
+  int64_t key_dim() const noexcept { return rank + rotary_dim; }
+  bool operator==(const LatentAttentionSpec&) const = default;
+};
+
 enum class Activation { kSilu, kGelu, kGeluTanh };
 struct GatedMlpSpec {
   LinearSpec gate, up, down;
@@ -112,19 +195,14 @@ struct PlainMlpSpec {
   bool operator==(const PlainMlpSpec&) const = default;
 };
 
-/// `count` matrices of one shape, the stack's tensor being [count, out, in].
-struct StackSpec {
-  std::string path;
-  int64_t count = 0;
-  int64_t out = 0;
-  int64_t in = 0;
-  bool operator==(const StackSpec&) const = default;
-};
-
 /// How router logits become the weights of the chosen experts.
 enum class RouterRule {
   kSoftmaxThenTopK,  // softmax over all experts, then the largest
   kTopKThenSoftmax,  // the largest logits, then softmax over these
+  kSigmoid,          // the logistic function of each logit, then the largest
+  /// The largest logits one after another, each weighed by a softmax over the experts that were not
+  /// chosen before it and whose logit a is near its own m: (m - a) / max(|a|, m) <= 2 * jitter.
+  kSparseMixer,
 };
 
 /// An expert that every token passes, times 1 / (1 + e^-(gate x)) if there is a gate.
@@ -142,12 +220,22 @@ struct MoeSpec {
   int64_t top_k = 0;
   RouterRule rule = RouterRule::kSoftmaxThenTopK;
   bool renormalize = false;  // weights are divided by their sum
+  float jitter = 0.0f;       // kSparseMixer only
   std::optional<SharedExpertSpec> shared;
   Activation activation = Activation::kSilu;
+  /// Tensor [experts] that is added to the scores where experts are chosen, not to their weights;
+  /// empty: none.
+  std::string correction = {};
+  /// Above 1: experts form so many equal groups, and are chosen from the `open_groups` best alone.
+  /// A group's score is its best, of kSigmoid the sum of its two best.
+  int64_t groups = 1;
+  int64_t open_groups = 1;
+  float weight_scale = 1.0f;  // of the weights, at the end
   bool operator==(const MoeSpec&) const = default;
 };
 
-using MixerSpec = std::variant<AttentionSpec, DeltaNetSpec>;
+using MixerSpec =
+    std::variant<AttentionSpec, DeltaNetSpec, LatentAttentionSpec, MambaSpec, Mamba2Spec>;
 using FeedForwardSpec = std::variant<GatedMlpSpec, MoeSpec, PlainMlpSpec>;
 
 /// h += residual * post_norm(mixer(pre_norm(h))); h += residual * ff_post_norm(ff(ff_pre_norm(h))).

@@ -23,6 +23,10 @@ class Collector {
   void matrix(const std::string& path, int64_t rows, int64_t columns) {
     out_.push_back({path + ".weight", {dim(rows), dim(columns)}, true});
   }
+  void stack(const StackSpec& spec, int64_t chosen) {
+    out_.push_back(
+        {spec.path + ".weight", {dim(spec.count), dim(spec.out), dim(spec.in)}, true, dim(chosen)});
+  }
   void norm(const NormSpec& spec) {
     std::vector<uint64_t> shape = {dim(spec.size)};
     if (spec.heads > 0) shape.insert(shape.begin(), dim(spec.heads));
@@ -30,7 +34,11 @@ class Collector {
     if (spec.bias) out_.push_back({spec.path + ".bias", {dim(spec.size)}, false});
   }
   void norm(const std::optional<NormSpec>& spec) {
-    if (spec) norm(*spec);
+    if (spec && !spec->path.empty()) norm(*spec);
+  }
+  void convolution(const std::string& path, int64_t channels, int64_t taps, bool biased) {
+    out_.push_back({path + ".weight", {dim(channels), dim(taps), 1}, false});
+    if (biased) out_.push_back({path + ".bias", {dim(channels)}, false});
   }
   void operator()(const AttentionSpec& spec) {
     if (spec.qkv) {
@@ -47,12 +55,43 @@ class Collector {
     if (spec.z) linear(*spec.z);
     linear(spec.b);
     if (spec.a) linear(*spec.a);
-    out_.push_back(
-        {spec.convolution + ".weight", {dim(spec.channels()), dim(spec.taps), 1}, false});
+    convolution(spec.convolution, spec.channels(), spec.taps, false);
     out_.push_back({spec.decay, {dim(spec.value_heads)}, false});
     out_.push_back({spec.step_bias, {dim(spec.value_heads)}, false});
     norm(spec.norm);
     linear(spec.out);
+  }
+  void operator()(const MambaSpec& spec) {
+    linear(spec.in);
+    convolution(spec.convolution, spec.inner, spec.taps, spec.convolution_bias);
+    linear(spec.parameters);
+    for (const auto* part : {&spec.step_norm, &spec.b_norm, &spec.c_norm}) norm(*part);
+    linear(spec.step);
+    out_.push_back({spec.decay, {dim(spec.inner), dim(spec.state)}, false});
+    out_.push_back({spec.skip, {dim(spec.inner)}, false});
+    linear(spec.out);
+  }
+  void operator()(const Mamba2Spec& spec) {
+    linear(spec.in);
+    convolution(spec.convolution, spec.channels(), spec.taps, spec.convolution_bias);
+    for (const std::string* name : {&spec.decay, &spec.skip, &spec.step_bias})
+      out_.push_back({*name, {dim(spec.heads)}, false});
+    norm(spec.norm);
+    linear(spec.out);
+  }
+  void operator()(const LatentAttentionSpec& spec) {
+    if (spec.q_a) linear(*spec.q_a);
+    norm(spec.q_norm);
+    linear(spec.q);
+    linear(spec.kv_a);
+    norm(spec.kv_norm);
+    if (spec.kv_b) {
+      linear(*spec.kv_b);
+    } else {
+      stack(spec.embed_q, 0);
+      stack(spec.unembed_out, 0);
+    }
+    linear(spec.o);
   }
   void operator()(const GatedMlpSpec& spec) {
     if (spec.gate_up) {
@@ -69,12 +108,8 @@ class Collector {
   }
   void operator()(const MoeSpec& spec) {
     linear(spec.router);
-    for (const StackSpec* part : {&spec.gate, &spec.up, &spec.down}) {
-      out_.push_back({part->path + ".weight",
-                      {dim(part->count), dim(part->out), dim(part->in)},
-                      true,
-                      dim(spec.top_k)});
-    }
+    if (!spec.correction.empty()) out_.push_back({spec.correction, {dim(spec.experts)}, false});
+    for (const StackSpec* part : {&spec.gate, &spec.up, &spec.down}) stack(*part, spec.top_k);
     if (!spec.shared) return;
     (*this)(spec.shared->mlp);
     if (spec.shared->gate) linear(*spec.shared->gate);

@@ -4,8 +4,8 @@
 //   columns  [E, D, 2I]   halves on the last axis, stored transposed: llama4, qwen3_vl_moe
 //   gpt_oss  [E, D, 2I]   even columns gate, odd columns up, stored transposed
 //
-// A split along rows is a list of row ranges. A transpose is not: such tensors are planned and
-// carry an obstacle.
+// A split along rows is a list of row ranges, and so is one of which every range is transposed.
+// What is neither is planned and carries an obstacle.
 #include "arch/split_tensor.h"
 
 #include <algorithm>
@@ -61,6 +61,14 @@ class Splitter {
     for (uint64_t e = 0; e < stacks; ++e) {
       tensor.ranges.push_back({index_, e * block + begin, count});
     }
+    return tensor;
+  }
+
+  /// The same, each block's rows being columns of the result.
+  FinalTensor transposed_rows(const std::string& name, uint64_t stacks, uint64_t block,
+                              uint64_t begin, uint64_t count, std::vector<uint64_t> shape) const {
+    FinalTensor tensor = rows(name, stacks, block, begin, count, std::move(shape));
+    tensor.transposed.emplace();
     return tensor;
   }
 
@@ -161,7 +169,8 @@ std::vector<FinalTensor> split_latent(const ModelConfig& config, const Splitter&
     splitter.fail("expected heads * (qk_nope_head_dim + v_head_dim) = " +
                   std::to_string(heads * (nope + value)) + " rows");
   }
-  return {splitter.blocked(parent + ".embed_q.weight", {heads, rank, nope}, kTransposed),
+  return {splitter.transposed_rows(parent + ".embed_q.weight", heads, nope + value, 0, nope,
+                                   {heads, rank, nope}),
           splitter.rows(parent + ".unembed_out.weight", heads, nope + value, nope, value,
                         {heads, value, rank})};
 }

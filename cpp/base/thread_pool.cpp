@@ -171,11 +171,12 @@ void ThreadPool::State::work(int worker) {
   }
 }
 
-// The two orders that must not cross (both sequentially consistent): here the gate is opened and
-// then the sleepers are counted, a worker counts itself and then looks at the gate. One of them
-// sees the other.
+// Two orders that must not cross (all sequentially consistent): here the gate is opened and then
+// the sleepers are counted, a worker counts itself and then looks at the gate. One of them sees the
+// other. So between close_gate and leave. The writes are exchanges because emulators of Arm on x86
+// let a load pass a plain store before it; on x86 itself both are the same instruction.
 void ThreadPool::State::open_gate() {
-  gate.store((region.generation << kGenerationShift) | kOpen);
+  gate.exchange((region.generation << kGenerationShift) | kOpen);
   if (sleeping_workers.load() == 0) return;
   { const std::lock_guard lock(sleep_mutex); }
   wake_workers.notify_all();
@@ -187,7 +188,7 @@ void ThreadPool::State::close_gate() {
   const auto empty = [this] { return (gate.load() & kInsideMask) == 0; };
   if (spin_until(empty)) return;
   std::unique_lock lock(sleep_mutex);
-  caller_sleeps.store(true);
+  caller_sleeps.exchange(true);
   wake_caller.wait(lock, empty);
   caller_sleeps.store(false);
 }

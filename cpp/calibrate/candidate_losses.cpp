@@ -3,9 +3,9 @@
 #include "calibrate/candidate_losses.h"
 
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
+#include "arch/source_values.h"
 #include "base/aligned_buffer.h"
 #include "base/error.h"
 #include "plan/candidates.h"
@@ -62,17 +62,12 @@ Sample take_sample(const Checkpoint& checkpoint, const FinalTensor& tensor,
   for (uint64_t i = 0; i < sample.rows; ++i) {
     // i * all / rows without the product, which need not fit
     const uint64_t row = i * (all / sample.rows) + i * (all % sample.rows) / sample.rows;
-    const SourceRow at = locate_row(tensor, row);
-    const CheckpointTensor& source = checkpoint.tensors()[at.tensor];
-    if (source.dtype != tensor.dtype) {
-      throw Error(ErrorCode::kTensorShape, checkpoint.files()[source.file], source.name,
-                  "expected " + std::string(dtype_name(tensor.dtype)) +
-                      " like the other parts of " + tensor.name + ", found " +
-                      std::string(dtype_name(source.dtype)));
-    }
-    const auto from = checkpoint.data(source).subspan(at.row * row_bytes, row_bytes);
-    std::memcpy(sample.bytes.data() + i * row_bytes, from.data(), row_bytes);
-    checkpoint.mapping(source).drop(source.begin + at.row * row_bytes, row_bytes);
+    gather_values(checkpoint, tensor, row, 1, 0, sample.columns,
+                  sample.bytes.data() + i * row_bytes);
+    for_each_run(checkpoint, tensor, row, 1, 0, sample.columns,
+                 [&](const CheckpointTensor& source, uint64_t offset, uint64_t bytes) {
+                   checkpoint.mapping(source).drop(source.begin + offset, bytes);
+                 });
     if (sample.runs.empty() || sample.runs.back().count == kRunRows || row / block_rows != block) {
       block = row / block_rows;
       sample.runs.push_back({i, 0, weights.of(tensor, row)});
@@ -149,7 +144,7 @@ MeasuredLosses candidate_losses(const Checkpoint& checkpoint, const Inventory& i
         losses[tensor->path] = measure(sample, formats, scratch, pool);
       } catch (const Error& error) {
         if (!error.tensor().empty() || !error.file().empty()) throw;
-        const SourceRow at = locate_row(*tensor, 0);
+        const SourceValue at = locate_value(*tensor, 0, 0);
         const CheckpointTensor& source = checkpoint.tensors()[at.tensor];
         throw Error(error.code(), checkpoint.files()[source.file], tensor->source,
                     "in a sample of its rows: " + error.message(), error.hint());

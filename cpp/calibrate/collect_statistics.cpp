@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "calibrate/branch_pass.h"
 #include "calibrate/expert_sums.h"
+#include "calibrate/head_moments.h"
 #include "calibrate/hidden_states.h"
 #include "calibrate/moments.h"
 #include "model/embedding.h"
@@ -42,7 +43,7 @@ class BranchObserver : public LinearObserver {
 
   void begin(int64_t sequence) {
     sequence_ = sequence;
-    next_ = 0;
+    next_ = next_stack_ = 0;
   }
   bool on_input(std::span<const LinearJob> jobs, const float* x, int64_t tokens) override {
     const int64_t columns = jobs.front().weight->columns;
@@ -58,6 +59,16 @@ class BranchObserver : public LinearObserver {
     }
     return true;
   }
+  bool on_head_input(const HeadInput& input) override {
+    if (next_stack_ == stacks_.size()) {
+      stacks_.push_back(
+          {input.stack.path, HeadMoments(input.stack, HessianKind::kDiagonal, false, sequences_)});
+    }
+    HeadStage& stage = stacks_[next_stack_++];
+    JANG_ASSERT(stage.path == input.stack.path);
+    stage.moments.add(sequence_, input.x, nullptr, input.tokens, pool_);
+    return true;
+  }
   /// What the experts were fed; empty where there are none.
   const std::vector<float>& experts_input() const noexcept { return experts_input_; }
 
@@ -66,6 +77,11 @@ class BranchObserver : public LinearObserver {
     InputMoments moments;
   };
   const std::vector<Stage>& stages() const noexcept { return stages_; }
+  struct HeadStage {
+    std::string path;
+    HeadMoments moments;
+  };
+  const std::vector<HeadStage>& head_stages() const noexcept { return stacks_; }
 
  private:
   HessianKind kind_;
@@ -73,8 +89,9 @@ class BranchObserver : public LinearObserver {
   const MoeSpec* moe_;
   ThreadPool& pool_;
   int64_t sequence_ = 0;
-  std::size_t next_ = 0;
+  std::size_t next_ = 0, next_stack_ = 0;
   std::vector<Stage> stages_;
+  std::vector<HeadStage> stacks_;
   std::vector<float> experts_input_;
 };
 
@@ -149,6 +166,8 @@ class Collection {
     for (const BranchObserver::Stage& stage : observer.stages()) {
       for (const std::string& path : stage.paths) write(path, stage.moments.hessian());
     }
+    for (const BranchObserver::HeadStage& stage : observer.head_stages())
+      writer_.write(stage.path, stage.moments.sums());
     if (!experts) return;
     writer_.write(moe->gate.path, experts->input());
     writer_.write(moe->up.path, experts->input());

@@ -35,7 +35,9 @@ void ExpertRoutes::add(const RoutedInput& input) {
     }
     router_probabilities(input.spec, kernels, scores, probabilities + t * input.spec.experts);
     // The first of these are those of `chosen`, by the same kernel.
-    kernels.top_k(scores, input.spec.experts, static_cast<int64_t>(near_.size()), near_.data());
+    const float* order = input.preferences == nullptr ? input.scores : input.preferences;
+    kernels.top_k(order + t * input.spec.experts, input.spec.experts,
+                  static_cast<int64_t>(near_.size()), near_.data());
     for (std::size_t slot = 0; slot < near_.size(); ++slot) {
       const auto expert = static_cast<std::size_t>(near_[slot]);
       const float gate = slot < top_k ? gates[slot] : 0.0f;

@@ -22,7 +22,7 @@ class ExpertRoutes {
  public:
   explicit ExpertRoutes(const MoeSpec& spec);
 
-  /// How many experts are near to a token, by falling score: twice those that it goes to.
+  /// How many experts are near to a token, by falling preference: twice those that it goes to.
   static int64_t reach(const MoeSpec& spec) noexcept;
 
   /// The next sequence. Its position 0 is left out, as everywhere in calibration. Throws kNonFinite

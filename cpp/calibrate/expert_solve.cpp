@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "calibrate/moments.h"
+#include "calibrate/stored_matrix.h"
 #include "quant/quantize.h"
 
 namespace jang {
@@ -28,20 +29,12 @@ Tools tools_of(const ExpertMoments& moments, int64_t expert, ThreadPool& pool) {
   return tools;
 }
 
-AffinePanel slice(const ExpertStack& stack, const SourcePanel& values, int64_t expert) {
-  const AffineFormat& format = stack.format;
-  const uint64_t first = static_cast<uint64_t>(expert) * values.rows;
-  const uint64_t groups = first * format.row_groups(values.columns) *
-                          static_cast<uint64_t>(dtype_size(format.metadata));
-  return {stack.out.codes + first * format.row_bytes(values.columns), stack.out.scales + groups,
-          stack.out.biases + groups};
-}
-
 // Adds what happened to `record`, whose lambda and error are sums so far.
 void quantize(const Tools& tools, const ExpertStack& stack, int64_t expert,
               const SolveOptions& options, SolverRecord& record, ThreadPool& pool) {
   const SourcePanel values = stack.read(expert);
-  const AffinePanel out = slice(stack, values, expert);
+  const AffinePanel out =
+      rows_of(stack.out, stack.format, static_cast<uint64_t>(expert) * values.rows, values.columns);
   if (tools.way == ExpertWay::kSolved) {
     const SolveReport report = tools.solver->quantize(values, stack.format, options, out, pool);
     record.lambda += report.lambda;

@@ -27,6 +27,7 @@ struct BranchMoments : LinearObserver {
   struct Stage {
     std::vector<std::string> paths;
     std::unique_ptr<InputMoments> moments;
+    bool heads = false;  // the diagonal alone, summed over the heads of a stack
   };
   std::vector<Stage> stages;
   int64_t sequence = 0;
@@ -43,6 +44,20 @@ struct BranchMoments : LinearObserver {
                                                      HessianKind::kFull, false, sequences);
     }
     stages[next++].moments->add(sequence, x, nullptr, tokens, pool);
+    return true;
+  }
+  bool on_head_input(const HeadInput& input) override {
+    if (next == stages.size()) {
+      stages.push_back(
+          {{input.stack.path},
+           std::make_unique<InputMoments>(input.stack.in, HessianKind::kDiagonal, false, sequences),
+           true});
+    }
+    InputMoments& moments = *stages[next++].moments;
+    for (int64_t h = 0; h < input.stack.count; ++h) {
+      moments.add(sequence, input.x + h * input.tokens * input.stack.in, nullptr, input.tokens,
+                  pool);
+    }
     return true;
   }
 };
@@ -269,6 +284,11 @@ void LossMeter::measure_branch(const LayerSpec& layer, std::size_t branch, std::
       add(moe->gate.path, {nullptr, weights});
       add(moe->up.path, {nullptr, weights});
       add(moe->down.path, {});
+    }
+    if (stage.heads) {
+      const std::vector<float> weights = column_weights(stage.moments->hessian());
+      add(stage.paths.front(), {nullptr, weights});
+      continue;
     }
     if (std::none_of(stage.paths.begin(), stage.paths.end(),
                      [&](const std::string& path) { return planned(path); }))

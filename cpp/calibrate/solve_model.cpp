@@ -1,6 +1,7 @@
 // A branch is solved in the order in which its inputs arise: those of q, k and v; with them
 // quantized those of o; then gate and up, then down. Both streams stand before the branch until all
-// of it is solved, and then walk through it. Experts follow their router: gate and up, then down.
+// of it is solved, and then walk through it. Matrices of heads are solved one by one. Experts
+// follow their router: gate and up, then down.
 #include "calibrate/solve_model.h"
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include "base/error.h"
 #include "calibrate/branch_pass.h"
 #include "calibrate/expert_solve.h"
+#include "calibrate/head_moments.h"
 #include "calibrate/hidden_states.h"
 #include "calibrate/moments.h"
 #include "calibrate/stored_matrix.h"
@@ -21,15 +23,21 @@
 namespace jang {
 namespace {
 
-/// The linear layers that share an input, in the order of a pass.
-using Stage = std::vector<std::string>;
+/// The linear layers that share an input, in the order of a pass, or the heads of one stack.
+struct Stage {
+  std::vector<std::string> paths;
+  int64_t columns = 0;
+  std::optional<StackSpec> heads = std::nullopt;
+};
 
 struct StageList : LinearObserver {
   std::vector<Stage> stages;
-  std::vector<int64_t> columns;
   bool on_input(std::span<const LinearJob> jobs, const float*, int64_t) override {
-    stages.push_back(module_paths(jobs));
-    columns.push_back(jobs.front().weight->columns);
+    stages.push_back({module_paths(jobs), jobs.front().weight->columns});
+    return true;
+  }
+  bool on_head_input(const HeadInput& input) override {
+    stages.push_back({{input.stack.path}, input.stack.in, input.stack});
     return true;
   }
 };
@@ -40,7 +48,13 @@ struct StageInput : LinearObserver {
   const float* x = nullptr;
   explicit StageInput(const std::string& first_path) : path(first_path) {}
   bool on_input(std::span<const LinearJob> jobs, const float* input, int64_t) override {
-    if (jobs.front().weight->path != path) return true;
+    return take(jobs.front().weight->path, input);
+  }
+  bool on_head_input(const HeadInput& input) override { return take(input.stack.path, input.x); }
+
+ private:
+  bool take(const std::string& found, const float* input) {
+    if (found != path) return true;
     x = input;
     return false;
   }
@@ -79,10 +93,12 @@ class ModelSolve {
   void behind(uint64_t layers);
   void solve_branch(const LayerSpec& layer, std::size_t branch);
   void solve_head();
-  InputMoments collect(const Branch& quantized, const Branch* full, const std::string& path,
-                       int64_t columns);
+  template <typename Moments>
+  void collect(const Branch& quantized, const Branch* full, const std::string& path,
+               Moments& moments);
   void solve(const std::string& path, const GptqSolver& solver);
   void round(const std::string& path);
+  void solve_heads(const StackSpec& stack, HeadMoments& moments);
   void solve_experts(LayerSpec layer, std::size_t branch);
   void solve_stacks(std::span<const StackSpec* const> specs, const ExpertMoments& moments);
   void watch(const Branch& branch, LinearObserver& observer);
@@ -166,6 +182,27 @@ void ModelSolve::round(const std::string& path) {
         });
 }
 
+void ModelSolve::solve_heads(const StackSpec& stack, HeadMoments& moments) {
+  const uint32_t index = planned_.at(stack.path);
+  const PlannedTensor& tensor = plan_.tensors[index];
+  const auto rows = static_cast<uint64_t>(stack.out);
+  StoredMatrix matrix(*tensor.format, static_cast<uint64_t>(stack.count) * rows,
+                      static_cast<uint64_t>(stack.in));
+  const auto read = [&](int64_t head) {
+    return hooks_.read_rows(index, static_cast<uint64_t>(head) * rows, rows);
+  };
+  try {
+    const SolverRecord record =
+        moments.solve(*tensor.format, options_.solver, read, matrix.panel(), hooks_.poll, pool_);
+    hooks_.store(index, matrix.panel(), record);
+  } catch (const Error& error) {
+    if (!error.tensor().empty() || !error.file().empty()) throw;
+    throw Error(error.code(), {}, tensor.tensor.source, error.message(), error.hint());
+  }
+  ++position_.stored;
+  run_with(stack.path, std::move(matrix));
+}
+
 // Stacks that share an input, expert by expert.
 void ModelSolve::solve_stacks(std::span<const StackSpec* const> specs,
                               const ExpertMoments& moments) {
@@ -246,9 +283,10 @@ void ModelSolve::embed() {
   drop_pages();
 }
 
-InputMoments ModelSolve::collect(const Branch& quantized, const Branch* full,
-                                 const std::string& path, int64_t columns) {
-  InputMoments moments(columns, HessianKind::kFull, full != nullptr, tokens_.sequences());
+/// Adds what both streams feed the layers at `path`, all sequences in order.
+template <typename Moments>
+void ModelSolve::collect(const Branch& quantized, const Branch* full, const std::string& path,
+                         Moments& moments) {
   for (int64_t s = 0; s < tokens_.sequences(); ++s) {
     hooks_.poll();
     StageInput seen(path), seen_full(path);
@@ -260,7 +298,6 @@ InputMoments ModelSolve::collect(const Branch& quantized, const Branch* full,
     }
     moments.add(s, seen.x, seen_full.x, tokens_.tokens, pool_);
   }
-  return moments;
 }
 
 // Shows the quantized stream's pass through a branch, all sequences in order.
@@ -290,15 +327,22 @@ void ModelSolve::solve_branch(const LayerSpec& layer, std::size_t branch) {
     quantized_.states.load(0, quantized_.rows.data());
     quantized_.pass.run(source, quantized_.rows.data(), &list);
   }
-  for (std::size_t i = 0; i < list.stages.size(); ++i) {
-    const Stage& stage = list.stages[i];
-    const bool solved =
-        std::any_of(stage.begin(), stage.end(), [&](const auto& path) { return planned(path); });
+  for (const Stage& stage : list.stages) {
+    const bool solved = std::any_of(stage.paths.begin(), stage.paths.end(),
+                                    [&](const auto& path) { return planned(path); });
     if (!solved) continue;
     const Branch before = quantized_.bind(layer, branch);
-    InputMoments moments = collect(before, full ? &*full : nullptr, stage.front(), list.columns[i]);
+    const Branch* const beside = full ? &*full : nullptr;
+    if (stage.heads) {
+      HeadMoments moments(*stage.heads, HessianKind::kFull, full.has_value(), tokens_.sequences());
+      collect(before, beside, stage.paths.front(), moments);
+      solve_heads(*stage.heads, moments);
+      continue;
+    }
+    InputMoments moments(stage.columns, HessianKind::kFull, full.has_value(), tokens_.sequences());
+    collect(before, beside, stage.paths.front(), moments);
     const GptqSolver solver = moments.solver(pool_);
-    for (const std::string& path : stage) {
+    for (const std::string& path : stage.paths) {
       if (planned(path)) solve(path, solver);
     }
   }

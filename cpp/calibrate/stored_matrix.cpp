@@ -30,4 +30,12 @@ StoredMatrix::StoredMatrix(const AffineFormat& format, uint64_t rows, uint64_t c
            format.group_size,
            float_type(format.metadata)} {}
 
+AffinePanel rows_of(const AffinePanel& whole, const AffineFormat& format, uint64_t row,
+                    uint64_t columns) {
+  const uint64_t groups =
+      row * format.row_groups(columns) * static_cast<uint64_t>(dtype_size(format.metadata));
+  return {whole.codes + row * format.row_bytes(columns), whole.scales + groups,
+          whole.biases + groups};
+}
+
 }  // namespace jang

@@ -17,4 +17,8 @@ struct StoredMatrix {
   AffinePanel panel() { return {codes.data(), scales.data(), biases.data()}; }
 };
 
+/// What a panel holds from row `row` on.
+AffinePanel rows_of(const AffinePanel& whole, const AffineFormat& format, uint64_t row,
+                    uint64_t columns);
+
 }  // namespace jang

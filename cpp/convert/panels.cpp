@@ -3,8 +3,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
-#include "base/error.h"
+#include "arch/source_values.h"
 #include "convert/values.h"
 #include "io/checksum.h"
 
@@ -13,23 +14,14 @@ namespace {
 
 constexpr uint64_t kColumnStep = 128;  // the largest group; 128 codes of any width are whole bytes
 
-/// Calls visit(source tensor, byte offset in it, byte count) for the pieces of a panel, in order.
+/// Calls visit(source tensor, byte offset in it, byte count) for the pieces of a panel, in order;
+/// zeros have none.
 template <typename Visit>
 void for_each_piece(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
                     Visit&& visit) {
-  const uint64_t columns = tensor.columns();
-  uint64_t row = panel.row;
-  uint64_t left = panel.rows;
-  while (left > 0) {
-    const SourceRow at = locate_row(tensor, row);
-    const CheckpointTensor& source = checkpoint.tensors()[at.tensor];
-    const auto size = static_cast<uint64_t>(dtype_size(source.dtype));
-    const uint64_t rows = std::min(left, at.available);
-    const uint64_t count = panel.columns == columns ? rows * columns : panel.columns;
-    visit(source, (at.row * columns + panel.column) * size, count * size);
-    row += rows;
-    left -= rows;
-  }
+  if (tensor.zeros) return;
+  for_each_run(checkpoint, tensor, panel.row, panel.rows, panel.column, panel.columns,
+               std::forward<Visit>(visit));
 }
 
 }  // namespace
@@ -62,28 +54,33 @@ Panel whole_panel(uint32_t index, const FinalTensor& tensor) {
 SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
                        AlignedBuffer<std::byte>& scratch) {
   SourcePanel result{nullptr, tensor.dtype, panel.rows, panel.columns};
-  uint64_t filled = 0;
+  if (tensor.zeros) {
+    scratch.reserve_discarding(panel.bytes);
+    std::memset(scratch.data(), 0, panel.bytes);
+    result.data = scratch.data();
+    return result;
+  }
+  const uint64_t size =
+      panel.rows * panel.columns * static_cast<uint64_t>(dtype_size(tensor.dtype));
+  const auto gather = [&] {
+    scratch.reserve_discarding(size);
+    gather_values(checkpoint, tensor, panel.row, panel.rows, panel.column, panel.columns,
+                  scratch.data());
+    result.data = scratch.data();
+  };
+  if (tensor.transposed) gather();
   for_each_piece(checkpoint, tensor, panel,
                  [&](const CheckpointTensor& source, uint64_t offset, uint64_t bytes) {
-                   if (source.dtype != tensor.dtype) {
-                     throw Error(ErrorCode::kTensorShape, checkpoint.files()[source.file],
-                                 source.name,
-                                 "expected " + std::string(dtype_name(tensor.dtype)) +
-                                     " like the other parts of " + tensor.name + ", found " +
-                                     std::string(dtype_name(source.dtype)));
+                   if (result.data != nullptr) return;
+                   require_dtype(checkpoint, source, tensor);
+                   if (bytes == size) {
+                     result.data = checkpoint.data(source).subspan(offset, bytes).data();
+                   } else {
+                     gather();
                    }
-                   const auto piece = checkpoint.data(source).subspan(offset, bytes);
-                   if (bytes == panel.bytes) {
-                     result.data = piece.data();
-                     return;
-                   }
-                   scratch.reserve_discarding(panel.bytes);
-                   std::memcpy(scratch.data() + filled, piece.data(), bytes);
-                   filled += bytes;
-                   result.data = scratch.data();
                  });
   if (tensor.shift != 0.0f) {
-    scratch.reserve_discarding(panel.bytes);
+    scratch.reserve_discarding(size);
     shift_panel(result, tensor.shift, scratch.data());
     result.data = scratch.data();
   }

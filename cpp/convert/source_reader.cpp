@@ -26,12 +26,12 @@ std::string range_hint(DType dtype) {
 Error place_error(ErrorCode code, const Checkpoint& checkpoint, const FinalTensor& tensor,
                   const Panel& panel, uint64_t row, uint64_t column, const std::string& what,
                   const std::string& hint) {
-  const SourceRow at = locate_row(tensor, panel.row + row);
+  const SourceValue at = locate_value(tensor, panel.row + row, panel.column + column);
   const CheckpointTensor& source = checkpoint.tensors()[at.tensor];
-  return Error(code, checkpoint.files()[source.file], source.name,
-               "row " + std::to_string(at.row) + ", column " +
-                   std::to_string(panel.column + column) + ": " + what,
-               hint);
+  return Error(
+      code, checkpoint.files()[source.file], source.name,
+      "row " + std::to_string(at.row) + ", column " + std::to_string(at.column) + ": " + what,
+      hint);
 }
 
 void require_finite(const SourcePanel& values, const Checkpoint& checkpoint,

@@ -3,6 +3,27 @@
 #include <utility>
 
 namespace jang {
+namespace {
+
+/// The layer of every kind of mixer and feed-forward.
+struct BindBody {
+  using Body = decltype(Branch::body);
+  WeightBinder& binder;
+
+  Body operator()(const AttentionSpec& spec) const { return AttentionLayer(spec, binder); }
+  Body operator()(const DeltaNetSpec& spec) const { return DeltaNetLayer(spec, binder); }
+  Body operator()(const LatentAttentionSpec& spec) const {
+    return LatentAttentionLayer(spec, binder);
+  }
+  Body operator()(const MambaSpec& spec) const { return MambaLayer(spec, binder); }
+  Body operator()(const Mamba2Spec& spec) const { return Mamba2Layer(spec, binder); }
+  Body operator()(const GatedMlpSpec& spec) const { return GatedMlpLayer(spec, binder); }
+  Body operator()(const MoeSpec& spec) const { return MoeLayer(spec, binder); }
+  Body operator()(const PlainMlpSpec& spec) const { return PlainMlpLayer(spec, binder); }
+};
+
+}  // namespace
+
 const float* Branch::enter(const LayerContext& context, const float* h, float* normed) const {
   if (!pre_norm) return h;
   pre_norm->forward(context.kernels, context.pool, h, context.tokens, normed);
@@ -43,27 +64,12 @@ void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
                    ParallelLayer(spec, binder), spec.residual, layer});
     return;
   }
-  auto mixer_pre = make_norm(spec.pre_norm, binder), mixer_post = make_norm(spec.post_norm, binder);
-  if (const auto* delta = std::get_if<DeltaNetSpec>(&spec.mixer)) {
-    out.push_back({std::move(mixer_pre), std::move(mixer_post), DeltaNetLayer(*delta, binder),
-                   spec.residual, layer});
-  } else {
-    out.push_back({std::move(mixer_pre), std::move(mixer_post),
-                   AttentionLayer(std::get<AttentionSpec>(spec.mixer), binder), spec.residual,
-                   layer});
-  }
-  if (!spec.feed_forward) return;
-  auto pre = make_norm(spec.ff_pre_norm, binder), post = make_norm(spec.ff_post_norm, binder);
-  if (const auto* moe = std::get_if<MoeSpec>(&*spec.feed_forward)) {
-    out.push_back({std::move(pre), std::move(post), MoeLayer(*moe, binder), spec.residual, layer});
-  } else if (const auto* plain = std::get_if<PlainMlpSpec>(&*spec.feed_forward)) {
-    out.push_back(
-        {std::move(pre), std::move(post), PlainMlpLayer(*plain, binder), spec.residual, layer});
-  } else {
-    out.push_back({std::move(pre), std::move(post),
-                   GatedMlpLayer(std::get<GatedMlpSpec>(*spec.feed_forward), binder), spec.residual,
-                   layer});
-  }
+  const auto append = [&](const auto& before, const auto& after, const auto& part) {
+    out.push_back({make_norm(before, binder), make_norm(after, binder),
+                   std::visit(BindBody{binder}, part), spec.residual, layer});
+  };
+  append(spec.pre_norm, spec.post_norm, spec.mixer);
+  if (spec.feed_forward) append(spec.ff_pre_norm, spec.ff_post_norm, *spec.feed_forward);
 }
 
 }  // namespace jang

@@ -16,6 +16,9 @@
 #include "model/layers/attention.h"
 #include "model/layers/delta_net.h"
 #include "model/layers/gated_mlp.h"
+#include "model/layers/latent_attention.h"
+#include "model/layers/mamba.h"
+#include "model/layers/mamba2.h"
 #include "model/layers/moe.h"
 #include "model/layers/parallel.h"
 #include "model/layers/plain_mlp.h"
@@ -26,7 +29,8 @@ namespace jang {
 
 struct Branch {
   std::optional<NormLayer> pre_norm, post_norm;
-  std::variant<AttentionLayer, DeltaNetLayer, GatedMlpLayer, MoeLayer, PlainMlpLayer, ParallelLayer>
+  std::variant<AttentionLayer, DeltaNetLayer, LatentAttentionLayer, MambaLayer, Mamba2Layer,
+               GatedMlpLayer, MoeLayer, PlainMlpLayer, ParallelLayer>
       body;
   float residual = 1.0f;
   int64_t layer = 0;  // of the caches

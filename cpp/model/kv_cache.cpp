@@ -15,16 +15,21 @@ constexpr int64_t kSlab = kSlabBlocks * kernels::kKvBlock;
 constexpr std::string_view kTypeNames[kernels::kKvTypes] = {"f32", "f16", "bf16", "q8", "q4"};
 
 KvCacheDim dim_of(const LayerSpec& layer) {
+  if (const auto* latent = std::get_if<LatentAttentionSpec>(&layer.mixer))
+    return {1, latent->key_dim(), false};
   const auto* attention = std::get_if<AttentionSpec>(&layer.mixer);
   if (attention == nullptr) return {};
   return {attention->n_kv_heads, attention->head_dim};
 }
 
+/// Rows that a head keeps per position.
+int64_t rows_of(const KvCacheDim& dim) { return dim.values ? 2 : 1; }
+
 /// Bytes of one slab of positions over all layers: keys and values.
 uint64_t slab_bytes(const std::vector<KvCacheDim>& dims, KvType type) {
   uint64_t total = 0;
   for (const KvCacheDim& d : dims)
-    total += static_cast<uint64_t>(2 * kSlabBlocks * d.heads *
+    total += static_cast<uint64_t>(rows_of(d) * kSlabBlocks * d.heads *
                                    kernels::kv_block_bytes(type, d.head_dim));
   return total;
 }
@@ -82,8 +87,8 @@ void KvCache::reserve(int64_t count) {
       for (HeadBlocks& head : blocks_[l]) {
         for (int64_t i = 0; i < kSlabBlocks; ++i) {
           head.keys.push_back(next);
-          head.values.push_back(next + bytes);
-          next += 2 * bytes;
+          if (dims_[l].values) head.values.push_back(next + bytes);
+          next += rows_of(dims_[l]) * bytes;
         }
       }
     }
@@ -115,7 +120,9 @@ uint8_t* const* KvCache::key_blocks(int64_t layer, int64_t head) const noexcept 
 }
 
 uint8_t* const* KvCache::value_blocks(int64_t layer, int64_t head) const noexcept {
-  return blocks_[static_cast<std::size_t>(layer)][static_cast<std::size_t>(head)].values.data();
+  const auto l = static_cast<std::size_t>(layer);
+  if (!dims_[l].values) return key_blocks(layer, head);
+  return blocks_[l][static_cast<std::size_t>(head)].values.data();
 }
 
 }  // namespace jang

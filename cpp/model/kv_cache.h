@@ -29,6 +29,7 @@ KvType parse_kv_type(std::string_view name);
 struct KvCacheDim {
   int64_t heads = 0;
   int64_t head_dim = 0;
+  bool values = true;  // false: keys are the values, too, and kept once (latent attention)
   bool operator==(const KvCacheDim&) const = default;
 };
 
@@ -63,7 +64,8 @@ class KvCache {
   /// Whether the cache was made for a model of these dimensions.
   bool fits(const ModelSpec& spec) const;
 
-  /// Block tables of one head, the reserved part included, valid until the next reserve().
+  /// Block tables of one head, the reserved part included, valid until the next reserve(). Both are
+  /// the same table where keys are the values.
   uint8_t* const* key_blocks(int64_t layer, int64_t head) const noexcept;
   uint8_t* const* value_blocks(int64_t layer, int64_t head) const noexcept;
   const RecurrentState& recurrent() const noexcept { return recurrent_; }

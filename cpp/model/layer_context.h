@@ -23,11 +23,13 @@ struct Workspace {
   Workspace(ThreadPool& pool, Precision precision)
       : expert_input(pool, precision), expert_inner(pool, precision) {}
 
-  AlignedBuffer<float> q, k, v;   // projections [rows][heads * head_dim]
-  AlignedBuffer<float> attended;  // [rows][heads * head_dim]
-  AlignedBuffer<float> gated_q;   // queries and gates [rows][heads * 2 * head_dim]
-  AlignedBuffer<float> mixed;     // convolved [rows][channels]
-  AlignedBuffer<float> updates;   // of states [rows][values]
+  AlignedBuffer<float> q, k, v;    // projections [rows][heads * head_dim]
+  AlignedBuffer<float> attended;   // [rows][heads * head_dim]
+  AlignedBuffer<float> gated_q;    // queries and gates [rows][heads * 2 * head_dim]
+  AlignedBuffer<float> latent;     // queries or latents of low rank [rows][rank]
+  AlignedBuffer<float> head_rows;  // inputs of the heads' own matrices [heads][rows][channels]
+  AlignedBuffer<float> mixed;      // convolved [rows][channels]
+  AlignedBuffer<float> updates;    // of states [rows][values]
   AlignedBuffer<float> b, a, beta,
       decay;                         // of delta rules [rows][heads], b and a [rows][2 * heads]
   AlignedBuffer<float> partial;      // softmax states of chunks, [unit]
@@ -37,13 +39,14 @@ struct Workspace {
   AlignedBuffer<float> gate, up;           // [rows][intermediate]; of experts [pairs][width]
   AlignedBuffer<float> parallel;           // of the second half of a parallel layer, [rows][hidden]
   AlignedBuffer<float> router;             // [rows][experts]
+  AlignedBuffer<float> preferences;        // of experts, where they are not the scores, as router
   AlignedBuffer<int64_t> chosen;           // experts, [rows][top_k]
   AlignedBuffer<float> expert_weights;     // [rows][top_k]
   AlignedBuffer<float> expert_out;         // [pairs][hidden]
   AlignedBuffer<float> shared, open;       // of the shared expert, [rows][hidden] and [rows]
   ExpertGroups groups;
   std::vector<LinearJob> jobs;
-  LinearInput expert_input, expert_inner;  // of gate and up; of down
+  LinearInput expert_input, expert_inner;  // of gate and up, or of heads; of down
   uint64_t expert_bytes = 0;               // of the experts' matrices that were read, ever
 };
 

@@ -28,10 +28,18 @@ struct RoutedInput {
   bool down;       // of down; else of gate and up
   const float* x;  // [tokens][hidden]; of down [tokens * top_k][width], by place
   int64_t tokens;
-  const float* scores;              // [tokens][experts], as choose_experts leaves them
-  std::span<const int64_t> chosen;  // experts, [tokens][top_k], by falling weight
-  std::span<const float> weights;   // of their outputs, [tokens][top_k]
-  std::span<const int64_t> places;  // [tokens][top_k]
+  const float* scores;                 // [tokens][experts], as choose_experts leaves them
+  std::span<const int64_t> chosen;     // experts, [tokens][top_k], by falling preference
+  std::span<const float> weights;      // of their outputs, [tokens][top_k]
+  std::span<const int64_t> places;     // [tokens][top_k]
+  const float* preferences = nullptr;  // [tokens][experts], what is chosen by; null: scores
+};
+
+/// What the matrices of a stack are about to be multiplied with, each with rows of its own.
+struct HeadInput {
+  const StackSpec& stack;
+  const float* x;  // [count][tokens][in]
+  int64_t tokens;
 };
 
 /// Sees the rows that matrices are about to be multiplied with.
@@ -43,6 +51,8 @@ class LinearObserver {
   virtual bool on_input(std::span<const LinearJob> jobs, const float* x, int64_t tokens) = 0;
   /// The same of experts: gate and up first, then down.
   virtual bool on_routed_input(const RoutedInput& /*input*/) { return true; }
+  /// The same of the heads' own matrices.
+  virtual bool on_head_input(const HeadInput& /*input*/) { return true; }
 };
 
 class LinearRunner {
@@ -57,6 +67,14 @@ class LinearRunner {
   [[nodiscard]] bool show(const RoutedInput& input) {
     return observer_ == nullptr || observer_->on_routed_input(input);
   }
+  [[nodiscard]] bool show(const HeadInput& input) {
+    return observer_ == nullptr || observer_->on_head_input(input);
+  }
+  /// Shows an input that the caller multiplies itself, as run() does before it multiplies.
+  [[nodiscard]] bool show(std::span<const LinearJob> jobs, const float* x, int64_t tokens) {
+    return observer_ == nullptr || observer_->on_input(jobs, x, tokens);
+  }
+  bool observed() const noexcept { return observer_ != nullptr; }
 
   /// `x`: [tokens][columns] contiguous, the columns of every job's weight. A row of the result
   /// depends only on its own weights and x: not on the split, nor on the number of threads. In

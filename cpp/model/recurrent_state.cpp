@@ -17,21 +17,45 @@ int64_t whole_lines(int64_t floats) { return (floats + kLine - 1) / kLine * kLin
 }  // namespace
 
 int64_t RecurrentState::Dims::floats() const noexcept {
-  return whole_lines(state()) + whole_lines((kDeltaChunk + taps - 1) * channels()) +
-         whole_lines(kDeltaChunk * key_heads * key_dim) +
-         whole_lines(kDeltaChunk * value_heads * value_dim) +
-         whole_lines(kDeltaChunk * value_heads);
+  return whole_lines(state) + whole_lines(history() + kDeltaChunk * channels) +
+         whole_lines(kDeltaChunk * keys) + whole_lines(kDeltaChunk * updates) +
+         whole_lines(kDeltaChunk * decay) + (walks ? whole_lines(state) + whole_lines(1) : 0);
 }
+
+struct RecurrentState::DimsOf {
+  Dims operator()(const AttentionSpec& /*spec*/) const { return {}; }
+  Dims operator()(const LatentAttentionSpec& /*spec*/) const { return {}; }
+  Dims operator()(const DeltaNetSpec& spec) const {
+    return {.state = spec.value_heads * spec.key_dim * spec.value_dim,
+            .channels = spec.channels(),
+            .taps = spec.taps,
+            .keys = spec.keys(),
+            .updates = spec.values(),
+            .decay = spec.value_heads};
+  }
+  Dims operator()(const MambaSpec& spec) const {
+    return {.state = spec.state * spec.inner,
+            .channels = spec.inner,
+            .taps = spec.taps,
+            .keys = spec.state,
+            .updates = spec.inner,
+            .decay = spec.inner,
+            .walks = true};
+  }
+  Dims operator()(const Mamba2Spec& spec) const {
+    return {.state = spec.state * spec.inner(),
+            .channels = spec.channels(),
+            .taps = spec.taps,
+            .keys = spec.groups * spec.state,
+            .updates = spec.inner(),
+            .decay = spec.heads};
+  }
+};
 
 std::vector<RecurrentState::Dims> RecurrentState::dims_of(const ModelSpec& spec) {
   std::vector<Dims> dims;
   dims.reserve(spec.layers.size());
-  for (const LayerSpec& layer : spec.layers) {
-    const auto* delta = std::get_if<DeltaNetSpec>(&layer.mixer);
-    dims.push_back(delta == nullptr ? Dims{}
-                                    : Dims{delta->key_heads, delta->value_heads, delta->key_dim,
-                                           delta->value_dim, delta->taps});
-  }
+  for (const LayerSpec& layer : spec.layers) dims.push_back(std::visit(DimsOf{}, layer.mixer));
   return dims;
 }
 
@@ -58,15 +82,18 @@ void RecurrentState::allocate(AlignedBuffer<float>& slot) const {
   if (slot.size() == 0) slot = AlignedBuffer<float>(static_cast<std::size_t>(offsets_.back()));
 }
 
-DeltaSlot RecurrentState::layer_of(const AlignedBuffer<float>& slot,
+StateSlot RecurrentState::layer_of(const AlignedBuffer<float>& slot,
                                    std::size_t layer) const noexcept {
   const Dims& d = dims_[layer];
-  DeltaSlot at{};
+  StateSlot at{};
   at.state = const_cast<float*>(slot.data()) + offsets_[layer];
-  at.inputs = at.state + whole_lines(d.state());
-  at.keys = at.inputs + whole_lines((kDeltaChunk + d.taps - 1) * d.channels());
-  at.updates = at.keys + whole_lines(kDeltaChunk * d.key_heads * d.key_dim);
-  at.decay = at.updates + whole_lines(kDeltaChunk * d.value_heads * d.value_dim);
+  at.inputs = at.state + whole_lines(d.state);
+  at.keys = at.inputs + whole_lines(d.history() + kDeltaChunk * d.channels);
+  at.updates = at.keys + whole_lines(kDeltaChunk * d.keys);
+  at.decay = at.updates + whole_lines(kDeltaChunk * d.updates);
+  if (!d.walks) return at;
+  at.present = at.decay + whole_lines(kDeltaChunk * d.decay);
+  at.walked = at.present + whole_lines(d.state);
   return at;
 }
 
@@ -74,9 +101,10 @@ void RecurrentState::clear(AlignedBuffer<float>& slot) noexcept {
   for (std::size_t l = 0; l < dims_.size(); ++l) {
     const Dims& d = dims_[l];
     if (d == Dims{}) continue;
-    const DeltaSlot at = layer_of(slot, l);
-    std::fill_n(at.state, d.state(), 0.0f);
-    std::fill_n(at.inputs, (d.taps - 1) * d.channels(), 0.0f);
+    const StateSlot at = layer_of(slot, l);
+    std::fill_n(at.state, d.state, 0.0f);
+    std::fill_n(at.inputs, d.history(), 0.0f);
+    if (d.walks) *at.walked = -1.0f;
   }
 }
 
@@ -104,7 +132,8 @@ int64_t RecurrentState::truncate(int64_t to) noexcept {
   if (to < kept_length_) kept_length_ = to;
   if (kept_length_ < kept_base_) kept_base_ = kept_length_ = -1;
   if (to >= base_) return to;
-  if (previous_ >= 0 && to >= previous_) {
+  // Behind the other slot's chunk a long append went through chunks that nobody kept.
+  if (previous_ >= 0 && to >= previous_ && to < previous_ + kDeltaChunk) {
     current_ = 1 - current_;
     base_ = previous_;
     previous_ = -1;
@@ -129,7 +158,7 @@ void RecurrentState::keep(int64_t length) {
   kept_length_ = length;
 }
 
-DeltaSlot RecurrentState::slot(int64_t layer, int64_t chunk) const noexcept {
+StateSlot RecurrentState::slot(int64_t layer, int64_t chunk) const noexcept {
   return layer_of(slots_[chunk == base_ ? current_ : 1 - current_],
                   static_cast<std::size_t>(layer));
 }

@@ -16,14 +16,20 @@
 
 namespace jang {
 
-/// The memory of one layer in one slot.
-struct DeltaSlot {
-  float* state;  // [value_heads][key_dim][value_dim], at the chunk's beginning
+/// The memory of one layer in one slot. What the rows of a token hold is the layer's own affair: of
+/// delta rules keys, updates and logarithms of decays, of mamba2 B, x times step and the same, of
+/// mamba B, convolved x and steps.
+struct StateSlot {
+  float* state;  // at the chunk's beginning
   float*
       inputs;   // of the convolution: rows [channels], the taps - 1 before the chunk, then its own
-  float* keys;  // [kDeltaChunk][key_heads * key_dim], normed
-  float* updates;  // [kDeltaChunk][value_heads * value_dim]
-  float* decay;    // [kDeltaChunk][value_heads], logarithms
+  float* keys;  // [kDeltaChunk] rows
+  float* updates;
+  float* decay;
+  // Of layers that walk token by token: the state behind the first `walked` tokens of the chunk;
+  // below 0: behind none that is known.
+  float* present;
+  float* walked;
 };
 
 class RecurrentState {
@@ -45,18 +51,22 @@ class RecurrentState {
   void keep(int64_t length);
 
   /// The slot of the chunk that begins at `chunk`, of this append's chunks; see above.
-  DeltaSlot slot(int64_t layer, int64_t chunk) const noexcept;
+  StateSlot slot(int64_t layer, int64_t chunk) const noexcept;
 
  private:
+  /// Floats of a layer's memory, zeros for one without a state.
   struct Dims {
-    int64_t key_heads = 0, value_heads = 0, key_dim = 0, value_dim = 0, taps = 0;
+    int64_t state = 0;
+    int64_t channels = 0, taps = 0;            // of the convolution
+    int64_t keys = 0, updates = 0, decay = 0;  // of a row
+    bool walks = false;                        // has a present state
     bool operator==(const Dims&) const = default;
-    int64_t channels() const noexcept { return 2 * key_heads * key_dim + value_heads * value_dim; }
-    int64_t state() const noexcept { return value_heads * key_dim * value_dim; }
+    int64_t history() const noexcept { return (taps - 1) * channels; }
     int64_t floats() const noexcept;
   };
+  struct DimsOf;
   static std::vector<Dims> dims_of(const ModelSpec& spec);
-  DeltaSlot layer_of(const AlignedBuffer<float>& slot, std::size_t layer) const noexcept;
+  StateSlot layer_of(const AlignedBuffer<float>& slot, std::size_t layer) const noexcept;
   void clear(AlignedBuffer<float>& slot) noexcept;
   void allocate(AlignedBuffer<float>& slot) const;
 

@@ -79,14 +79,15 @@ RopeTable::RopeTable(const RopeSpec& rope, int64_t begin, int64_t count)
   const std::vector<double> frequencies = rope_frequencies(rope, begin + count);
   cos.resize(static_cast<std::size_t>(count * half));
   sin.resize(cos.size());
+  const bool beyond = begin + count > rope.original_positions;
+  const double magnitude =
+      beyond && rope.long_magnitude != 0.0 ? rope.long_magnitude : rope.magnitude;
   for (int64_t p = 0; p < count; ++p) {
     for (int64_t i = 0; i < half; ++i) {
       const double angle =
           static_cast<double>(begin + p) * frequencies[static_cast<std::size_t>(i)];
-      cos[static_cast<std::size_t>(p * half + i)] =
-          static_cast<float>(rope.magnitude * std::cos(angle));
-      sin[static_cast<std::size_t>(p * half + i)] =
-          static_cast<float>(rope.magnitude * std::sin(angle));
+      cos[static_cast<std::size_t>(p * half + i)] = static_cast<float>(magnitude * std::cos(angle));
+      sin[static_cast<std::size_t>(p * half + i)] = static_cast<float>(magnitude * std::sin(angle));
     }
   }
 }

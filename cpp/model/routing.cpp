@@ -1,26 +1,108 @@
 #include "model/routing.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
 
 namespace jang {
+namespace {
+
+/// The softmax weight of the last of `picks` among the experts near it that are no earlier pick.
+/// The division is that of the definition: a product would put ties at the edge elsewhere.
+float weight_among_near(const MoeSpec& spec, const float* logits, std::span<const int64_t> picks) {
+  const float top = logits[picks.back()];
+  const auto earlier = picks.first(picks.size() - 1);
+  float sum = 0.0f;
+  for (int64_t e = 0; e < spec.experts; ++e) {
+    const float distance = (top - logits[e]) / std::max(std::abs(logits[e]), top);
+    if (distance > 2.0f * spec.jitter) continue;
+    if (std::find(earlier.begin(), earlier.end(), e) != earlier.end()) continue;
+    sum += std::exp(logits[e] - top);
+  }
+  return 1.0f / sum;
+}
+
+// What the sum of chosen logistic scores is kept above.
+constexpr float kLeastSum = 1e-20f;
+
+/// Scores that are logistic functions of logits, in place; `ones` is overwritten.
+void take_sigmoid(const kernels::KernelTable& kernels, float* logits, float* ones, int64_t n) {
+  std::fill_n(ones, n, 1.0f);
+  kernels.sigmoid_mul(ones, logits, n, logits);
+}
+
+/// Leaves only the experts of the best groups among the preferences.
+void close_groups(const MoeSpec& spec, const kernels::KernelTable& kernels, float* preferences) {
+  std::array<float, kMaxExpertGroups> scores;
+  std::array<int64_t, kMaxExpertGroups> order;
+  const int64_t size = spec.experts / spec.groups;
+  const bool two = spec.rule == RouterRule::kSigmoid;
+  for (int64_t g = 0; g < spec.groups; ++g) {
+    const float* group = preferences + g * size;
+    int64_t best[2];
+    kernels.top_k(group, size, two ? 2 : 1, best);
+    scores[static_cast<std::size_t>(g)] = two ? group[best[0]] + group[best[1]] : group[best[0]];
+  }
+  kernels.top_k(scores.data(), spec.groups, spec.groups, order.data());
+  for (int64_t i = spec.open_groups; i < spec.groups; ++i) {
+    std::fill_n(preferences + order[static_cast<std::size_t>(i)] * size, size,
+                -std::numeric_limits<float>::infinity());
+  }
+}
+
+}  // namespace
+
+bool has_preferences(const MoeSpec& spec) noexcept {
+  return spec.rule == RouterRule::kSigmoid || spec.groups > 1;
+}
 
 void choose_experts(const MoeSpec& spec, const kernels::KernelTable& kernels, float* logits,
-                    int64_t* chosen, float* weights) {
-  const bool all = spec.rule == RouterRule::kSoftmaxThenTopK;
-  if (all) kernels.softmax(logits, spec.experts);
-  kernels.top_k(logits, spec.experts, spec.top_k, chosen);
+                    int64_t* chosen, float* weights, const float* correction, float* preferences) {
+  if (spec.rule == RouterRule::kSparseMixer) {
+    kernels.top_k(logits, spec.experts, spec.top_k, chosen);
+    const std::span<const int64_t> picks(chosen, static_cast<std::size_t>(spec.top_k));
+    for (std::size_t i = 0; i < picks.size(); ++i)
+      weights[i] = weight_among_near(spec, logits, picks.first(i + 1));
+    return;
+  }
+  const bool sigmoid = spec.rule == RouterRule::kSigmoid;
+  const bool late = spec.rule == RouterRule::kTopKThenSoftmax;
+  if (sigmoid) {
+    take_sigmoid(kernels, logits, preferences, spec.experts);
+  } else if (!late) {
+    kernels.softmax(logits, spec.experts);
+  }
+  const float* order = logits;
+  if (has_preferences(spec)) {
+    std::copy_n(logits, spec.experts, preferences);
+    if (correction != nullptr) kernels.add(preferences, correction, spec.experts);
+    if (spec.groups > 1) close_groups(spec, kernels, preferences);
+    order = preferences;
+  }
+  kernels.top_k(order, spec.experts, spec.top_k, chosen);
   for (int64_t i = 0; i < spec.top_k; ++i) weights[i] = logits[chosen[i]];
-  if (!all) kernels.softmax(weights, spec.top_k);
-  if (!spec.renormalize) return;
-  float sum = 0.0f;
-  for (int64_t i = 0; i < spec.top_k; ++i) sum += weights[i];
-  for (int64_t i = 0; i < spec.top_k; ++i) weights[i] /= sum;
+  if (late) kernels.softmax(weights, spec.top_k);
+  if (spec.renormalize) {
+    float sum = sigmoid ? kLeastSum : 0.0f;
+    for (int64_t i = 0; i < spec.top_k; ++i) sum += weights[i];
+    for (int64_t i = 0; i < spec.top_k; ++i) weights[i] /= sum;
+  }
+  if (spec.weight_scale != 1.0f) kernels.scale(weights, spec.weight_scale, spec.top_k);
+  // Unlike a softmax, logistic functions keep a NaN to themselves.
+  if (sigmoid && std::any_of(logits, logits + spec.experts, [](float s) { return s != s; }))
+    std::fill_n(weights, spec.top_k, std::numeric_limits<float>::quiet_NaN());
 }
 
 void router_probabilities(const MoeSpec& spec, const kernels::KernelTable& kernels,
                           const float* scores, float* probabilities) {
   std::copy_n(scores, spec.experts, probabilities);
-  if (spec.rule == RouterRule::kTopKThenSoftmax) kernels.softmax(probabilities, spec.experts);
+  if (spec.rule == RouterRule::kTopKThenSoftmax || spec.rule == RouterRule::kSparseMixer)
+    kernels.softmax(probabilities, spec.experts);
+  if (spec.rule != RouterRule::kSigmoid) return;
+  float sum = kLeastSum;
+  for (int64_t e = 0; e < spec.experts; ++e) sum += scores[e];
+  kernels.scale(probabilities, 1.0f / sum, spec.experts);
 }
 
 void ExpertGroups::sort(std::span<const int64_t> chosen, int64_t top_k, int64_t experts) {

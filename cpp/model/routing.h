@@ -12,10 +12,20 @@
 
 namespace jang {
 
-/// One token: `logits` [experts] are overwritten; `chosen` and `weights` [top_k] come out in order
-/// of falling weight, equal ones by number. A NaN among the logits makes every weight NaN.
+/// Most groups that experts form.
+inline constexpr int64_t kMaxExpertGroups = 256;
+
+/// Whether experts are chosen by other numbers than those that weigh them.
+bool has_preferences(const MoeSpec& spec) noexcept;
+
+/// One token: `logits` [experts] are overwritten with the scores; `chosen` and `weights` [top_k]
+/// come out in order of falling preference, equal ones by number. A NaN among the logits makes
+/// every weight NaN. Preferences are the scores, or, where the spec has some, `preferences`
+/// [experts], which come out: scores + `correction` [experts] (null: none), -inf in groups that are
+/// not open.
 void choose_experts(const MoeSpec& spec, const kernels::KernelTable& kernels, float* logits,
-                    int64_t* chosen, float* weights);
+                    int64_t* chosen, float* weights, const float* correction = nullptr,
+                    float* preferences = nullptr);
 
 /// The router's probability of every expert, [experts], from the logits that choose_experts left.
 void router_probabilities(const MoeSpec& spec, const kernels::KernelTable& kernels,

@@ -111,7 +111,7 @@ const CheckpointTensor* WeightBinder::find(const std::string& name) {
   const CheckpointTensor* tensor = directory_.find_tensor(name);
   if (tensor != nullptr || directory_.format != DirectoryFormat::kHf) return tensor;
   for (const FinalTensor& final : inventory().tensors) {
-    if (final.name != name || final.ranges.size() != 1) continue;
+    if (final.name != name || final.ranges.size() != 1 || final.transposed) continue;
     const CheckpointTensor& source = directory_.checkpoint.tensors()[final.ranges.front().tensor];
     if (source.elements() == final.elements()) return &source;
   }
@@ -165,12 +165,27 @@ LinearWeight WeightBinder::linear(const LinearSpec& spec) {
   } else if (const QuantizedModule* quantized = module(spec.path, shape)) {
     weight.matrix = affine_matrix(directory_, *quantized, spec.out, spec.in, 0);
   } else {
-    const CheckpointTensor& tensor = plain(spec.path + ".weight", shape);
-    weight.matrix = kernels::DenseMatrix{payload(directory_, tensor), spec.out, spec.in,
-                                         float_type(directory_, tensor)};
+    weight.matrix = dense(spec.path + ".weight", shape);
   }
   weight.bias = bias(spec);
   return weight;
+}
+
+kernels::DenseMatrix WeightBinder::dense(const std::string& name,
+                                         const std::vector<uint64_t>& shape) {
+  const auto rows = static_cast<int64_t>(shape[0]), columns = static_cast<int64_t>(shape[1]);
+  if (directory_.format != DirectoryFormat::kHf || find(name) != nullptr) {
+    const CheckpointTensor& tensor = plain(name, shape);
+    return {payload(directory_, tensor), rows, columns, float_type(directory_, tensor)};
+  }
+  // A plain checkpoint may hold it as some rows of a fused tensor, which lie together.
+  const SourceRow at = locate_row(final_tensor(name, shape), 0);
+  JANG_ASSERT(at.available >= shape[0]);
+  const CheckpointTensor& tensor = directory_.checkpoint.tensors()[at.tensor];
+  use(tensor);
+  const uint64_t row_bytes = shape[1] * static_cast<uint64_t>(dtype_size(tensor.dtype));
+  return {payload(directory_, tensor) + at.row * row_bytes, rows, columns,
+          float_type(directory_, tensor)};
 }
 
 std::vector<float> WeightBinder::bias(const LinearSpec& spec) {
@@ -220,6 +235,32 @@ std::vector<LinearWeight> WeightBinder::stack(const StackSpec& spec) {
     // Every layout that split_tensor knows leaves the rows of an expert together.
     JANG_ASSERT(at.available >= out);
     dense(i, directory_.checkpoint.tensors()[at.tensor], at.row);
+  }
+  return matrices;
+}
+
+std::optional<std::vector<LinearWeight>> WeightBinder::transposed_stack(const StackSpec& spec) {
+  const std::string name = spec.path + ".weight";
+  if (directory_.format != DirectoryFormat::kHf || directory_.checkpoint.find(name) != nullptr ||
+      replaced_.contains(spec.path)) {
+    return std::nullopt;
+  }
+  const FinalTensor& final =
+      final_tensor(name, {static_cast<uint64_t>(spec.count), static_cast<uint64_t>(spec.out),
+                          static_cast<uint64_t>(spec.in)});
+  if (!final.transposed) return std::nullopt;
+  std::vector<LinearWeight> matrices;
+  for (const RowRange& range : final.ranges) {
+    const CheckpointTensor& tensor = directory_.checkpoint.tensors()[range.tensor];
+    use(tensor);
+    JANG_ASSERT(tensor.shape.back() == static_cast<uint64_t>(spec.out) &&
+                range.rows == final.columns());
+    const auto row_bytes = static_cast<uint64_t>(spec.out * dtype_size(tensor.dtype));
+    LinearWeight& matrix = matrices.emplace_back();
+    matrix.rows = spec.in;
+    matrix.columns = spec.out;
+    matrix.matrix = kernels::DenseMatrix{payload(directory_, tensor) + range.row_begin * row_bytes,
+                                         spec.in, spec.out, float_type(directory_, tensor)};
   }
   return matrices;
 }

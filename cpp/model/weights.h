@@ -58,6 +58,8 @@ class WeightBinder {
   /// The matrices of a stack, which lie one behind the other or, in a plain checkpoint, each in a
   /// tensor of its own or inside a fused one.
   std::vector<LinearWeight> stack(const StackSpec& spec);
+  /// The same, each matrix [in][out], where a plain checkpoint stores them so; else nullopt.
+  std::optional<std::vector<LinearWeight>> transposed_stack(const StackSpec& spec);
   std::vector<float> norm(const NormSpec& spec);
   /// Empty if the norm has none.
   std::vector<float> norm_bias(const NormSpec& spec);
@@ -77,6 +79,8 @@ class WeightBinder {
   /// The tensor of that final name, or nullptr; a plain checkpoint may spell it otherwise.
   const CheckpointTensor* find(const std::string& name);
   const CheckpointTensor& plain(const std::string& name, const std::vector<uint64_t>& shape);
+  /// An unquantized matrix.
+  kernels::DenseMatrix dense(const std::string& name, const std::vector<uint64_t>& shape);
   const FinalTensor& final_tensor(const std::string& name, const std::vector<uint64_t>& shape);
   /// The module of that path, marked as used, or nullptr; Error{kTensorShape} if `shape` is not
   /// its.

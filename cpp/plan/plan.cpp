@@ -142,6 +142,9 @@ DType main_dtype(const Inventory& inventory) {
   return most == weights.end() ? DType::kBF16 : most->first;
 }
 
+/// What experts are chosen by: one of many near each other, which a cast would tie.
+bool decides_choice(const FinalTensor& tensor) { return tensor.name.ends_with("correction_bias"); }
+
 void place_tensors(const Inventory& inventory, const PlanOptions& options,
                    const std::vector<WidthUnit>& units, Plan& plan) {
   plan.activation_dtype = options.dtype.value_or(main_dtype(inventory));
@@ -149,7 +152,7 @@ void place_tensors(const Inventory& inventory, const PlanOptions& options,
   for (const FinalTensor& tensor : inventory.tensors) {
     PlannedTensor planned;
     planned.tensor = tensor;
-    planned.dtype = options.dtype.value_or(tensor.dtype);
+    planned.dtype = decides_choice(tensor) ? tensor.dtype : options.dtype.value_or(tensor.dtype);
     plan.tensors.push_back(std::move(planned));
   }
   for (const WidthUnit& unit : units) {

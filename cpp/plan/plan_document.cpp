@@ -40,7 +40,7 @@ std::string output_config_json(const Plan& plan, const ModelConfig& source) {
     config[key] = config_dtype_word(plan.activation_dtype);
   }
   // Stock mlx-lm reads the tying flag of a wrapped text model where its other settings are.
-  if (source.root().find("text_config") != nullptr) {
+  if (config.find("text_config") != nullptr) {
     config["text_config"]["tie_word_embeddings"] = plan.tied_head;
     config["text_config"]["dtype"] = config_dtype_word(plan.activation_dtype);
   }

@@ -30,7 +30,11 @@
 #include "kernels/generic/product.inl"
 #include "kernels/generic/recurrence.inl"
 //
+#include "kernels/generic/chunk_parts.inl"
+//
 #include "kernels/generic/delta_chunk.inl"
+#include "kernels/generic/selective_scan.inl"
+#include "kernels/generic/ssd_chunk.inl"
 //
 #include "kernels/generic/round_with_feedback.inl"
 
@@ -52,6 +56,7 @@ constexpr KernelTable kernel_table(Level level) {
           .add = add,
           .scale = scale,
           .soft_cap = soft_cap,
+          .clamp = clamp,
           .silu_mul = silu_mul,
           .gelu_mul = gelu_mul,
           .rope = rope,
@@ -60,6 +65,9 @@ constexpr KernelTable kernel_table(Level level) {
           .causal_conv = causal_conv,
           .delta_gates = delta_gates,
           .delta_chunk = delta_chunk,
+          .step_gates = step_gates,
+          .ssd_chunk = ssd_chunk,
+          .selective_scan = selective_scan,
           .kv_store = kv_store,
           .kv_load = kv_load,
           .hadamard = hadamard,

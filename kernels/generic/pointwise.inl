@@ -1,4 +1,4 @@
-// Elementwise layers: residual add, multipliers, soft caps, SwiGLU, GeGLU and plain GELU.
+// Elementwise layers: residual add, multipliers, soft caps, limits, SwiGLU, GeGLU and plain GELU.
 
 void add(float* x, const float* y, int64_t n) {
   int64_t i = 0;
@@ -17,6 +17,13 @@ void soft_cap(float* x, float cap, int64_t n) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) store(x + i, tanh(load(x + i) / cap) * cap);
   if (i < n) store_partial(x + i, tanh(load_partial(x + i, n - i) / cap) * cap, n - i);
+}
+
+void clamp(float* x, float limit, int64_t n) {
+  const auto within = [=](vf v) { return max(min(v, splat(limit)), splat(-limit)); };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(x + i, within(load(x + i)));
+  if (i < n) store_partial(x + i, within(load_partial(x + i, n - i)), n - i);
 }
 
 // gate / (1 + e^-gate) * up

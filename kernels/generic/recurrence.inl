@@ -1,5 +1,5 @@
-// What surrounds a recurrence: the depthwise convolution before it, the gates of a delta rule, and
-// output gates.
+// What surrounds a recurrence: the depthwise convolution before it, the gates of delta rules and of
+// state space models, and output gates.
 //
 // Layout: channels are lanes, weights [taps][channels]. Operations: taps multiply-adds and an
 // exponential per channel and token; the limit approached is reading and writing the rows.
@@ -37,6 +37,25 @@ void delta_gates(const float* b, const float* a, const float* rate, const float*
       store_partial(beta + i, open, lanes);
       store_partial(log_decay + i, decay, lanes);
     }
+  }
+}
+
+void step_gates(const float* x, const float* shift, const float* rate, float low, float high,
+                int64_t n, float* step, float* log_decay) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int64_t lanes = n - i < kLanes ? n - i : kLanes;
+    const auto put = [lanes](float* to, vf value) __attribute__((always_inline)) {
+      if (lanes == kLanes) {
+        store(to, value);
+      } else {
+        store_partial(to, value, lanes);
+      }
+    };
+    vf value = load_some(x + i, lanes);
+    if (shift != nullptr) value = value + load_some(shift + i, lanes);
+    value = max(min(softplus(value), splat(high)), splat(low));
+    put(step + i, value);
+    if (rate != nullptr) put(log_decay + i, load_some(rate + i, lanes) * value);
   }
 }
 

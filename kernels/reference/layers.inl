@@ -28,6 +28,10 @@ void soft_cap(float* x, float cap, int64_t n) {
     x[i] = static_cast<float>(cap * std::tanh(static_cast<double>(x[i]) / cap));
 }
 
+void clamp(float* x, float limit, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) x[i] = std::max(std::min(x[i], limit), -limit);
+}
+
 void add_rms_norm(float* x, const float* y, const float* weight, float weight_offset, float eps,
                   int64_t tokens, int64_t n, float* out) {
   add(x, y, tokens * n);

@@ -21,6 +21,7 @@ namespace {
 #include "kernels/reference/read.inl"
 #include "kernels/reference/recurrence.inl"
 #include "kernels/reference/solving.inl"
+#include "kernels/reference/state_space.inl"
 
 constexpr KernelTable kTable = {.level = Level::kReference,
                                 .affine_matmul = affine_matmul,
@@ -39,6 +40,7 @@ constexpr KernelTable kTable = {.level = Level::kReference,
                                 .add = add,
                                 .scale = scale,
                                 .soft_cap = soft_cap,
+                                .clamp = clamp,
                                 .silu_mul = silu_mul,
                                 .gelu_mul = gelu_mul,
                                 .rope = rope,
@@ -47,6 +49,9 @@ constexpr KernelTable kTable = {.level = Level::kReference,
                                 .causal_conv = causal_conv,
                                 .delta_gates = delta_gates,
                                 .delta_chunk = delta_chunk,
+                                .step_gates = step_gates,
+                                .ssd_chunk = ssd_chunk,
+                                .selective_scan = selective_scan,
                                 .kv_store = kv_store,
                                 .kv_load = kv_load,
                                 .hadamard = hadamard,

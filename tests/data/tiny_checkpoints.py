@@ -19,8 +19,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import tiny_experts as routed
 import tiny_hybrid as hybrid
+import tiny_latent as latent
 import tiny_phi_glm_cohere as more
+import tiny_state_space as spaces
 
 SEQUENCES = 2
 LENGTH = 24
@@ -55,11 +58,19 @@ class Case:
         values = {**BASE, **self.config}
         if self.model_type in hybrid.ARCHITECTURES:
             return hybrid.matrices(values)
+        if self.model_type in spaces.ARCHITECTURES:
+            return spaces.matrices(values)
+        if self.model_type in routed.ARCHITECTURES:
+            return routed.matrices(values)
+        if self.model_type in latent.ARCHITECTURES:
+            return latent.matrices(values)
         return int(values["num_hidden_layers"]) * more.matrices_of_a_layer(self.model_type)
 
     @property
     def long(self) -> int:
         """Tokens of a longer sequence that belongs to the case; 0: none."""
+        if self.model_type in spaces.ARCHITECTURES:
+            return spaces.LONG
         return hybrid.LONG if self.model_type in hybrid.ARCHITECTURES else 0
 
     @property
@@ -189,6 +200,14 @@ CASES += [
 CASES += [
     Case(name, values, dtype, shards, fused_experts=fused)
     for name, values, dtype, shards, fused in hybrid.CASES
+]
+CASES += [
+    Case(name, values, dtype, shards, fused_experts=fused, absent=absent, stock=stock)
+    for name, values, dtype, shards, fused, absent, stock in routed.CASES
+]
+CASES += [
+    Case(name, values, dtype, shards, fused_experts=fused, stock=stock)
+    for name, values, dtype, shards, fused, stock in latent.CASES
 ]
 QWEN2 = {"model_type": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 QWEN3 = {**QWEN2, "model_type": "qwen3", "head_dim": 64}
@@ -342,6 +361,10 @@ CASES += [
         stock=False,
     ),
 ]
+CASES += [
+    Case(name, values, dtype=dtype, shards=shards, absent=absent, stock=stock)
+    for name, values, dtype, shards, absent, stock in spaces.CASES
+]
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -356,6 +379,9 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         "qwen3_moe": "Qwen3MoeForCausalLM",
         **more.ARCHITECTURES,
         **hybrid.ARCHITECTURES,
+        **spaces.ARCHITECTURES,
+        **routed.ARCHITECTURES,
+        **latent.ARCHITECTURES,
         "qwen2": "Qwen2ForCausalLM",
         "qwen3": "Qwen3ForCausalLM",
         "granite": "GraniteForCausalLM",
@@ -368,8 +394,14 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     values["architectures"] = [names[case.model_type]]
     if case.model_type in ("mistral", "mixtral", "qwen2"):
         del values["attention_bias"], values["mlp_bias"]
-    for key in more.FOREIGN_KEYS.get(case.model_type, ()):
+    foreign = {**more.FOREIGN_KEYS, **routed.FOREIGN_KEYS, **latent.FOREIGN_KEYS}
+    for key in foreign.get(case.model_type, ()):
         del values[key]
+    if case.model_type in spaces.ARCHITECTURES:
+        for key in spaces.FOREIGN_KEYS[case.model_type]:
+            del values[key]
+        if spelling == "old":
+            spaces.old_spelling(values)
     if case.model_type in hybrid.ARCHITECTURES:
         del values["mlp_bias"]
         if spelling == "new":
@@ -391,8 +423,9 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         )
     for key in case.absent:
         values.pop(key)
-    renamed = spelling == "new" and case.model_type not in hybrid.ARCHITECTURES
-    if case.model_type == "mixtral" or (renamed and "num_experts" in values):
+    renamed = spelling == "new" and case.model_type == "qwen3_moe"
+    local = case.model_type in ("mixtral", *routed.LOCAL_EXPERTS)
+    if local or (renamed and "num_experts" in values):
         values["num_local_experts"] = values.pop("num_experts")
     if spelling == "new":
         values["dtype"] = torch_dtype
@@ -411,6 +444,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     if "partial_rotary_factor" in rope:
         values["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
     more.old_spelling(values)
+    routed.old_spelling(values)
     if rope["rope_type"] == "default":
         values["rope_scaling"] = None
     elif rope["rope_type"] == "llama3":
@@ -479,6 +513,16 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
         return
     if case.model_type in hybrid.ARCHITECTURES:
         yield from hybrid.tensors(c, numbers.normal, case.fused_experts)
+        return
+    if case.model_type in spaces.ARCHITECTURES:
+        yield from spaces.tensors(c, numbers.normal)
+        return
+    if case.model_type in routed.ARCHITECTURES:
+        yield from routed.tensors(c, numbers.normal, case.fused_experts)
+        return
+
+    if case.model_type in latent.ARCHITECTURES:
+        yield from latent.tensors(c, numbers.normal, case.fused_experts)
         return
 
     def matrix(out: int, columns: int) -> Floats:
@@ -605,9 +649,12 @@ READABLE = {
 }
 
 
-def write_readable_checkpoint(case: Case, folder: Path, **more: Any) -> None:
+def write_readable_checkpoint(case: Case, folder: Path, spelling: str = "new", **more: Any) -> None:
     """The case in the shape READABLE, with ``more`` in its config, and a tokenizer."""
-    write_checkpoint(replace(case, config={**case.config, **READABLE, **more}), folder)
+    values = {**case.config, **READABLE, **more}
+    if case.model_type in spaces.ARCHITECTURES:
+        values |= spaces.readable(values, values["hidden_size"])
+    write_checkpoint(replace(case, config=values), folder, spelling)
     demo = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(demo / file, folder / file)

@@ -144,6 +144,22 @@ def configs() -> None:
     put("config", "mixtral", compact({**routed, "model_type": "mixtral"}))
     qwen = {"mlp_only_layers": [0], "decoder_sparse_step": 1, "moe_intermediate_size": 64}
     put("config", "qwen3_moe", compact({**routed, **qwen, "model_type": "qwen3_moe"}))
+    shared = {"shared_expert_intermediate_size": 32, "qkv_bias": False, "norm_topk_prob": True}
+    even = {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 8}
+    put(
+        "config",
+        "qwen2_moe",
+        compact({**routed, **qwen, **shared, **even, "model_type": "qwen2_moe"}),
+    )
+    put("config", "olmoe", compact({**routed, "clip_qkv": 8.0, "model_type": "olmoe"}))
+    granite = {"attention_multiplier": 0.1, "logits_scaling": 6, "embedding_multiplier": 12.0}
+    put("config", "granitemoe", compact({**routed, **granite, "model_type": "granitemoe"}))
+    magnitudes = {"type": "longrope", "short_mscale": 1.2, "long_mscale": 1.4}
+    factors = {"short_factor": [1.0] * 8, "long_factor": [2.5] * 8}
+    minimax = {"num_local_experts": 4, "rotary_dim": 8, "shared_intermediate_size": 0}
+    put("config", "minimax_m2", compact({**routed, **minimax, "model_type": "minimax_m2"}))
+    phimoe = {"rope_scaling": {**magnitudes, **factors}, "router_jitter_noise": 0.01}
+    put("config", "phimoe", compact({**routed, **phimoe, "model_type": "phimoe"}))
     factors = {"short_factor": [1.0, 2.0], "long_factor": [2.0, 3.5]}
     longrope = {"type": "longrope", **factors}
     phi3 = {"original_max_position_embeddings": 32, "partial_rotary_factor": 0.25}
@@ -179,9 +195,33 @@ def configs() -> None:
     }
     for name, more in dense.items():
         put("config", name, compact({**LLAMA, **more, "model_type": name}))
+    grouped = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    grouped |= {"n_group": 2, "topk_group": 1, "n_shared_experts": 1, "first_k_dense_replace": 0}
+    latent = {**LLAMA, **grouped, "q_lora_rank": None, "kv_lora_rank": 32, "v_head_dim": 16}
+    latent |= {"qk_nope_head_dim": 32, "qk_rope_head_dim": 8, "rope_scaling": yarn}
+    put("config", "deepseek_v3", compact({**latent, "model_type": "deepseek_v3"}))
+    limited = {"topk_method": "group_limited_greedy", "q_lora_rank": 16, "mlp_bias": True}
+    put("config", "deepseek_v2", compact({**latent, **limited, "model_type": "deepseek_v2"}))
+    glm = {"use_qk_norm": True, "norm_topk_prob": False, "routed_scaling_factor": 2.5}
+    put("config", "glm4_moe", compact({**LLAMA, **grouped, **glm, "model_type": "glm4_moe"}))
     tables = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": None}
     text = {**LLAMA, "model_type": "gemma3_text", "rope_parameters": tables}
     put("config", "gemma3", compact({"model_type": "gemma3", "text_config": text}))
+    backbone = {"expand": 2, "state_size": 8, "conv_kernel": 4, "use_bias": True}
+    spaces: dict[str, dict[str, Any]] = {
+        "mamba": {"time_step_rank": "auto"},
+        "falcon_mamba": {"time_step_rank": 4, "mixer_rms_eps": 1e-5},
+        "mamba2": {"num_heads": 4, "n_groups": 2, "head_dim": 16},
+    }
+    for name, more in spaces.items():
+        put("config", name, compact({**LLAMA, **backbone, **more, "model_type": name}))
+    limits = {"time_step_limit": [0.0, {"__float__": "Infinity"}]}
+    limited = {**LLAMA, **backbone, **spaces["mamba2"], **limits, "model_type": "mamba2"}
+    put("config", "mamba2_limits", compact(limited))
+    mixed_layers = {"layer_types": ["mamba", "attention"], "num_hidden_layers": 2}
+    granite = {"mamba_n_heads": 4, "mamba_d_head": "auto", "shared_intermediate_size": 32}
+    hybrid_granite = {**routed, **mixed_layers, **granite, "model_type": "granitemoehybrid"}
+    put("config", "granitemoehybrid", compact(hybrid_granite))
     put("config", "map", compact({**LLAMA, "quantization": width_map(4)}))
     mixed = {"group_size": 64, "bits": 4, "model.norm": False, "lm_head": True, "x": {"bits": 8}}
     put("config", "mixed_map", compact({**LLAMA, "quantization": mixed}))

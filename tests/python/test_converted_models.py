@@ -15,6 +15,7 @@ import tiny_hybrid as hybrid
 from jang_tools import _core, convert
 
 TOLERANCE = 1e-4  # of the largest logit
+SUM_ORDER = 5e-6  # likewise, of the same weights added up in another order
 
 Floats = npt.NDArray[np.float32]
 
@@ -98,7 +99,12 @@ def test_unquantized_output_is_the_same_model(case: tiny.Case, tmp_path: Path) -
     if case.model_type in hybrid.ARCHITECTURES and case.dtype == "BF16":
         expected = tmp_path / "expected"
         write_with_stored_norms(case, expected)
-    assert np.array_equal(logits(tmp_path / "out"), logits(expected))
+    found, wanted = logits(tmp_path / "out"), logits(expected)
+    if case.model_type == "deepseek_v3":
+        # Written stacks hold the matrix of the keys transposed, so its sums run in another order.
+        assert np.abs(found - wanted).max() <= SUM_ORDER * np.abs(wanted).max()
+    else:
+        assert np.array_equal(found, wanted)
 
 
 @pytest.mark.parametrize("method", ["rtn", "mse"])
@@ -109,12 +115,17 @@ def test_quantized_output_is_the_model_of_its_dequantized_weights(
     names = {name.removesuffix(".weight").rpartition(".")[2] for name, _ in tiny.tensors(case)}
     widths = {"v_proj": 3, "qkv_proj": 3, "o_proj": 5, "dense": 5, "up_proj": 2, "gate_up_proj": 2}
     widths |= {"fc1": 2, "down_proj": 6, "fc2": 6}
-    if "num_experts" in case.config:  # stored fused or not, they become these
+    if {"num_experts", "n_routed_experts"} & case.config.keys():
+        # Stored fused or not, they become these.
         names = names - {"gate_up_proj"} | {"up_proj", "down_proj"}
     rules = [f"*.{name}={bits}:32" for name, bits in widths.items() if name in names]
     options = {"profile": "JANG_4L", "group_size": 32, "rules": rules}
     convert(tmp_path / "source", tmp_path / "out", method=method, **options)
-    quantized = write_dequantized(tmp_path / "out", tiny.config(case), tmp_path / "plain")
+    config, written = tiny.config(case), json.loads((tmp_path / "out/config.json").read_text())
+    for key in ("qkv_bias", "attention_bias", "lm_head_bias"):  # some are written as zeros
+        if key in written:
+            config[key] = written[key]
+    quantized = write_dequantized(tmp_path / "out", config, tmp_path / "plain")
     assert quantized == case.matrices + (1 if case.tied else 2)
     expected = logits(tmp_path / "plain")
     error = np.abs(logits(tmp_path / "out") - expected).max() / np.abs(expected).max()

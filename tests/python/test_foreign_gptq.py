@@ -121,7 +121,7 @@ def test_pieces_are_whole_words_of_zero_points(
         assert_equal(found, expected)
 
 
-@pytest.mark.parametrize("case", ["mixtral", "qwen3-moe"])
+@pytest.mark.parametrize("case", ["mixtral", "qwen3-moe", "qwen2-moe", "olmoe", "phimoe"])
 def test_experts_are_modules_like_others(case: str, tmp_path: Path) -> None:
     source = tmp_path / "source"
     write_checkpoint(BY_NAME[case], source)

@@ -41,7 +41,18 @@ Entries = dict[str, tuple[np.ndarray, np.ndarray]]
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reference]:
     folder = tmp_path_factory.mktemp("sources")
     found = {}
-    for case in ("llama-gqa", "llama-tied", "mixtral", "mixtral-fused", "qwen3-moe"):
+    for case in (
+        "llama-gqa",
+        "llama-tied",
+        "mixtral",
+        "mixtral-fused",
+        "qwen3-moe",
+        "olmoe",
+        "granitemoe",
+        "granitemoe-fused",
+        "phimoe",
+        "phimoe-plain",
+    ):
         write_checkpoint(BY_NAME[case], folder / case)
         found[case] = read_reference(folder / case)
     return found
@@ -99,6 +110,11 @@ def test_the_older_form_means_the_same(sources: dict[str, Reference], tmp_path: 
         ("mixtral", "block_sparse_moe", 4, 96),
         ("mixtral-fused", "block_sparse_moe", 4, 96),
         ("qwen3-moe", "mlp", 8, 32),
+        ("olmoe", "mlp", 8, 96),
+        ("granitemoe", "block_sparse_moe", 4, 96),
+        ("granitemoe-fused", "block_sparse_moe", 4, 96),
+        ("phimoe", "block_sparse_moe", 4, 96),
+        ("phimoe-plain", "block_sparse_moe", 4, 96),
     ],
 )
 def test_experts_have_weights_of_their_own(
@@ -123,7 +139,9 @@ def test_experts_have_weights_of_their_own(
         assert weights.shape == sums.shape
         np.testing.assert_array_equal(weights[0], np.ones(sums.shape[1]))
         np.testing.assert_array_equal(weights[1:], sums[1:] / counts[1:, None])
-    np.testing.assert_array_equal(found.weights[f"{base}.gate"], router[0])
+    np.testing.assert_array_equal(
+        found.weights[f"model.layers.3.{sources[case].router}"], router[0]
+    )
     missing, unseen = found.warnings
     assert "modules without an entry" in missing and "self_attn.k_proj" in missing
     assert "3 matrices that saw no token" in unseen
@@ -131,7 +149,7 @@ def test_experts_have_weights_of_their_own(
     # The paths and shapes are those that conversion has.
     planned = jang_tools.plan(sources[case].path, profile="JANG_4L", group_size=32)
     paths = {module.path for module in planned.modules}
-    assert {path for path in found.weights if not path.endswith(".gate")} <= paths
+    assert {p for p in found.weights if not p.endswith(sources[case].router)} <= paths
 
 
 def test_experts_in_the_older_form(sources: dict[str, Reference], tmp_path: Path) -> None:

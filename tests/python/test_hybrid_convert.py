@@ -4,8 +4,6 @@ directions, roles."""
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,9 @@ from jang_tools import convert, plan, verify
 from jang_tools.calibration import BUILTIN, read_calibration_text
 from jang_tools.model import load_model
 
-DEMO = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
 TOLERANCE = 1e-3  # of the largest logit
-# With the demo model's tokenizer, so that a text can be read; widths that groups of 64 divide.
-SHAPE = {
-    "vocab_size": 4096,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
+# Every kind of layer; widths that groups of 64 divide.
+SHAPE = {"num_hidden_layers": 4, "intermediate_size": 256}
 EXPERTS = {"moe_intermediate_size": 64}
 CASES = {
     "qwen3-5": SHAPE,
@@ -65,10 +56,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_source(name: str, folder: Path, spelling: str = "new") -> None:
-    case = tiny.BY_NAME[name]
-    tiny.write_checkpoint(replace(case, config={**case.config, **CASES[name]}), folder, spelling)
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(DEMO / file, folder / file)
+    tiny.write_readable_checkpoint(tiny.BY_NAME[name], folder, spelling, **CASES[name])
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))

@@ -100,6 +100,36 @@ def test_a_cache_that_cannot_go_back_begins_anew(case: tiny.Case, model: _core.M
     assert relative(again, model.forward(row[:40], model.new_cache())) <= RUNS_TOLERANCE
 
 
+def test_chunks_of_one_call_are_not_mistaken_for_known_ones(
+    case: tiny.Case, model: _core.Model
+) -> None:
+    row, other = tiny.long_tokens(case)[0], tiny.long_tokens(case)[0][::-1]
+    for first in ([], [10]):
+        for length in (70, 40, 12):
+            cache = model.new_cache()
+            in_cache = np.split(row, first)
+            for part in in_cache:
+                model.forward(part, cache)
+            left = cache.truncate(length)
+            assert left in (length, 0)
+            assert cache.length == left
+            continued = model.forward(other[:9], cache)
+            whole = model.forward(np.concatenate([row[:left], other[:9]]), model.new_cache())
+            assert relative(continued, whole[left:]) <= RUNS_TOLERANCE
+
+
+def test_exact_logits_do_not_depend_on_the_cut(case: tiny.Case, model: _core.Model) -> None:
+    """The same bits, forwards, and after going back and on again."""
+    row = tiny.long_tokens(case)[0]
+    whole = model.forward(row, model.new_cache())
+    cache = model.new_cache()
+    model.forward(row[:50], cache)
+    for length, to in ((41, 47), (33, 75)):
+        assert cache.truncate(length) == length
+        assert np.array_equal(model.forward(row[length:to], cache), whole[length:to])
+    assert np.array_equal(in_steps(model, row, [1] * len(row)), whole)
+
+
 def test_what_is_kept_can_be_reached_again(case: tiny.Case, model: _core.Model) -> None:
     row = tiny.long_tokens(case)[0]
     cache = model.new_cache()

@@ -79,9 +79,8 @@ int64_t pattern(const ModelConfig& config) {
 
 /// Which layers have a window: layer_types, else all but every sliding_window_pattern-th.
 std::vector<bool> windows_of(const ModelConfig& config, const ModelSpec& model) {
-  const int64_t every = pattern(config);
   return windowed_layers(config, static_cast<int64_t>(model.layers.size()),
-                         [every](int64_t layer) { return (layer + 1) % every != 0; });
+                         [&](int64_t layer) { return (layer + 1) % pattern(config) != 0; });
 }
 
 int64_t window(const ModelConfig& config) {

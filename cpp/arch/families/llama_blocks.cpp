@@ -214,13 +214,16 @@ MoeSpec moe_block(const ModelConfig& config, int64_t layer, int64_t hidden,
     return StackSpec{base + "switch_mlp." + name, traits.experts, out, in};
   };
   MoeSpec moe;
-  moe.router = LinearSpec{base + "gate", traits.experts, hidden, false};
+  moe.router = LinearSpec{base + std::string(traits.router), traits.experts, hidden, false};
   moe.gate = stack("gate_proj", traits.width, hidden);
   moe.up = stack("up_proj", traits.width, hidden);
   moe.down = stack("down_proj", hidden, traits.width);
   moe.experts = traits.experts;
   moe.top_k = traits.top_k;
   moe.renormalize = traits.renormalize;
+  moe.rule = traits.rule;
+  moe.jitter = traits.jitter;
+  if (!traits.correction.empty()) moe.correction = base + std::string(traits.correction);
   return moe;
 }
 

@@ -62,6 +62,10 @@ struct MoeTraits {
   int64_t top_k = 0;
   int64_t width = 0;  // of an expert
   bool renormalize = false;
+  std::string_view router = "gate";  // in the block
+  RouterRule rule = RouterRule::kSoftmaxThenTopK;
+  float jitter = 0.0f;
+  std::string_view correction = {};  // in the block: what choices add to scores; empty: nothing
 };
 
 /// num_experts in either spelling; `fallback` if the config has none.
@@ -72,7 +76,7 @@ int64_t sparse_step(const ModelConfig& config);
 /// mlp_only_layers: layers that are not, whatever the step.
 std::set<int64_t> mlp_only_layers(const ModelConfig& config);
 
-/// The routed block of layer `layer`: router `gate`, experts in `switch_mlp`. Refuses no experts,
+/// The routed block of layer `layer`: its router, experts in `switch_mlp`. Refuses no experts,
 /// no choice, and more choices than experts.
 MoeSpec moe_block(const ModelConfig& config, int64_t layer, int64_t hidden,
                   const MoeTraits& traits);

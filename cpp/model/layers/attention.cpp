@@ -62,17 +62,20 @@ void AttentionLayer::prepare_heads(const LayerContext& context, const SequenceSl
   const bool rms = norm && !centred;
   const float offset = rms ? norm->offset() : 0.0f;
   const int64_t normed = rms ? norm->spec.size : dim;
-  const bool across = normed != dim;  // all heads together
-  if (rms && (across || spec_.rope < 0)) {
+  // One call for norm and rotary positions, unless the norm is of all heads together or something
+  // happens between the two.
+  const bool apart = normed != dim || spec_.rope < 0 || spec_.clip > 0.0f;
+  if (rms && apart) {
     kernels.rms_norm(row, normed, norm->weight.data(), offset, norm->spec.eps, heads * dim / normed,
                      normed, row, normed);
   }
+  if (spec_.clip > 0.0f) kernels.clamp(row, spec_.clip, heads * dim);
   if (spec_.rope < 0) return;
   const RopeTable& rope = sequence.ropes[static_cast<std::size_t>(spec_.rope)];
   const int64_t at = sequence.position - sequence.rope_begin + t;
   const int count = static_cast<int>(heads);
   const int half = static_cast<int>(rope.half);
-  if (rms && !across) {
+  if (rms && !apart) {
     kernels.norm_rope(row, dim, count, static_cast<int>(dim), norm->weight.data(), offset,
                       norm->spec.eps, half, rope.interleaved, rope.cos_row(at), rope.sin_row(at));
   } else {
@@ -117,6 +120,9 @@ void AttentionLayer::rotate_and_store(LayerContext& context) const {
     for (int64_t t = begin; t < end; ++t) {
       prepare_heads(context, sequence, t, q_norm_, spec_.n_heads, q + t * spec_.n_heads * dim);
       prepare_heads(context, sequence, t, k_norm_, kv_heads, k + t * kv_heads * dim);
+    }
+    if (spec_.clip > 0.0f) {
+      context.kernels.clamp(v + begin * kv_heads * dim, spec_.clip, (end - begin) * kv_heads * dim);
     }
     const KvType type = sequence.cache->type();
     if (type == KvType::kQ4) {

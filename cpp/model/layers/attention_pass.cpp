@@ -1,7 +1,8 @@
 // Order of sums: keys are taken in chunks of kChunk at absolute multiples of kChunk, each with a
 // softmax state of its own, and the states are merged in ascending order. A unit of work is a tile
-// of queries of one sequence and kv head. Where tiles are few, one that is alone in its sequence is
-// split further into its chunks, merged by whoever finishes the last one; otherwise one thread
+// of queries of one sequence and kv head: whole tokens, or a part of the heads that share a kv head
+// where these are many. Where tiles are few, one that is alone in its sequence or has a lone token
+// is split further into its chunks, merged by whoever finishes the last one; otherwise one thread
 // walks them. All see the same chunks and merges, so neither the thread count, the length of a call
 // nor the other sequences of a batch can change a bit of the result.
 #include "model/layers/attention_pass.h"
@@ -69,7 +70,7 @@ AttentionPass::AttentionPass(const AttentionSpec& spec, const LayerContext& cont
     s.sequence = &sequence;
     s.padded = kernels::kv_padded(sequence.cache->type(), dim_);
     s.rows = sequence.tokens * group_;
-    s.tile = std::min(s.rows, std::max<int64_t>(1, kTileRows / group_) * group_);
+    s.tile = group_ > kTileRows ? kTileRows : std::min(s.rows, kTileRows / group_ * group_);
     s.tiles = (s.rows + s.tile - 1) / s.tile;
     tiles += spec.n_kv_heads * s.tiles;
     sequences_.push_back(s);
@@ -79,7 +80,8 @@ AttentionPass::AttentionPass(const AttentionSpec& spec, const LayerContext& cont
   int64_t states = 0, counters = 0;
   for (SequenceTiles& s : sequences_) {
     const int64_t last = position(s, s.rows - 1) / kChunk;
-    s.chunks = split && s.tiles == 1 ? last - first_chunk(position(s, 0)) + 1 : 1;
+    const bool lone = s.tiles == 1 || s.sequence->tokens == 1;
+    s.chunks = split && lone ? last - first_chunk(position(s, 0)) + 1 : 1;
     s.unit = units_;
     s.state = states;
     s.counter = counters;
@@ -88,8 +90,8 @@ AttentionPass::AttentionPass(const AttentionSpec& spec, const LayerContext& cont
     scratch_ = std::max(scratch_, TileScratch::floats(s.tile, s.padded));
     if (s.chunks == 1) continue;
     partial_ = std::max(partial_, state_floats(s.tile, s.padded));
-    states += spec.n_kv_heads * s.chunks;
-    counters += spec.n_kv_heads;
+    states += spec.n_kv_heads * s.tiles * s.chunks;
+    counters += spec.n_kv_heads * s.tiles;
   }
   work_.attended.reserve_discarding(static_cast<std::size_t>(context.tokens * spec.n_heads * dim_));
   work_.partial.reserve_discarding(static_cast<std::size_t>(states * partial_));
@@ -99,8 +101,8 @@ AttentionPass::AttentionPass(const AttentionSpec& spec, const LayerContext& cont
     work_.unmerged = std::vector<std::atomic<int>>(static_cast<std::size_t>(counters));
   for (const SequenceTiles& s : sequences_) {
     if (s.chunks == 1) continue;
-    for (int64_t h = 0; h < spec.n_kv_heads; ++h)
-      work_.unmerged[static_cast<std::size_t>(s.counter + h)] = static_cast<int>(s.chunks);
+    for (int64_t i = 0; i < spec.n_kv_heads * s.tiles; ++i)
+      work_.unmerged[static_cast<std::size_t>(s.counter + i)] = static_cast<int>(s.chunks);
   }
 }
 
@@ -117,7 +119,7 @@ void AttentionPass::run() {
       const int64_t head = (unit - s.unit) % spec_.n_kv_heads;
       const int64_t part = (unit - s.unit) / spec_.n_kv_heads;
       if (s.chunks > 1) {
-        run_part(s, head, part, own);
+        run_part(s, head, part % s.tiles, part / s.tiles, own);
       } else {
         walk(s, head, part * s.tile, own);
       }
@@ -142,16 +144,18 @@ void AttentionPass::walk(const SequenceTiles& s, int64_t head, int64_t row,
 }
 
 /// One chunk of a split tile; whoever ends the last one merges all.
-void AttentionPass::run_part(const SequenceTiles& s, int64_t head, int64_t part,
+void AttentionPass::run_part(const SequenceTiles& s, int64_t head, int64_t tile, int64_t part,
                              const TileScratch& own) const {
+  const int64_t row = tile * s.tile, rows = std::min(s.tile, s.rows - row);
+  const int64_t place = head * s.tiles + tile;
   const auto state_of = [&](int64_t i) {
-    return state_at(work_.partial.data() + (s.state + head * s.chunks + i) * partial_, s.rows);
+    return state_at(work_.partial.data() + (s.state + place * s.chunks + i) * partial_, rows);
   };
-  gather(s, head, 0, s.rows, own);
-  run_chunk(s, head, s.rows, first_chunk(s.sequence->position) + part, own, state_of(part));
-  if (work_.unmerged[static_cast<std::size_t>(s.counter + head)].fetch_sub(1) != 1) return;
-  for (int64_t i = 1; i < s.chunks; ++i) merge(s, state_of(0), state_of(i), s.rows);
-  finish(s, head, 0, s.rows, state_of(0));
+  gather(s, head, row, rows, own);
+  run_chunk(s, head, rows, first_chunk(s.sequence->position) + part, own, state_of(part));
+  if (work_.unmerged[static_cast<std::size_t>(s.counter + place)].fetch_sub(1) != 1) return;
+  for (int64_t i = 1; i < s.chunks; ++i) merge(s, state_of(0), state_of(i), rows);
+  finish(s, head, row, rows, state_of(0));
 }
 
 /// Copies the queries of a tile, so that they lie side by side and padded.

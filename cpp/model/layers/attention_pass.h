@@ -15,7 +15,7 @@ struct SequenceTiles {
   const SequenceSlice* sequence;
   int64_t padded;   // kv_padded(head_dim)
   int64_t rows;     // queries of one kv head
-  int64_t tile;     // rows of a tile: whole tokens
+  int64_t tile;     // rows of a tile
   int64_t tiles;    // of one kv head
   int64_t chunks;   // that a tile is split into
   int64_t unit;     // first unit of the sequence
@@ -33,7 +33,8 @@ class AttentionPass {
 
  private:
   void walk(const SequenceTiles& s, int64_t head, int64_t row, const TileScratch& own) const;
-  void run_part(const SequenceTiles& s, int64_t head, int64_t part, const TileScratch& own) const;
+  void run_part(const SequenceTiles& s, int64_t head, int64_t tile, int64_t part,
+                const TileScratch& own) const;
   void gather(const SequenceTiles& s, int64_t head, int64_t row, int64_t rows,
               const TileScratch& own) const;
   void run_chunk(const SequenceTiles& s, int64_t head, int64_t rows, int64_t chunk,

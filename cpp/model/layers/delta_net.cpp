@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/layers/chunk_memory.h"
+
 namespace jang {
 namespace {
 
@@ -98,10 +100,8 @@ void DeltaNetLayer::prepare_head(LayerContext& context, const SequenceSlice& seq
   const Parts parts = parts_of(key_head);
   const int64_t channels = spec_.channels();
   const int64_t row = sequence.row + t;
-  const int64_t chunk = RecurrentState::chunk_begin(sequence.position);
-  // Row i of a slot's inputs is position chunk - (taps - 1) + i.
-  const DeltaSlot slot = sequence.cache->recurrent().slot(context.layer, chunk);
-  const float* const history = slot.inputs + (sequence.position - chunk) * channels;
+  const ChunkMemory memory{sequence.cache->recurrent(), context.layer, channels, spec_.taps};
+  const float* const history = memory.history(sequence.position);
   float* const mixed = work.mixed.data() + row * channels;
   const auto convolve = [&](int64_t from, int64_t to, int64_t count) {
     kernels.causal_conv({.x = work.q.data() + sequence.row * parts.stride + from,
@@ -166,7 +166,7 @@ void DeltaNetLayer::run_head(LayerContext& context, const SequenceSlice& sequenc
     for (int64_t at = sequence.position; at < end;) {
       const int64_t chunk = RecurrentState::chunk_begin(at);
       const int64_t stop = std::min(end, chunk + kDeltaChunk);
-      const DeltaSlot slot = memory.slot(context.layer, chunk);
+      const StateSlot slot = memory.slot(context.layer, chunk);
       const int64_t row = sequence.row + at - sequence.position;
       const float* const mixed = work.mixed.data() + row * channels;
       const int64_t state = h * spec_.key_dim * spec_.value_dim;
@@ -204,57 +204,37 @@ void DeltaNetLayer::run_head(LayerContext& context, const SequenceSlice& sequenc
   }
 }
 
-/// Writes this key head's columns of what the sequence must remember: rows of the chunk that the
-/// call begins in, as far as they are new, and of the chunk that it ends in.
+/// Writes this key head's columns of what the sequence must remember.
 void DeltaNetLayer::remember(const LayerContext& context, const SequenceSlice& sequence,
                              int64_t key_head) const {
   const Workspace& work = context.work;
-  const RecurrentState& memory = sequence.cache->recurrent();
   const Parts parts = parts_of(key_head);
-  const int64_t channels = spec_.channels(), before = spec_.taps - 1;
-  const int64_t begin = sequence.position, end = begin + sequence.tokens;
-  const int64_t first = RecurrentState::chunk_begin(begin), last = RecurrentState::chunk_begin(end);
-  const DeltaSlot from = memory.slot(context.layer, first);
-  const DeltaSlot to = memory.slot(context.layer, last);
+  const int64_t channels = spec_.channels();
   const int64_t dim = spec_.key_dim, values = group_ * spec_.value_dim;
   const int64_t q = key_head * dim, k = spec_.keys() + q;
   const int64_t v = 2 * spec_.keys() + key_head * values;
-  const auto row_of = [&](int64_t position) { return sequence.row + position - begin; };
-  const auto copy_inputs = [&](int64_t position, float* out) {
-    if (position >= begin) {
-      const float* row = work.q.data() + row_of(position) * parts.stride;
-      std::copy_n(row + parts.q, dim, out + q);
-      std::copy_n(row + parts.k, dim, out + k);
-      std::copy_n(row + parts.v, values, out + v);
-    } else {
-      const float* row = from.inputs + (position - first + before) * channels;
-      std::copy_n(row + q, dim, out + q);
-      std::copy_n(row + k, dim, out + k);
-      std::copy_n(row + v, values, out + v);
-    }
+  const auto take_input = [&](int64_t row, float* out) {
+    const float* from = work.q.data() + row * parts.stride;
+    std::copy_n(from + parts.q, dim, out + q);
+    std::copy_n(from + parts.k, dim, out + k);
+    std::copy_n(from + parts.v, values, out + v);
   };
-  const auto append = [&](const DeltaSlot& slot, int64_t chunk, int64_t position, int64_t stop) {
-    for (; position < stop; ++position) {
-      const int64_t i = position - chunk;
-      const int64_t row = row_of(position);
-      copy_inputs(position, slot.inputs + (before + i) * channels);
-      std::copy_n(work.mixed.data() + row * channels + k, dim, slot.keys + i * spec_.keys() + q);
-      const int64_t column = key_head * values;
-      std::copy_n(work.updates.data() + row * spec_.values() + column, values,
-                  slot.updates + i * spec_.values() + column);
-      const int64_t gate = key_head * group_;
-      std::copy_n(work.decay.data() + row * spec_.value_heads + gate, group_,
-                  slot.decay + i * spec_.value_heads + gate);
-    }
+  const auto move_input = [&](const float* from, float* out) {
+    std::copy_n(from + q, dim, out + q);
+    std::copy_n(from + k, dim, out + k);
+    std::copy_n(from + v, values, out + v);
   };
-  if (last != first) {
-    // Inputs before the last chunk, in ascending order: they may lie behind where they go, in the
-    // same slot.
-    for (int64_t i = 0; i < before; ++i) copy_inputs(last - before + i, to.inputs + i * channels);
-    append(to, last, last, end);
-    if (from.state == to.state) return;  // the first chunk is past, and nobody goes back to it
-  }
-  append(from, first, begin, std::min(end, first + kDeltaChunk));
+  const auto take_row = [&](int64_t row, const StateSlot& slot, int64_t i) {
+    std::copy_n(work.mixed.data() + row * channels + k, dim, slot.keys + i * spec_.keys() + q);
+    const int64_t column = key_head * values;
+    std::copy_n(work.updates.data() + row * spec_.values() + column, values,
+                slot.updates + i * spec_.values() + column);
+    const int64_t gate = key_head * group_;
+    std::copy_n(work.decay.data() + row * spec_.value_heads + gate, group_,
+                slot.decay + i * spec_.value_heads + gate);
+  };
+  ChunkMemory{sequence.cache->recurrent(), context.layer, channels, spec_.taps}.append(
+      sequence, take_input, move_input, take_row);
 }
 
 /// Norm and gate of the results of a key head's value heads.

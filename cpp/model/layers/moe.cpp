@@ -17,7 +17,8 @@ RoutedInput routed_input(const MoeSpec& spec, const LayerContext& context, bool 
           work.router.data(),
           work.chosen.span().first(pairs),
           work.expert_weights.span().first(pairs),
-          work.groups.places()};
+          work.groups.places(),
+          has_preferences(spec) ? work.preferences.data() : nullptr};
 }
 
 }  // namespace
@@ -30,6 +31,8 @@ MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
       down_(binder.stack(spec.down)),
       expert_bytes_(stored_bytes(gate_.front()) + stored_bytes(up_.front()) +
                     stored_bytes(down_.front())) {
+  if (!spec.correction.empty())
+    correction_ = binder.values(spec.correction, {static_cast<uint64_t>(spec.experts)});
   if (!spec.shared) return;
   shared_.emplace(spec.shared->mlp, binder);
   if (spec.shared->gate) shared_gate_ = binder.linear(*spec.shared->gate);
@@ -81,11 +84,15 @@ bool MoeLayer::route(LayerContext& context, const float* x) const {
   work.expert_weights.reserve_discarding(tokens * top_k);
   const LinearJob job{&router_, work.router.data(), spec_.experts};
   if (!context.linear.run_exact({&job, 1}, x, context.tokens)) return false;
+  const bool preferences = has_preferences(spec_);
+  if (preferences) work.preferences.reserve_discarding(tokens * experts);
   context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t t = begin; t < end; ++t) {
       choose_experts(spec_, context.kernels, work.router.data() + t * spec_.experts,
                      work.chosen.data() + t * spec_.top_k,
-                     work.expert_weights.data() + t * spec_.top_k);
+                     work.expert_weights.data() + t * spec_.top_k,
+                     correction_.empty() ? nullptr : correction_.data(),
+                     preferences ? work.preferences.data() + t * spec_.experts : nullptr);
     }
   });
   work.groups.sort(work.chosen.span().first(tokens * top_k), spec_.top_k, spec_.experts);

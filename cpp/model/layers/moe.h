@@ -40,6 +40,7 @@ class MoeLayer {
   std::optional<LinearWeight> shared_gate_;
   LinearWeight router_;
   std::vector<LinearWeight> gate_, up_, down_;  // by expert
+  std::vector<float> correction_;               // of the choice, [experts]; empty: none
   uint64_t expert_bytes_;                       // of one expert
 };
 

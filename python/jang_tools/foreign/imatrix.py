@@ -133,8 +133,7 @@ def _paths(name: str, reference: Reference) -> Iterator[str]:
 
 
 def _stack_path(place: Place, part: str, reference: Reference) -> str:
-    block = reference.router.removesuffix(".gate")
-    return f"model.layers.{place.layer}.{block}.switch_mlp.{part}"
+    return f"model.layers.{place.layer}.{reference.routed_block}.switch_mlp.{part}"
 
 
 def _matrices(reference: Reference) -> dict[str, Shape]:

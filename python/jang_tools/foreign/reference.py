@@ -20,9 +20,17 @@ from jang_tools.json_file import read_json_object
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _EXPERT_PARTS = {"gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"}
+# Model types whose routed block is called block_sparse_moe, and what its router is called there.
+_SPARSE_ROUTERS = {"mixtral": "gate", "phimoe": "gate", "granitemoe": "router.layer"}
+_LINEAR_PARTS = {"input_linear": "gate_up_proj", "output_linear": "down_proj"}
 # Buffers that old checkpoints carry and nothing reads.
 _BUFFER = re.compile(r".*\.(rotary_emb\.inv_freq|position_ids)")
-_STACK = re.compile(r"(?P<block>.*)\.(?:experts|switch_mlp)\.(?P<part>\w+_proj)(?:\.weight)?")
+_STACK = re.compile(
+    r"(?P<block>.*)\.(?:(?:experts|switch_mlp)\.(?P<part>\w+_proj)(?:\.weight)?"
+    r"|(?P<linear>input_linear|output_linear)\.weight)"
+)
+# Names of a sparse block's router in memory, which some writers keep.
+_ROUTER = re.compile(r"\.(?:mlp\.(?:gate|router)|block_sparse_moe\.router)\.weight")
 # How this program and others write down that weights are quantized.
 _QUANTIZATION = ("quantization", "quantization_config", "compression_config")
 _COUNT_KEYS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -61,7 +69,13 @@ class Reference:
     @property
     def router(self) -> str:
         """The module of a layer that chooses experts."""
-        return "block_sparse_moe.gate" if self.model_type == "mixtral" else "mlp.gate"
+        router = _SPARSE_ROUTERS.get(self.model_type)
+        return "mlp.gate" if router is None else f"block_sparse_moe.{router}"
+
+    @property
+    def routed_block(self) -> str:
+        """The module of a layer that holds its router and experts."""
+        return self.router.partition(".")[0]
 
     def check(self, file: str, found: Mapping[str, Shape], sources: Mapping[str, str]) -> None:
         """Holds the shapes of a foreign file against the reference's.
@@ -133,12 +147,13 @@ def _plain_tensors(model_type: str, tensor: InspectedTensor) -> Iterator[tuple[s
     name = tensor.name + (".weight" if tensor.bits is not None else "")
     stack = _STACK.fullmatch(name)
     if stack is None or len(tensor.shape) != 3:
-        if model_type == "mixtral":  # the name in memory, which some writers keep
-            name = name.replace(".mlp.gate.", ".block_sparse_moe.gate.")
+        router = _SPARSE_ROUTERS.get(model_type)
+        if router is not None:
+            name = _ROUTER.sub(f".block_sparse_moe.{router}.weight", name)
         yield name, tensor.shape
         return
     count, rows, columns = tensor.shape
-    part = stack["part"]
+    part = stack["part"] or _LINEAR_PARTS[stack["linear"]]
     fused = part == "gate_up_proj"
     for expert in range(count):
         for one in ("gate_proj", "up_proj") if fused else (part,):
@@ -147,7 +162,8 @@ def _plain_tensors(model_type: str, tensor: InspectedTensor) -> Iterator[tuple[s
 
 
 def _expert_name(model_type: str, block: str, expert: int, part: str) -> str:
-    if model_type == "mixtral":
+    if model_type in _SPARSE_ROUTERS:
         block = block.removesuffix(".mlp").removesuffix(".block_sparse_moe") + ".block_sparse_moe"
+    if model_type in ("mixtral", "phimoe"):
         part = _EXPERT_PARTS.get(part, part)
     return f"{block}.experts.{expert}.{part}.weight"

@@ -250,6 +250,28 @@ TEST_P(LayersTest, SoftCap) {
   }
 }
 
+TEST_P(LayersTest, ClampIsExact) {
+  for (const std::size_t n : sizes()) {
+    GuardedFloats x(normal_floats(n, 1));
+    std::vector<float> expected = x.copy();
+    for (float& v : expected) v = std::clamp(v, -0.7f, 0.7f);
+    kernels().clamp(x.data(), 0.7f, static_cast<int64_t>(n));
+    ASSERT_TRUE(same_bits(x.span(), expected)) << n;
+  }
+  // Whole registers and a part of one.
+  for (const std::size_t n : {5u, 64u, 67u}) {
+    std::vector<float> x(n, 2.0f);
+    x[0] = x[n - 1] = kNan;
+    x[1] = -kInfinity;
+    x[n - 2] = kInfinity;
+    kernels().clamp(x.data(), 2.5f, static_cast<int64_t>(n));
+    EXPECT_TRUE(std::isnan(x[0]) && std::isnan(x[n - 1]));
+    EXPECT_EQ(x[1], -2.5f);
+    EXPECT_EQ(x[2], 2.0f);
+    EXPECT_EQ(x[n - 2], 2.5f);
+  }
+}
+
 TEST_P(LayersTest, SiluMul) {
   for (const std::size_t n : sizes()) {
     GuardedFloats gate(normal_floats(n, 1, 20.0f)), up(normal_floats(n, 2)), out(n);

@@ -134,5 +134,42 @@ TEST(KvCache, TypesHaveNames) {
   for (const char* name : {"", "F16", "q8 ", "f64"}) EXPECT_THROW(parse_kv_type(name), Error);
 }
 
+TEST(KvCache, ALatentIsKeptOnce) {
+  LatentAttentionSpec latent;
+  latent.heads = 4;
+  latent.rank = 40;
+  latent.rotary_dim = 8;
+  ModelSpec spec;
+  spec.layers.resize(2);
+  spec.layers[0].mixer = latent;
+  spec.layers[1].mixer = attention(4, 1, 48);
+  ModelSpec alone = spec;
+  alone.layers.pop_back();
+  for (const KvType type : kTypes) {
+    const auto slab = static_cast<uint64_t>(4 * kernels::kv_block_bytes(type, 48));
+    EXPECT_EQ(KvCache::bytes_for(alone, type, 1), slab);
+    EXPECT_EQ(KvCache::bytes_for(spec, type, 4 * kernels::kKvBlock + 1), 2 * 3 * slab);
+    KvCache cache(spec, type);
+    cache.reserve(5 * kernels::kKvBlock);
+    EXPECT_EQ(cache.key_blocks(0, 0), cache.value_blocks(0, 0));
+    std::vector<std::pair<uint8_t*, uint8_t>> blocks;
+    const auto bytes = static_cast<std::size_t>(kernels::kv_block_bytes(type, 48));
+    uint8_t number = 0;
+    for (int64_t block = 0; block < 5; ++block) {
+      for (uint8_t* const* table :
+           {cache.key_blocks(0, 0), cache.key_blocks(1, 0), cache.value_blocks(1, 0)}) {
+        std::fill_n(table[block], bytes, ++number);
+        blocks.emplace_back(table[block], number);
+      }
+    }
+    for (const auto& [block, filled] : blocks) {
+      EXPECT_EQ(block[0], filled);
+      EXPECT_EQ(block[bytes - 1], filled);
+    }
+    EXPECT_FALSE(cache.fits(two_layers()));
+    EXPECT_TRUE(cache.fits(spec));
+  }
+}
+
 }  // namespace
 }  // namespace jang

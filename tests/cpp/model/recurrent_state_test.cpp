@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
 #include "kernels/kernel_table.h"
 #include "model/kv_cache.h"
 
@@ -37,18 +39,18 @@ class Recorder {
     const RecurrentState& memory = cache_.recurrent();
     for (int64_t p = begin; p < end; ++p) {
       const int64_t chunk = RecurrentState::chunk_begin(p);
-      const DeltaSlot slot = memory.slot(1, chunk);
+      const StateSlot slot = memory.slot(1, chunk);
       ASSERT_EQ(slot.state[0], static_cast<float>(chunk)) << "before position " << p;
       slot.updates[(p - chunk) * 20] = static_cast<float>(p);
       if (p + 1 == chunk + kChunk)
         memory.slot(1, chunk + kChunk).state[0] = static_cast<float>(chunk + kChunk);
     }
-    cache_.commit(count);
+    cache_.commit(std::vector<int32_t>(static_cast<std::size_t>(count)));
   }
   void check() const {
     const int64_t chunk = RecurrentState::chunk_begin(cache_.length());
     if (cache_.length() == 0) return;
-    const DeltaSlot slot = cache_.recurrent().slot(1, chunk);
+    const StateSlot slot = cache_.recurrent().slot(1, chunk);
     EXPECT_EQ(slot.state[0], static_cast<float>(chunk));
     for (int64_t p = chunk; p < cache_.length(); ++p)
       EXPECT_EQ(slot.updates[(p - chunk) * 20], static_cast<float>(p));
@@ -68,7 +70,7 @@ class Recorder {
 TEST(RecurrentState, StartsAtZero) {
   KvCache cache(one_delta_layer(), KvType::kF32);
   cache.reserve(1);
-  const DeltaSlot slot = cache.recurrent().slot(1, 0);
+  const StateSlot slot = cache.recurrent().slot(1, 0);
   for (int64_t i = 0; i < 4 * 3 * 5; ++i) ASSERT_EQ(slot.state[i], 0.0f);
   for (int64_t i = 0; i < 3 * (2 * 6 + 20); ++i) ASSERT_EQ(slot.inputs[i], 0.0f);
 }
@@ -76,12 +78,12 @@ TEST(RecurrentState, StartsAtZero) {
 TEST(RecurrentState, ArraysDoNotOverlap) {
   KvCache cache(one_delta_layer(), KvType::kF32);
   cache.reserve(kChunk + 1);
-  const DeltaSlot slot = cache.recurrent().slot(1, 0);
+  const StateSlot slot = cache.recurrent().slot(1, 0);
   EXPECT_GE(slot.inputs - slot.state, 4 * 3 * 5);
   EXPECT_GE(slot.keys - slot.inputs, (kChunk + 3) * (2 * 6 + 20));
   EXPECT_GE(slot.updates - slot.keys, kChunk * 6);
   EXPECT_GE(slot.decay - slot.updates, kChunk * 20);
-  const DeltaSlot other = cache.recurrent().slot(1, kChunk);
+  const StateSlot other = cache.recurrent().slot(1, kChunk);
   EXPECT_NE(other.state, slot.state);
 }
 
@@ -117,6 +119,15 @@ TEST(RecurrentState, ALongAppendLeavesOnlyTheBeginningBehindIt) {
   recorder.check();
 }
 
+TEST(RecurrentState, ChunksThatALongAppendWentThroughAreGone) {
+  Recorder recorder;
+  recorder.append(10);
+  recorder.append(3 * kChunk);
+  EXPECT_EQ(recorder.truncate(kChunk + 4), 0);
+  recorder.append(2);
+  recorder.check();
+}
+
 TEST(RecurrentState, ComesBackToWhatWasKept) {
   Recorder recorder;
   recorder.append(kChunk + 5);
@@ -146,6 +157,46 @@ TEST(RecurrentState, AnAppendThatIsNotCommittedLeavesNoTrace) {
   recorder.check();
 }
 
+TEST(RecurrentState, StateSpacesHaveTheirOwnRows) {
+  ModelSpec spec;
+  spec.layers.resize(2);
+  MambaSpec mamba;
+  mamba.inner = 20;
+  mamba.state = 3;
+  mamba.taps = 4;
+  spec.layers[0].mixer = mamba;
+  Mamba2Spec heads;
+  heads.heads = 4;
+  heads.head_dim = 5;
+  heads.groups = 2;
+  heads.state = 3;
+  heads.taps = 3;
+  spec.layers[1].mixer = heads;
+  KvCache cache(spec, KvType::kF32);
+  cache.reserve(kChunk);
+  const StateSlot walking = cache.recurrent().slot(0, 0);
+  for (int64_t i = 0; i < 60; ++i) ASSERT_EQ(walking.state[i], 0.0f);
+  for (int64_t i = 0; i < 3 * 20; ++i) ASSERT_EQ(walking.inputs[i], 0.0f);
+  EXPECT_LT(*walking.walked, 0.0f);  // the present state is not known
+  EXPECT_GE(walking.inputs - walking.state, 60);
+  EXPECT_GE(walking.keys - walking.inputs, (kChunk + 3) * 20);
+  EXPECT_GE(walking.updates - walking.keys, kChunk * 3);
+  EXPECT_GE(walking.decay - walking.updates, kChunk * 20);
+  EXPECT_GE(walking.present - walking.decay, kChunk * 20);
+  EXPECT_GE(walking.walked - walking.present, 60);
+  const StateSlot chunked = cache.recurrent().slot(1, 0);
+  EXPECT_GE(chunked.state - walking.walked, 1);
+  EXPECT_EQ(chunked.present, nullptr);
+  EXPECT_GE(chunked.inputs - chunked.state, 60);
+  EXPECT_GE(chunked.keys - chunked.inputs, (kChunk + 2) * (20 + 12));
+  EXPECT_GE(chunked.updates - chunked.keys, kChunk * 6);
+  EXPECT_GE(chunked.decay - chunked.updates, kChunk * 20);
+  EXPECT_TRUE(cache.fits(spec));
+  ModelSpec other = spec;
+  std::get<MambaSpec>(other.layers[0].mixer).state = 4;
+  EXPECT_FALSE(cache.fits(other));
+}
+
 TEST(RecurrentState, BytesAreOfOneSlotOrTwo) {
   const ModelSpec spec = one_delta_layer();
   EXPECT_EQ(RecurrentState::bytes_for(spec, 0), 0u);
@@ -167,7 +218,7 @@ TEST(RecurrentState, WithoutRecurrentLayersEverythingCanBeForgotten) {
   spec.layers[0].mixer = attention;
   KvCache cache(spec, KvType::kF32);
   cache.reserve(100);
-  cache.commit(100);
+  cache.commit(std::vector<int32_t>(100));
   cache.keep();
   EXPECT_EQ(cache.truncate(3), 3);
 }

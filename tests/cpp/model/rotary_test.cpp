@@ -104,6 +104,11 @@ TEST(Rotary, LongRopeHasOtherFactorsBeyondItsOriginalLength) {
   EXPECT_FLOAT_EQ(within.cos_row(1)[1], static_cast<float>(1.5 * std::cos(11 * 0.05)));
   EXPECT_FLOAT_EQ(across.cos_row(1)[1], static_cast<float>(1.5 * std::cos(11 * 0.02)));
   EXPECT_FLOAT_EQ(across.sin_row(0)[0], static_cast<float>(1.5 * std::sin(10 * 0.25)));
+  RopeSpec stated = rope;  // a magnitude for either side
+  stated.long_magnitude = 1.75;
+  EXPECT_FLOAT_EQ(RopeTable(stated, 10, 6).cos_row(1)[1], within.cos_row(1)[1]);
+  EXPECT_FLOAT_EQ(RopeTable(stated, 10, 7).cos_row(1)[1],
+                  static_cast<float>(1.75 * std::cos(11 * 0.02)));
   ModelSpec model;
   EXPECT_EQ(rope_switch(model), 0);
   model.ropes = {{.rotated = 4}, rope};

@@ -76,11 +76,12 @@ TEST(Routing, WeightsAreThoseOfTheRule) {
   }
 }
 
-TEST(Routing, ProbabilitiesAreOfAllExpertsByEitherRule) {
+TEST(Routing, ProbabilitiesAreOfAllExpertsByEveryRule) {
   const std::vector<float> logits = {0.5f, -1.0f, 2.0f, 0.0f, 1.5f};
   double all = 0;
   for (const float logit : logits) all += std::exp(static_cast<double>(logit));
-  for (const RouterRule rule : {RouterRule::kSoftmaxThenTopK, RouterRule::kTopKThenSoftmax}) {
+  for (const RouterRule rule :
+       {RouterRule::kSoftmaxThenTopK, RouterRule::kTopKThenSoftmax, RouterRule::kSparseMixer}) {
     const MoeSpec spec = router(5, 2, rule, true);
     std::vector<float> scores = logits, weights(2), found(5);
     std::vector<int64_t> chosen(2);
@@ -91,6 +92,65 @@ TEST(Routing, ProbabilitiesAreOfAllExpertsByEitherRule) {
                   1e-6);
     }
   }
+}
+
+// By its definition, in double: chosen one by one, each weighed among those left that are near.
+TEST(Routing, SparseMixerWeighsAmongNearExperts) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal(0.0f, 1.0f);
+  int shared = 0, alone = 0;
+  for (const float jitter : {0.0f, 0.01f, 0.2f, 0.5f}) {
+    for (const int64_t experts : {2, 4, 16, 40}) {
+      for (const int64_t top_k : {2, 4}) {  // 4: calibration asks for twice as many
+        if (top_k > experts) continue;
+        MoeSpec spec = router(experts, top_k, RouterRule::kSparseMixer, false);
+        spec.jitter = jitter;
+        for (int repeat = 0; repeat < 20; ++repeat) {
+          std::vector<float> logits(static_cast<std::size_t>(experts));
+          const float shift = repeat % 2 == 0 ? 0.0f : -3.0f;  // all logits below 0
+          for (float& logit : logits) logit = normal(random) + shift;
+          const Choice found = choose(spec, logits);
+          std::vector<bool> taken(logits.size());
+          for (std::size_t slot = 0; slot < found.chosen.size(); ++slot) {
+            std::size_t best = logits.size();
+            for (std::size_t e = 0; e < logits.size(); ++e) {
+              if (!taken[e] && (best == logits.size() || logits[e] > logits[best])) best = e;
+            }
+            double sum = 0;
+            const double top = logits[best];
+            for (std::size_t e = 0; e < logits.size(); ++e) {
+              const double a = logits[e];
+              const bool far = (top - a) / std::max(std::abs(a), top) > 2.0 * jitter;
+              if (!taken[e] && !far) sum += std::exp(a - top);
+            }
+            ASSERT_EQ(found.chosen[slot], static_cast<int64_t>(best));
+            EXPECT_NEAR(static_cast<double>(found.weights[slot]), 1 / sum, 1e-6);
+            ++(sum > 1.0 ? shared : alone);
+            taken[best] = true;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_GT(shared, 300);
+  EXPECT_GT(alone, 300);
+}
+
+TEST(Routing, SparseMixerAtTheEdges) {
+  MoeSpec spec = router(4, 2, RouterRule::kSparseMixer, false);
+  spec.jitter = 0.125f;
+  // A quarter of the top away: just near. The first pick is not among those near the second.
+  Choice found = choose(spec, {1.0f, 4.0f, 3.0f, 0.0f});
+  EXPECT_EQ(found.chosen, (std::vector<int64_t>{1, 2}));
+  EXPECT_NEAR(found.weights[0], 1 / (1 + std::exp(-1.0f)), 1e-6f);
+  EXPECT_EQ(found.weights[1], 1.0f);
+  // 0 of 0 is near.
+  found = choose(spec, {-5.0f, 0.0f, 0.0f, -5.0f});
+  EXPECT_EQ(found.chosen, (std::vector<int64_t>{1, 2}));
+  EXPECT_NEAR(found.weights[0], 0.5f, 1e-6f);
+  EXPECT_EQ(found.weights[1], 1.0f);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float weight : choose(spec, {1, nan, 3, 4}).weights) EXPECT_TRUE(std::isnan(weight));
 }
 
 TEST(Routing, EqualLogitsGoByNumberAndNanSpreads) {

@@ -4,6 +4,8 @@
 #include <map>
 #include <set>
 
+#include "arch/family.h"
+#include "arch/spec_tensors.h"
 #include "base/error.h"
 #include "plan/plan.h"
 #include "plan/shapes.h"
@@ -69,10 +71,11 @@ TEST(Mixed, TiedEmbeddingAndRoutersTakeTheLowWidth) {
 TEST(Mixed, NeedsADownProjection) {
   Headers headers;
   headers.config = ModelConfig::parse(
-      R"({"model_type": "mamba2", "num_hidden_layers": 1, "tie_word_embeddings": true})",
+      R"({"model_type": "mamba2", "num_hidden_layers": 1, "tie_word_embeddings": true,
+          "hidden_size": 256, "vocab_size": 512, "num_heads": 8})",
       "config.json");
-  headers.add("backbone.embeddings.weight", {512, 256});
-  headers.add("backbone.layers.0.mixer.in_proj.weight", {512, 256});
+  for (SpecTensor& tensor : spec_tensors(require_family(headers.config).spec(headers.config)))
+    headers.add(std::move(tensor.name), std::move(tensor.shape));
   EXPECT_THROW(plan_of(headers, "mixed_2_6"), Error);
   EXPECT_NO_THROW(plan_of(headers, "uniform-4"));
 }

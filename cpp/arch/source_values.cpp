@@ -1,0 +1,74 @@
+#include "arch/source_values.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace jang {
+namespace {
+
+/// out[r][c] = source[c][first + r * step] of rows that are `width` words long. Blocks keep both
+/// sides in the cache, whichever of them is strided.
+template <typename Word>
+void transpose(const std::byte* source, uint64_t width, uint64_t first, uint64_t step,
+               uint64_t rows, uint64_t columns, std::byte* out) {
+  constexpr uint64_t kBlock = 32;
+  for (uint64_t r0 = 0; r0 < rows; r0 += kBlock) {
+    const uint64_t r1 = std::min(rows, r0 + kBlock);
+    for (uint64_t c0 = 0; c0 < columns; c0 += kBlock) {
+      const uint64_t c1 = std::min(columns, c0 + kBlock);
+      for (uint64_t r = r0; r < r1; ++r) {
+        for (uint64_t c = c0; c < c1; ++c) {
+          std::memcpy(out + (r * columns + c) * sizeof(Word),
+                      source + (c * width + first + r * step) * sizeof(Word), sizeof(Word));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void require_dtype(const Checkpoint& checkpoint, const CheckpointTensor& source,
+                   const FinalTensor& tensor) {
+  if (source.dtype == tensor.dtype) return;
+  throw Error(ErrorCode::kTensorShape, checkpoint.files()[source.file], source.name,
+              "expected " + std::string(dtype_name(tensor.dtype)) + " like the other parts of " +
+                  tensor.name + ", found " + std::string(dtype_name(source.dtype)));
+}
+
+void gather_values(const Checkpoint& checkpoint, const FinalTensor& tensor, uint64_t row,
+                   uint64_t rows, uint64_t column, uint64_t columns, std::byte* out) {
+  const auto size = static_cast<uint64_t>(dtype_size(tensor.dtype));
+  while (rows > 0) {
+    const SourceValue at = locate_value(tensor, row, column);
+    const CheckpointTensor& source = checkpoint.tensors()[at.tensor];
+    require_dtype(checkpoint, source, tensor);
+    const std::byte* const data = checkpoint.data(source).data();
+    uint64_t count = 0;
+    if (tensor.transposed) {
+      const uint64_t width = source.shape.back();
+      const uint64_t matrix = tensor.shape[tensor.shape.size() - 2];
+      count = std::min(rows, matrix - row % matrix);
+      const std::byte* const first = data + at.row * width * size;
+      if (size == 4) {
+        transpose<uint32_t>(first, width, at.column, tensor.transposed->step, count, columns, out);
+      } else {
+        transpose<uint16_t>(first, width, at.column, tensor.transposed->step, count, columns, out);
+      }
+    } else {
+      const uint64_t width = tensor.columns();
+      count = std::min(rows, locate_row(tensor, row).available);
+      for (uint64_t r = 0; r < count; ++r) {
+        std::memcpy(out + r * columns * size, data + ((at.row + r) * width + column) * size,
+                    columns * size);
+      }
+    }
+    out += count * columns * size;
+    row += count;
+    rows -= count;
+  }
+}
+
+}  // namespace jang

@@ -1,0 +1,52 @@
+// Values of a final tensor copied together from its sources: what must be done wherever they do not
+// lie in the files as the tensor has them.
+//
+// Relies on the inventory for where they are; leaves views of what does lie there to its users.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "arch/inventory.h"
+#include "io/checkpoint.h"
+
+namespace jang {
+
+/// Columns [column, column + columns) of rows [row, row + rows) in the sources' dtype, row by row.
+/// Throws Error{kTensorShape} for a source whose dtype is not the tensor's.
+void gather_values(const Checkpoint& checkpoint, const FinalTensor& tensor, uint64_t row,
+                   uint64_t rows, uint64_t column, uint64_t columns, std::byte* out);
+
+/// Calls visit(source, byte offset in it, byte count) for runs of bytes that together hold these
+/// values, in ascending rows: of a transposed tensor whole rows of the source, of another a part of
+/// a row only if rows == 1.
+template <typename Visit>
+void for_each_run(const Checkpoint& checkpoint, const FinalTensor& tensor, uint64_t row,
+                  uint64_t rows, uint64_t column, uint64_t columns, Visit&& visit) {
+  while (rows > 0) {
+    const SourceValue at = locate_value(tensor, row, column);
+    const CheckpointTensor& source = checkpoint.tensors()[at.tensor];
+    const auto size = static_cast<uint64_t>(dtype_size(source.dtype));
+    uint64_t count = 0;
+    if (tensor.transposed) {
+      const uint64_t matrix = tensor.shape[tensor.shape.size() - 2];
+      const uint64_t row_bytes = source.shape.back() * size;
+      count = std::min(rows, matrix - row % matrix);
+      visit(source, at.row * row_bytes, columns * row_bytes);
+    } else {
+      const uint64_t width = tensor.columns();
+      count = std::min(rows, locate_row(tensor, row).available);
+      visit(source, (at.row * width + column) * size,
+            (columns == width ? count * width : columns) * size);
+    }
+    row += count;
+    rows -= count;
+  }
+}
+
+/// Throws Error{kTensorShape} if the source's dtype is not the tensor's.
+void require_dtype(const Checkpoint& checkpoint, const CheckpointTensor& source,
+                   const FinalTensor& tensor);
+
+}  // namespace jang
