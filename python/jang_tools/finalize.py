@@ -40,18 +40,20 @@ def finalize(
     model: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    started: float | None = None,
 ) -> ConvertResult:
     """Checks that all shards of the conversion in the file ``plan`` lie in OUTPUT.partial and are
     what their records say, writes the documents and SHA256SUMS, and names the directory ``output``.
 
     With ``model`` its files are compared with those that the plan is of, too. ``progress`` counts
-    bytes of the output. Interrupted at any moment, the same call goes on.
+    bytes of the output. ``started``: since when the seconds of the result count, as
+    time.perf_counter() had it; None: now. Interrupted at any moment, the same call goes on.
 
     Raises IoError for shards that are missing (its hint is the command that makes them),
     FormatError for one that is not what its record says or a source that differs, ArgumentError for
     a plan of another version.
     """
-    start = time.perf_counter()
+    start = time.perf_counter() if started is None else started
     known = read_plan_file(plan)
     if model is not None:
         check_source(known, plan, locate_model(model).path)

@@ -62,6 +62,12 @@ def _part(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int
     help="With --plan: make only part I of N, from 1; `jang finalize` ends the conversion.",
 )
 @click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    help="With --plan: who makes the shards, this process or the tasks of a Ray cluster, as"
+    " RAY_ADDRESS names it or a local one; needs the extra `ray` [default: local].",
+)
+@click.option(
     "--overwrite", is_flag=True, help="Replace an output that an earlier conversion wrote."
 )
 @threads_option
@@ -76,6 +82,7 @@ def command(
     calibration_tokens: int | None,
     plan: str | None,
     part: tuple[int, int] | None,
+    engine: str | None,
     overwrite: bool,
     threads: int | None,
     **widths: Any,
@@ -92,10 +99,13 @@ def command(
         given |= {"calibration": calibration, "calibration-sequences": calibration_sequences}
         given["calibration-tokens"] = calibration_tokens
         _refuse_with_plan(given)
-        _convert_planned(ui, plan, output, model, part, options["statistics"], threads)
+        if part is not None and engine == "ray":
+            raise click.UsageError("--part and --engine ray exclude each other: Ray has all parts")
+        _convert_planned(ui, plan, output, model, part, engine, options["statistics"], threads)
         return
-    if part is not None:
-        raise click.UsageError("--part is for a conversion by --plan")
+    for name, value in (("--part", part), ("--engine", engine)):
+        if value is not None:
+            raise click.UsageError(f"{name} is for a conversion by --plan")
     if model is None:
         raise click.UsageError("missing --model: a directory or a Hub id such as org/name")
     method = method or "mse"
@@ -158,6 +168,7 @@ def _convert_planned(
     output: str,
     model: str | None,
     part: tuple[int, int] | None,
+    engine: str | None,
     statistics: str | None,
     threads: int | None,
 ) -> None:
@@ -165,10 +176,13 @@ def _convert_planned(
     if model is not None:
         fetch(ui, model)
     if part is None:
-        from jang_tools.finalize import convert_planned
+        if engine == "ray":
+            from jang_tools.ray_engine import convert_on_ray as make_all
+        else:
+            from jang_tools.finalize import convert_planned as make_all
 
         with ui.progress("converting") as progress:
-            report = convert_planned(plan, output, **common, progress=progress, notice=ui.note)
+            report = make_all(plan, output, **common, progress=progress, notice=ui.note)
         _print_report(ui, report)
         return
     from jang_tools.parts import convert_part
