@@ -6,7 +6,8 @@
 #   make fuzz      libFuzzer, SECONDS=15 a target                            make arm       C++ tests under qemu-aarch64
 #   make stubs     regenerate python/jang_tools/_core.pyi                    make packages  build and try sdist and wheel
 #   make tidy      clang-tidy, slow                                          make gates     instructions that kernels take
-#   make families  measure every family, for docs/families.md                make clean     remove what these made
+#   make families  measure every family, for docs/families.md                make kills     kill conversions, KILLS=200
+#   make clean     remove what these made
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=DIR another place for the environment.
 
@@ -18,6 +19,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 SECONDS ?= 15
+KILLS ?= 200
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export PYTHON
 
@@ -30,9 +32,9 @@ sources := $(shell find cmake cpp kernels python/jang_tools -type f \( -name '*.
   -o -name '*.cmake' -o -name CMakeLists.txt -o -name '*.py' -o -name '*.pyi' -o -name py.typed \)) \
   CMakeLists.txt README.md LICENSE NOTICE
 
-.PHONY: help demo test lint tidy parity families gates bench packages sanitize fuzz arm stubs clean setup
+.PHONY: help demo test lint tidy parity families gates bench packages sanitize fuzz kills arm stubs clean setup
 help:
-	@sed -n '3,12s/^# \{0,1\}//p' Makefile
+	@sed -n '3,13s/^# \{0,1\}//p' Makefile
 
 # --- Environments: a stamp a step, so that the second run starts at once -------------------------------------------
 
@@ -129,6 +131,9 @@ sanitize: $(VENV)/.build
 fuzz: $(VENV)/.build
 	@tools/setup.sh build fuzz
 	@$(in_venv) tools/fuzz.sh $(SECONDS)
+
+kills: $(VENV)/.package
+	@$(in_venv) python tools/random_kills.py --kills $(KILLS)
 
 # Emulation takes 30 to 50 times as long: large sizes, and portable code that runs whole conversions many times.
 SLOW_UNDER_EMULATION = *RealSizes* ResumeTest.* ConvertStatistics.* ConvertLattices.* Convert.RowsLongerThanAPanel* \

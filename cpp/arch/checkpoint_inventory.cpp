@@ -18,10 +18,15 @@ std::vector<SourceTensor> source_tensors(const Checkpoint& checkpoint) {
 
 Inventory inventory_of(const ModelConfig& config, const Checkpoint& checkpoint,
                        HeadComparison heads) {
+  std::optional<bool> equal;
+  if (heads == HeadComparison::kPayloads) equal = stored_heads_equal(config, checkpoint);
+  return inventory_of(config, checkpoint, equal);
+}
+
+Inventory inventory_of(const ModelConfig& config, const Checkpoint& checkpoint,
+                       std::optional<bool> heads_equal) {
   try {
-    std::optional<bool> equal;
-    if (heads == HeadComparison::kPayloads) equal = stored_heads_equal(config, checkpoint);
-    return build_inventory(config, source_tensors(checkpoint), equal);
+    return build_inventory(config, source_tensors(checkpoint), heads_equal);
   } catch (const Error& error) {
     if (!error.file().empty() || error.tensor().empty()) throw;
     const CheckpointTensor* tensor = checkpoint.find(error.tensor());

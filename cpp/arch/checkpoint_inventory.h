@@ -2,6 +2,7 @@
 // file they lie in.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,5 +25,8 @@ enum class HeadComparison {
 /// for a tensor that no shard has.
 Inventory inventory_of(const ModelConfig& config, const Checkpoint& checkpoint,
                        HeadComparison heads = HeadComparison::kPayloads);
+/// The same with the value of stored_heads_equal (tied_head.h) from whoever knows it.
+Inventory inventory_of(const ModelConfig& config, const Checkpoint& checkpoint,
+                       std::optional<bool> heads_equal);
 
 }  // namespace jang

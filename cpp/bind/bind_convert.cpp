@@ -65,8 +65,9 @@ void bind_convert_directory(py::module_& module) {
          std::optional<double> bits, std::optional<uint64_t> size,
          const std::optional<std::string>& dtype, std::optional<int> group_size,
          std::optional<int> router_bits, std::optional<int> expert_floor,
-         const std::vector<std::string>& rules, const std::string& method, int threads,
-         const std::string& source_name, const std::string& source_revision, bool think_in_template,
+         const std::vector<std::string>& rules, std::optional<uint64_t> shard_size,
+         const std::string& method, int threads, const std::string& source_name,
+         const std::string& source_revision, bool think_in_template,
          const std::string& generator_version, const std::optional<Tokens>& calibration_ids,
          const std::string& calibration_text, const std::string& calibration_sha256,
          int calibration_streams, const MeasuredLosses& losses,
@@ -75,7 +76,7 @@ void bind_convert_directory(py::module_& module) {
          uint64_t resume_stretch, const py::object& progress, const py::object& notice) {
         ConvertOptions options{};
         options.plan = make_plan_options(profile, bits, size, dtype, group_size, router_bits,
-                                         expert_floor, rules);
+                                         expert_floor, rules, shard_size);
         options.plan.losses = losses;
         if (column_weights) {
           options.statistics =
@@ -94,13 +95,7 @@ void bind_convert_directory(py::module_& module) {
         options.generator_version = generator_version;
         options.resume_key = resume_key;
         options.resume_stretch = resume_stretch;
-        JobCallbacks callbacks = job_callbacks(progress);
-        if (!notice.is_none()) {
-          callbacks.notice = [notice](std::string_view line) {
-            const py::gil_scoped_acquire gil;
-            notice(py::str(line.data(), line.size()));
-          };
-        }
+        const JobCallbacks callbacks = job_callbacks(progress, notice);
         const py::gil_scoped_release release;
         return convert_directory(source, partial, options, callbacks);
       },
@@ -108,15 +103,15 @@ void bind_convert_directory(py::module_& module) {
       py::arg("bits") = py::none(), py::arg("size") = py::none(), py::arg("dtype") = py::none(),
       py::arg("group_size") = py::none(), py::arg("router_bits") = py::none(),
       py::arg("expert_floor") = py::none(), py::arg("rules") = std::vector<std::string>{},
-      py::arg("method") = "mse", py::arg("threads") = 0, py::arg("source_name") = "",
-      py::arg("source_revision") = "", py::arg("think_in_template") = false,
-      py::arg("generator_version"), py::arg("calibration_ids") = py::none(),
-      py::arg("calibration_text") = "", py::arg("calibration_sha256") = "",
-      py::arg("calibration_streams") = 2, py::arg("losses") = MeasuredLosses{},
-      py::arg("column_weights") = py::none(), py::arg("statistics_file") = "",
-      py::arg("statistics_sha256") = "", py::arg("resume_key") = py::none(),
-      py::arg("resume_stretch") = 0, py::arg("progress") = py::none(),
-      py::arg("notice") = py::none(),
+      py::arg("shard_size") = py::none(), py::arg("method") = "mse", py::arg("threads") = 0,
+      py::arg("source_name") = "", py::arg("source_revision") = "",
+      py::arg("think_in_template") = false, py::arg("generator_version"),
+      py::arg("calibration_ids") = py::none(), py::arg("calibration_text") = "",
+      py::arg("calibration_sha256") = "", py::arg("calibration_streams") = 2,
+      py::arg("losses") = MeasuredLosses{}, py::arg("column_weights") = py::none(),
+      py::arg("statistics_file") = "", py::arg("statistics_sha256") = "",
+      py::arg("resume_key") = py::none(), py::arg("resume_stretch") = 0,
+      py::arg("progress") = py::none(), py::arg("notice") = py::none(),
       "Writes shards, index, config.json and jang_config.json into the existing directory\n"
       "`partial`. calibration_ids: int32 [sequences, tokens], for method gptq;\n"
       "calibration_streams 2 also runs the full-precision model beside the quantized one.\n"

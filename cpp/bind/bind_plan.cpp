@@ -134,9 +134,9 @@ void bind_plan_directory(py::module_& module) {
          std::optional<uint64_t> size, const std::optional<std::string>& dtype,
          std::optional<int> group_size, std::optional<int> router_bits,
          std::optional<int> expert_floor, const std::vector<std::string>& rules,
-         const MeasuredLosses& losses) {
+         std::optional<uint64_t> shard_size, const MeasuredLosses& losses) {
         PlanOptions options = make_plan_options(profile, bits, size, dtype, group_size, router_bits,
-                                                expert_floor, rules);
+                                                expert_floor, rules, shard_size);
         options.losses = losses;
         const py::gil_scoped_release release;
         return plan_directory(path, options, true).plan;
@@ -145,7 +145,7 @@ void bind_plan_directory(py::module_& module) {
       py::arg("size") = py::none(), py::arg("dtype") = py::none(),
       py::arg("group_size") = py::none(), py::arg("router_bits") = py::none(),
       py::arg("expert_floor") = py::none(), py::arg("rules") = std::vector<std::string>{},
-      py::arg("losses") = MeasuredLosses{},
+      py::arg("shard_size") = py::none(), py::arg("losses") = MeasuredLosses{},
       "Plans from headers alone: shards may lack their payloads, and config.json with or without\n"
       "an index is enough where the model type is described. bits (per weight of the files) or\n"
       "size (bytes of the files) take the place of the profile; for them losses counts\n"

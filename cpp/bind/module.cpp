@@ -14,13 +14,19 @@ void poll_signals() {
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
 }
 
-JobCallbacks job_callbacks(const py::object& progress) {
+JobCallbacks job_callbacks(const py::object& progress, const py::object& notice) {
   JobCallbacks callbacks;
   callbacks.cancel = poll_signals;
   if (!progress.is_none()) {
     callbacks.progress = [progress](uint64_t done, uint64_t total, std::string_view item) {
       const py::gil_scoped_acquire gil;
       progress(done, total, py::str(item.data(), item.size()));
+    };
+  }
+  if (!notice.is_none()) {
+    callbacks.notice = [notice](std::string_view line) {
+      const py::gil_scoped_acquire gil;
+      notice(py::str(line.data(), line.size()));
     };
   }
   return callbacks;
@@ -74,6 +80,7 @@ PYBIND11_MODULE(_core, module) {
   jang::bind::bind_statistics(module);
   jang::bind::bind_plan(module);
   jang::bind::bind_convert(module);
+  jang::bind::bind_parts(module);
   jang::bind::bind_model(module);
   jang::bind::bind_eval(module);
   jang::bind::bind_runtime(module);

@@ -22,7 +22,8 @@ PlanOptions make_plan_options(const std::string& profile, std::optional<double> 
                               std::optional<uint64_t> size, const std::optional<std::string>& dtype,
                               std::optional<int> group_size, std::optional<int> router_bits,
                               std::optional<int> expert_floor,
-                              const std::vector<std::string>& rules) {
+                              const std::vector<std::string>& rules,
+                              std::optional<uint64_t> shard_size) {
   PlanOptions options;
   options.profile = profile;
   if (bits && size) {
@@ -33,6 +34,7 @@ PlanOptions make_plan_options(const std::string& profile, std::optional<double> 
   options.group_size = group_size;
   options.router_bits = router_bits;
   options.expert_floor = expert_floor;
+  if (shard_size) options.shard_bytes = *shard_size;
   for (const std::string& rule : rules) options.rules.push_back(parse_width_rule(rule));
   return options;
 }

@@ -1,15 +1,13 @@
-// The conversion itself: cut the planned tensors into panels, run them over the pool, join the
-// checksums in order, write the documents. Nothing in the output depends on the number of threads.
+// The conversion by one command: plan, cut the planned tensors into panels, run them over the pool,
+// write the documents. Nothing in the output depends on the number of threads. What a conversion in
+// parts does likewise is shared: source.h, work_list.h, stream_panels.h, documents.h.
 #include "convert/convert.h"
 
 #include <chrono>
-#include <map>
-#include <string_view>
 #include <utility>
 
-#include "arch/family.h"
-#include "base/error.h"
 #include "convert/calibrated_job.h"
+#include "convert/documents.h"
 #include "convert/find_lattices.h"
 #include "convert/panel_writer.h"
 #include "convert/panels.h"
@@ -17,117 +15,17 @@
 #include "convert/resume_state.h"
 #include "convert/shard_output.h"
 #include "convert/source.h"
-#include "io/checksum.h"
+#include "convert/stream_panels.h"
+#include "convert/work_list.h"
 #include "plan/plan_document.h"
 
 namespace jang {
 namespace {
 
-/// The dtype that most source weights have.
-DType main_dtype(const Inventory& inventory) {
-  std::map<DType, uint64_t> weights;
-  for (const FinalTensor& tensor : inventory.tensors) weights[tensor.dtype] += tensor.elements();
-  DType most = DType::kBF16;
-  uint64_t count = 0;
-  for (const auto& [dtype, n] : weights) {
-    if (n > count && is_float_weight(dtype)) std::tie(most, count) = std::pair(dtype, n);
-  }
-  return most;
-}
-
-/// Known architectures without a family file are planned only: their configs want completing, or
-/// their tensors more than moving rows. What nobody knows is written as it is named.
-void require_convertible(const ConversionSource& source) {
-  const std::string& type = source.config.model_type();
-  if (!is_unknown_model_type(type)) {
-    // What no written config can say is refused before the work, not behind it.
-    Json written = source.config.root();
-    require_family(source.config).complete_config(written, source.config);
-  }
-  if (type == "gpt2" || type == "openai-gpt") {
-    throw Error(ErrorCode::kUnsupportedModel, source.config.file(), {},
-                "model type \"" + type +
-                    "\" stores its matrices as [inputs, outputs], the other way round");
-  }
-  for (const FinalTensor& tensor : source.inventory.tensors) {
-    if (tensor.obstacle.empty()) continue;
-    throw Error(ErrorCode::kUnsupportedModel, source.config.file(), tensor.source,
-                "cannot be converted yet: " + tensor.obstacle);
-  }
-}
-
 uint64_t source_bytes(const Plan& plan) {
   uint64_t bytes = 0;
   for (const PlannedTensor& planned : plan.tensors) bytes += planned.tensor.bytes();
   return bytes;
-}
-
-struct WorkList {
-  std::vector<Panel> panels;     // shard by shard, tensor by tensor, in order
-  std::vector<Panel> whole;      // behind them: tensors that are solved, a panel each
-  std::vector<uint64_t> counts;  // panels of each planned tensor
-  uint64_t bytes = 0;
-};
-
-/// `solved`: quantized tensors are not cut, but for those on lattices.
-WorkList cut_plan(const Plan& plan, bool solved) {
-  WorkList work;
-  work.counts.resize(plan.tensors.size());
-  for (const std::vector<uint32_t>& shard : plan.shards) {
-    for (const uint32_t index : shard) {
-      const FinalTensor& tensor = plan.tensors[index].tensor;
-      const uint64_t columns = tensor.columns();
-      const uint64_t rows = columns == 0 ? 0 : tensor.elements() / columns;
-      if (solved && plan.tensors[index].format && !plan.tensors[index].lattice) {
-        work.whole.push_back(whole_panel(index, tensor));
-        work.counts[index] = 1;
-        continue;
-      }
-      const std::size_t before = work.panels.size();
-      cut_panels(index, rows, columns, static_cast<uint64_t>(dtype_size(tensor.dtype)),
-                 work.panels);
-      work.counts[index] = work.panels.size() - before;
-    }
-  }
-  for (const Panel& panel : work.panels) work.bytes += panel.bytes;
-  for (const Panel& panel : work.whole) work.bytes += panel.bytes;
-  return work;
-}
-
-std::map<std::string, uint32_t> join_checksums(const Plan& plan, const ShardOutput& output,
-                                               std::span<const Panel> panels,
-                                               std::span<const PanelSums> sums) {
-  std::map<std::string, uint32_t> joined;
-  for (uint32_t tensor = 0; tensor < plan.tensors.size(); ++tensor) {
-    for (std::size_t piece = 0; piece < kMaxPieces; ++piece) {
-      const std::string& name = output.name(tensor, piece);
-      if (!name.empty()) joined.emplace(name, crc32_of({}));
-    }
-  }
-  for (std::size_t i = 0; i < panels.size(); ++i) {
-    for (std::size_t piece = 0; piece < kMaxPieces; ++piece) {
-      const std::string& name = output.name(panels[i].tensor, piece);
-      if (name.empty()) continue;
-      uint32_t& crc = joined.at(name);
-      crc = crc32_join(crc, sums[i].crc[piece], sums[i].bytes[piece]);
-    }
-  }
-  return joined;
-}
-
-LatticeRecords lattice_records(const Plan& plan, std::span<const Panel> panels,
-                               std::span<const PanelSums> sums) {
-  LatticeRecords records;
-  for (const PlannedTensor& planned : plan.tensors) {
-    if (!planned.lattice) continue;
-    const auto group = static_cast<uint64_t>(planned.format->group_size);
-    records[planned.tensor.path].groups = planned.tensor.elements() / group;
-  }
-  for (std::size_t i = 0; i < panels.size(); ++i) {
-    const PlannedTensor& planned = plan.tensors[panels[i].tensor];
-    if (planned.lattice) records[planned.tensor.path].lossless_groups += sums[i].lossless_groups;
-  }
-  return records;
 }
 
 std::string continuing(uint64_t done, uint64_t layers) {
@@ -180,20 +78,23 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   report.warnings = plan.warnings;
   report.file_bytes = plan.file_bytes;
 
-  const WorkList work = cut_plan(plan, options.calibration.has_value());
+  const ShardRange range = ShardRange::all(plan);
+  const WorkList work = cut_shards(plan, range, options.calibration.has_value());
   std::optional<ResumePoint> point;
   const StatesShape states = calibrated ? calibrated->states_shape() : StatesShape{};
   if (resume) point = resume->point(plan, states);
   std::optional<ShardOutput> shards;
   if (point) {
+    TensorSums done = point->streamed;
+    for (const auto& [tensor, solved] : point->tensors) done.emplace(tensor, solved.sums);
     const std::string reason =
-        continue_shards(shards, *point, partial, plan, work.counts, pool, callbacks.cancel);
+        continue_shards(shards, done, partial, plan, range, work.counts, pool, callbacks.cancel);
     if (!reason.empty()) {
       resume->start_afresh(reason);
       point.reset();
     }
   }
-  if (!shards) shards.emplace(partial, plan, work.counts);
+  if (!shards) shards.emplace(partial, plan, range, work.counts);
   ShardOutput& output = *shards;
   if (point) {
     resume->notice(calibrated
@@ -209,7 +110,6 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
                     report.warnings);
   }
   const PanelWriter writer(reader, plan, options.method, weights ? &*weights : nullptr, output);
-  std::vector<PanelSums> solved_sums(work.whole.size());
   progress.total = progress.done + work.bytes;
   StreamOptions streaming;
   streaming.stretch = options.resume_stretch;
@@ -220,21 +120,21 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
       resume->save(plan, {{}, {}, done}, {}, 0);
     };
   }
-  std::vector<PanelSums> sums = stream_panels(work.panels, plan, *source.checkpoint, writer, output,
-                                              progress, pool, streaming);
+  TensorSums sums = stream_panels(work.panels, plan, *source.checkpoint, writer, output, progress,
+                                  pool, streaming);
   std::optional<CalibrationRecord> calibration;
   if (calibrated) {
     for (std::size_t i = 0; point && i < work.whole.size(); ++i) {
       const auto done = point->tensors.find(work.whole[i].tensor);
       if (done == point->tensors.end()) continue;
-      solved_sums[i] = done->second.sums;
+      sums[work.whole[i].tensor] = done->second.sums;
       output.panel_done(work.whole[i].tensor);
     }
     CalibratedJob::SolveCallbacks solving;
     solving.store = [&](std::size_t i, const AffinePanel& solved) {
-      solved_sums[i] = writer.write_solved(work.whole[i], solved);
+      const PanelSums written = writer.write_solved(work.whole[i], solved);
       output.panel_done(work.whole[i].tensor);
-      return solved_sums[i];
+      return sums[work.whole[i].tensor] = written;
     };
     if (resume) {
       solving.save = [&](const ResumePoint& at, auto streams) {
@@ -251,12 +151,6 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   progress.report({});
 
   report.files = output.files();
-  const auto write_document = [&](const char* file, const std::string& text) {
-    write_file(partial / file, text);
-    report.files.emplace_back(file);
-  };
-  write_document("model.safetensors.index.json", output_index_json(plan));
-  write_document("config.json", output_config_json(plan, source.config));
   ConversionRecord record;
   record.method = calibration ? "gptq" : method_name(options.method);
   record.calibration = std::move(calibration);
@@ -266,16 +160,9 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   }
   record.source_name = options.source_name;
   record.source_revision = options.source_revision;
-  record.source_dtype = main_dtype(source.inventory);
-  record.lattices = lattice_records(plan, work.panels, sums);
-  report.lattices = summarize(record.lattices);
-  std::vector<Panel> written = work.panels;
-  written.insert(written.end(), work.whole.begin(), work.whole.end());
-  sums.insert(sums.end(), solved_sums.begin(), solved_sums.end());
-  record.checksums = join_checksums(plan, output, written, sums);
   record.think_in_template = options.think_in_template;
   record.generator_version = options.generator_version;
-  write_document("jang_config.json", jang_config_json(plan, source.config, record));
+  write_documents(partial, plan, source.config, sums, std::move(record), report);
   report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return report;
 }

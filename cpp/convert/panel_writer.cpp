@@ -38,6 +38,8 @@ void PanelSums::append(const PanelSums& next) noexcept {
     bytes[piece] += next.bytes[piece];
   }
   lossless_groups += next.lossless_groups;
+  source_crc = crc32_join(source_crc, next.source_crc, next.source_bytes);
+  source_bytes += next.source_bytes;
 }
 
 PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
@@ -50,6 +52,10 @@ PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
     const auto size = static_cast<uint64_t>(dtype_size(planned.dtype));
     const uint64_t offset = (panel.row * planned.tensor.columns() + panel.column) * size;
     put(panel, 0, offset, {values.data, values.rows * values.columns * size}, sums);
+  }
+  if (source_sums_ == SourceSums::kTaken) {
+    sums.source_crc = source_panel_crc(reader_.checkpoint(), planned.tensor, panel);
+    sums.source_bytes = panel.bytes;
   }
   reader_.drop(planned, panel);
   return sums;

@@ -16,11 +16,13 @@
 namespace jang {
 
 /// CRC-32 and length of the bytes a panel added to each piece of its tensor; of a tensor on a
-/// lattice how many of its groups lose nothing.
+/// lattice how many of its groups lose nothing. The same of what was read, where that is asked for.
 struct PanelSums {
   std::array<uint32_t, kMaxPieces> crc{};
   std::array<uint64_t, kMaxPieces> bytes{};
   uint64_t lossless_groups = 0;
+  uint32_t source_crc = 0;
+  uint64_t source_bytes = 0;
 
   /// Adds those of the panel behind.
   void append(const PanelSums& next) noexcept;
@@ -34,10 +36,17 @@ struct WriteScratch {
 
 class PanelWriter {
  public:
+  enum class SourceSums { kNone, kTaken };
   /// `weights`: importance of columns for kMse, or null for none.
   PanelWriter(const SourceReader& reader, const Plan& plan, Method method,
-              const ColumnWeights* weights, ShardOutput& output)
-      : reader_(reader), plan_(plan), method_(method), weights_(weights), output_(output) {}
+              const ColumnWeights* weights, ShardOutput& output,
+              SourceSums source_sums = SourceSums::kNone)
+      : reader_(reader),
+        plan_(plan),
+        method_(method),
+        weights_(weights),
+        output_(output),
+        source_sums_(source_sums) {}
 
   /// Throws Error{kNonFinite | kRange} naming file, tensor, row and column of the source.
   PanelSums write(const Panel& panel, WriteScratch& scratch) const;
@@ -62,6 +71,7 @@ class PanelWriter {
   Method method_;
   const ColumnWeights* weights_;
   ShardOutput& output_;
+  SourceSums source_sums_;
 };
 
 }  // namespace jang

@@ -7,6 +7,7 @@
 
 #include "arch/source_values.h"
 #include "convert/values.h"
+#include "io/checksum.h"
 
 namespace jang {
 namespace {
@@ -84,6 +85,16 @@ SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, 
     result.data = scratch.data();
   }
   return result;
+}
+
+uint32_t source_panel_crc(const Checkpoint& checkpoint, const FinalTensor& tensor,
+                          const Panel& panel) {
+  uint32_t crc = crc32_of({});
+  for_each_piece(checkpoint, tensor, panel,
+                 [&](const CheckpointTensor& source, uint64_t offset, uint64_t bytes) {
+                   crc = crc32_of(checkpoint.data(source).subspan(offset, bytes), crc);
+                 });
+  return crc;
 }
 
 void prefetch_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel) {

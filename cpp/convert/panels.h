@@ -43,6 +43,9 @@ Panel whole_panel(uint32_t index, const FinalTensor& tensor);
 /// are, else copied together, and shifted, into `scratch`, where zeros are made too.
 SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
                        AlignedBuffer<std::byte>& scratch);
+/// CRC-32 of the bytes that a panel is made of, as they lie in the source.
+uint32_t source_panel_crc(const Checkpoint& checkpoint, const FinalTensor& tensor,
+                          const Panel& panel);
 /// Starts reading a panel's pages ahead, or gives them back.
 void prefetch_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel);
 void drop_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel);

@@ -10,84 +10,17 @@
 
 #include "base/error.h"
 #include "io/checksum.h"
+#include "io/json_fields.h"
 #include "plan/candidates.h"
 
 namespace jang {
 namespace {
 
-constexpr int64_t kMaxCount = int64_t{1} << 53;  // as statistics files count
-
-/// Members of an object, each checked as it is taken.
-class Fields {
- public:
-  Fields(const Json& json, const std::string& file, std::string where)
-      : json_(json), file_(file), where_(std::move(where)) {
-    if (!json.is_object()) fail("an object");
-  }
-
-  const Json& member(std::string_view key) const {
-    const Json* found = json_.find(key);
-    if (found == nullptr) fail(std::string(key));
-    return *found;
-  }
-  uint64_t count(std::string_view key, int64_t most = kMaxCount) const {
-    return count_of(member(key), key, most);
-  }
-  std::vector<int64_t> counts(std::string_view key) const {
-    std::vector<int64_t> out;
-    for (const Json& item : array(key))
-      out.push_back(static_cast<int64_t>(count_of(item, key, kMaxCount)));
-    return out;
-  }
-  double number(std::string_view key) const { return number_of(member(key), key); }
-  std::vector<double> numbers(std::string_view key) const {
-    std::vector<double> out;
-    for (const Json& item : array(key)) out.push_back(number_of(item, key));
-    return out;
-  }
-  const std::string& text(std::string_view key) const {
-    const Json& value = member(key);
-    if (!value.is_string()) fail("text as " + std::string(key));
-    return value.as_string();
-  }
-  /// Absent if null.
-  std::optional<Fields> object(std::string_view key) const {
-    const Json* found = json_.find(key);
-    if (found == nullptr) return std::nullopt;
-    return Fields(*found, file_, where_ + "." + std::string(key));
-  }
-  bool has(std::string_view key) const { return json_.find(key) != nullptr; }
-  [[noreturn]] void fail(const std::string& wanted) const {
-    throw Error(ErrorCode::kConfigValue, file_, {}, where_ + ": expected " + wanted);
-  }
-
- private:
-  const Json::Array& array(std::string_view key) const {
-    const Json& value = member(key);
-    if (!value.is_array()) fail("an array as " + std::string(key));
-    return value.as_array();
-  }
-  uint64_t count_of(const Json& value, std::string_view key, int64_t most) const {
-    int64_t out = 0;
-    if (!value.get_integer(0, most, out))
-      fail(std::string(key) + " from 0 to " + std::to_string(most));
-    return static_cast<uint64_t>(out);
-  }
-  double number_of(const Json& value, std::string_view key) const {
-    if (!value.is_number()) fail("a number as " + std::string(key));
-    return value.as_double();
-  }
-
-  const Json& json_;
-  const std::string& file_;
-  std::string where_;
-};
-
 Json ways_json(const ExpertWays& ways) {
   return Json::Object{{"solved", ways.solved}, {"weighted", ways.weighted}, {"plain", ways.plain}};
 }
 
-ExpertWays parse_ways(const Fields& fields) {
+ExpertWays parse_ways(const JsonFields& fields) {
   return {fields.count("solved"), fields.count("weighted"), fields.count("plain")};
 }
 
@@ -96,26 +29,6 @@ Json array_json(const Numbers& numbers) {
   Json::Array out;
   for (const auto number : numbers) out.emplace_back(number);
   return out;
-}
-
-Json sums_json(const PanelSums& sums) {
-  return Json::Object{{"crc", array_json(sums.crc)},
-                      {"bytes", array_json(sums.bytes)},
-                      {"lossless_groups", sums.lossless_groups}};
-}
-
-PanelSums parse_sums(const Fields& fields) {
-  PanelSums sums;
-  const std::vector<int64_t> crc = fields.counts("crc"), bytes = fields.counts("bytes");
-  if (crc.size() != kMaxPieces || bytes.size() != kMaxPieces)
-    fields.fail(std::to_string(kMaxPieces) + " of crc and bytes");
-  for (std::size_t i = 0; i < kMaxPieces; ++i) {
-    if (crc[i] > int64_t{std::numeric_limits<uint32_t>::max()}) fields.fail("crc of 32 bits");
-    sums.crc[i] = static_cast<uint32_t>(crc[i]);
-    sums.bytes[i] = static_cast<uint64_t>(bytes[i]);
-  }
-  sums.lossless_groups = fields.count("lossless_groups");
-  return sums;
 }
 
 Json solved_json(const SolvedTensor& tensor) {
@@ -128,7 +41,7 @@ Json solved_json(const SolvedTensor& tensor) {
   return out;
 }
 
-SolvedTensor parse_solved(const Fields& fields) {
+SolvedTensor parse_solved(const JsonFields& fields) {
   SolvedTensor out;
   out.solver = {fields.text("solver"), fields.number("lambda"), fields.number("alpha"),
                 fields.number("error")};
@@ -142,6 +55,34 @@ SolvedTensor parse_solved(const Fields& fields) {
 bool usable(double loss) { return std::isfinite(loss) && loss >= 0.0; }
 
 }  // namespace
+
+Json sums_json(const PanelSums& sums) {
+  Json out = Json::Object{{"crc", array_json(sums.crc)},
+                          {"bytes", array_json(sums.bytes)},
+                          {"lossless_groups", sums.lossless_groups}};
+  if (sums.source_bytes == 0) return out;
+  out["source_crc"] = sums.source_crc;
+  out["source_bytes"] = sums.source_bytes;
+  return out;
+}
+
+PanelSums parse_sums(const JsonFields& fields) {
+  constexpr int64_t kMostCrc = std::numeric_limits<uint32_t>::max();
+  PanelSums sums;
+  const std::vector<int64_t> crc = fields.counts("crc"), bytes = fields.counts("bytes");
+  if (crc.size() != kMaxPieces || bytes.size() != kMaxPieces)
+    fields.fail(std::to_string(kMaxPieces) + " of crc and bytes");
+  for (std::size_t i = 0; i < kMaxPieces; ++i) {
+    if (crc[i] > kMostCrc) fields.fail("crc of 32 bits");
+    sums.crc[i] = static_cast<uint32_t>(crc[i]);
+    sums.bytes[i] = static_cast<uint64_t>(bytes[i]);
+  }
+  sums.lossless_groups = fields.count("lossless_groups");
+  if (!fields.has("source_bytes")) return sums;
+  sums.source_crc = static_cast<uint32_t>(fields.count("source_crc", kMostCrc));
+  sums.source_bytes = fields.count("source_bytes");
+  return sums;
+}
 
 uint32_t plan_checksum(const Plan& plan) {
   std::string text = output_index_json(plan);
@@ -174,7 +115,7 @@ Json point_json(const Plan& plan, const ResumePoint& point) {
 
 ResumePoint parse_point(const Json& json, const Plan& plan, uint64_t layers,
                         const std::string& file) {
-  const Fields fields(json, file, "point");
+  const JsonFields fields(json, file, "point");
   if (fields.count("plan") != plan_checksum(plan)) fields.fail("the checksum of this plan");
   ResumePoint point;
   point.position.layers =
@@ -189,7 +130,7 @@ ResumePoint parse_point(const Json& json, const Plan& plan, uint64_t layers,
   for (const auto& [path, tensor] : tensors.as_object()) {
     const auto found = to_solve.find(path);
     if (found == to_solve.end()) fields.fail("no tensor " + path);
-    point.tensors.emplace(found->second, parse_solved(Fields(tensor, file, path)));
+    point.tensors.emplace(found->second, parse_solved(JsonFields(tensor, file, path)));
   }
   point.position.stored = point.tensors.size();
   const Json& streamed = fields.member("streamed");
@@ -200,7 +141,7 @@ ResumePoint parse_point(const Json& json, const Plan& plan, uint64_t layers,
   for (const auto& [name, sums] : streamed.as_object()) {
     const auto found = names.find(name);
     if (found == names.end()) fields.fail("no streamed tensor " + name);
-    point.streamed.emplace(found->second, parse_sums(Fields(sums, file, name)));
+    point.streamed.emplace(found->second, parse_sums(JsonFields(sums, file, name)));
   }
   return point;
 }
@@ -220,8 +161,8 @@ Json losses_json(const MeasuredLosses& losses) {
 // Widths and groups are not stored: they are those of candidate_formats, in its order.
 MeasuredLosses parse_losses(const Json& json, const Plan& plan, std::optional<int> group_size,
                             const std::string& file) {
-  const auto modules = Fields(json, file, "losses").object("losses");
-  if (!modules) Fields(json, file, "losses").fail("losses");
+  const auto modules = JsonFields(json, file, "losses").object("losses");
+  if (!modules) JsonFields(json, file, "losses").fail("losses");
   MeasuredLosses losses;
   for (const auto& [path, index] : quantized_tensors(plan)) {
     const auto module = modules->object(path);

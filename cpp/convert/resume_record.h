@@ -11,6 +11,7 @@
 #include "convert/panel_writer.h"
 #include "convert/stream_panels.h"
 #include "io/json.h"
+#include "io/json_fields.h"
 #include "plan/losses.h"
 #include "plan/plan.h"
 
@@ -31,6 +32,10 @@ struct ResumePoint {
 
 /// What a plan must have in common with the one a point was saved for: shards, widths, shapes.
 uint32_t plan_checksum(const Plan& plan);
+
+/// Of a tensor that lies in its shard, as JSON and back; errors as parse_point.
+Json sums_json(const PanelSums& sums);
+PanelSums parse_sums(const JsonFields& fields);
 
 Json point_json(const Plan& plan, const ResumePoint& point);
 /// Throws Error{kConfigValue} naming `file` for anything that a conversion by `plan` of a model of

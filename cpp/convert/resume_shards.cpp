@@ -27,16 +27,14 @@ void check_tensor(const ShardOutput& output, uint32_t tensor, const PanelSums& s
 
 }  // namespace
 
-std::string continue_shards(std::optional<ShardOutput>& shards, const ResumePoint& point,
+std::string continue_shards(std::optional<ShardOutput>& shards, const TensorSums& done,
                             const std::filesystem::path& directory, const Plan& plan,
-                            std::span<const uint64_t> panels, ThreadPool& pool,
-                            const CancelCallback& cancel) {
+                            const ShardRange& range, std::span<const uint64_t> panels,
+                            ThreadPool& pool, const CancelCallback& cancel) {
   try {
     const ShardOutput& output =
-        shards.emplace(directory, plan, panels, SafetensorsWriter::Start::kContinue);
-    std::vector<std::pair<uint32_t, PanelSums>> tensors(point.streamed.begin(),
-                                                        point.streamed.end());
-    for (const auto& [tensor, solved] : point.tensors) tensors.emplace_back(tensor, solved.sums);
+        shards.emplace(directory, plan, range, panels, SafetensorsWriter::Start::kContinue);
+    const std::vector<std::pair<uint32_t, PanelSums>> tensors(done.begin(), done.end());
     pool.share(static_cast<int64_t>(tensors.size()), 1, [&](int64_t begin, int64_t, int worker) {
       if (worker == 0 && cancel) cancel();
       const auto& [tensor, sums] = tensors[static_cast<std::size_t>(begin)];

@@ -15,12 +15,12 @@
 
 namespace jang {
 
-/// Opens the shards of `plan` in `directory` as `shards`, with `panels` as for ShardOutput, and
-/// reads the tensors of `point` in them. Returns an empty text; or why they cannot be used, and
+/// Opens the shards of `range` in `directory` as `shards`, with `panels` as for ShardOutput, and
+/// reads the tensors of `done` in them. Returns an empty text; or why they cannot be used, and
 /// `shards` is empty then.
-std::string continue_shards(std::optional<ShardOutput>& shards, const ResumePoint& point,
+std::string continue_shards(std::optional<ShardOutput>& shards, const TensorSums& done,
                             const std::filesystem::path& directory, const Plan& plan,
-                            std::span<const uint64_t> panels, ThreadPool& pool,
-                            const CancelCallback& cancel);
+                            const ShardRange& range, std::span<const uint64_t> panels,
+                            ThreadPool& pool, const CancelCallback& cancel);
 
 }  // namespace jang

@@ -7,9 +7,7 @@
 #include "base/error.h"
 
 namespace jang {
-namespace {
-
-std::size_t piece_index(ShardTensor::Piece piece) {
+std::size_t piece_index(ShardTensor::Piece piece) noexcept {
   switch (piece) {
     case ShardTensor::Piece::kScales:
       return 1;
@@ -20,22 +18,22 @@ std::size_t piece_index(ShardTensor::Piece piece) {
   }
 }
 
-}  // namespace
-
 ShardOutput::ShardOutput(const std::filesystem::path& directory, const Plan& plan,
-                         std::span<const uint64_t> panels, SafetensorsWriter::Start start)
-    : shards_(plan.shards.size()), places_(plan.tensors.size()) {
+                         const ShardRange& range, std::span<const uint64_t> panels,
+                         SafetensorsWriter::Start start)
+    : shards_(range.end - range.begin), places_(plan.tensors.size()) {
   const auto count = static_cast<uint32_t>(plan.shards.size());
-  for (uint32_t shard = 0; shard < count; ++shard) {
-    const std::vector<ShardTensor> tensors = shard_tensors(plan, shard);
+  JANG_ASSERT(range.begin <= range.end && range.end <= count);
+  for (uint32_t shard = 0; shard < shards_.size(); ++shard) {
+    const std::vector<ShardTensor> tensors = shard_tensors(plan, range.begin + shard);
     std::vector<OutputTensor> outputs;
     outputs.reserve(tensors.size());
     for (const ShardTensor& tensor : tensors) {
       outputs.push_back({tensor.name, tensor.dtype, tensor.shape});
     }
-    files_.push_back(shard_file_name(shard, count));
+    files_.push_back(shard_file_name(range.begin + shard, count));
     shards_[shard].writer = std::make_unique<SafetensorsWriter>(
-        directory / files_.back(), layout_safetensors(std::move(outputs)), start);
+        directory / (files_.back() + range.suffix), layout_safetensors(std::move(outputs)), start);
     std::map<std::string_view, std::size_t> order;
     const SafetensorsLayout& layout = shards_[shard].writer->layout();
     for (std::size_t i = 0; i < layout.tensors.size(); ++i) order[layout.tensors[i].name] = i;
@@ -47,7 +45,7 @@ ShardOutput::ShardOutput(const std::filesystem::path& directory, const Plan& pla
       place.names[piece] = tensor.name;
     }
     uint64_t left = 0;
-    for (const uint32_t planned : plan.shards[shard]) left += panels[planned];
+    for (const uint32_t planned : plan.shards[range.begin + shard]) left += panels[planned];
     shards_[shard].panels_left = left;
     shards_[shard].has_panels = left > 0;
   }

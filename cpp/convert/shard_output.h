@@ -19,18 +19,29 @@ namespace jang {
 
 /// The payloads of a planned tensor: codes, scales, biases; a plain tensor has the first only.
 inline constexpr std::size_t kMaxPieces = 3;
+std::size_t piece_index(ShardTensor::Piece piece) noexcept;
+
+/// Which shards of a plan, and what their names end with until they are complete.
+struct ShardRange {
+  uint32_t begin = 0, end = 0;
+  std::string suffix;
+
+  static ShardRange all(const Plan& plan) {
+    return {0, static_cast<uint32_t>(plan.shards.size()), {}};
+  }
+};
 
 class ShardOutput {
  public:
-  /// Creates the shards of `plan` in `directory`, or takes up those that an interrupted conversion
-  /// left there. `panels[i]` is how many panels tensor i has.
-  ShardOutput(const std::filesystem::path& directory, const Plan& plan,
+  /// Creates the shards of `range` in `directory`, or takes up those that an interrupted conversion
+  /// left there. `panels[i]` is how many panels tensor i of the plan has.
+  ShardOutput(const std::filesystem::path& directory, const Plan& plan, const ShardRange& range,
               std::span<const uint64_t> panels,
               SafetensorsWriter::Start start = SafetensorsWriter::Start::kCreate);
 
-  /// Bare names, in order.
+  /// Bare names, in order, as they are when complete.
   const std::vector<std::string>& files() const noexcept { return files_; }
-  /// Output name of a piece; empty if the tensor has no such piece.
+  /// Output name of a piece; empty if the tensor has no such piece, or lies in none of the shards.
   const std::string& name(uint32_t tensor, std::size_t piece) const noexcept {
     return places_[tensor].names[piece];
   }
@@ -55,7 +66,7 @@ class ShardOutput {
     bool has_panels = false;
   };
   struct Place {
-    uint32_t shard = 0;
+    uint32_t shard = 0;                           // counted from the first of the range
     std::array<std::size_t, kMaxPieces> index{};  // in the writer's layout
     std::array<std::string, kMaxPieces> names;
   };

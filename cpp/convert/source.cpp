@@ -11,6 +11,8 @@
 
 #include "arch/checkpoint_inventory.h"
 #include "arch/directory.h"
+#include "arch/family.h"
+#include "arch/tied_head.h"
 #include "base/error.h"
 #include "io/safetensors_writer.h"
 #include "io/shard_index.h"
@@ -74,10 +76,7 @@ std::string width_text(const ModelDirectory& directory) {
          std::to_string(global->group_size);
 }
 
-}  // namespace
-
-ConversionSource open_source(const fs::path& path, bool headers_only) {
-  if (headers_only && is_bare_config(path)) return open_bare(path);
+ModelDirectory open_unquantized(const fs::path& path, bool headers_only) {
   ModelDirectory directory = open_model_directory(
       path, headers_only ? Checkpoint::Access::kHeadersOnly : Checkpoint::Access::kMapped);
   switch (directory.format) {
@@ -90,13 +89,49 @@ ConversionSource open_source(const fs::path& path, bool headers_only) {
     case DirectoryFormat::kHf:
       break;
   }
+  return directory;
+}
+
+ConversionSource place(ModelDirectory directory, std::optional<bool> heads_equal) {
   ConversionSource source;
   source.config = std::move(directory.config);
   source.checkpoint = std::move(directory.checkpoint);
-  source.inventory =
-      inventory_of(source.config, *source.checkpoint,
-                   headers_only ? HeadComparison::kSkipped : HeadComparison::kPayloads);
+  source.heads_equal = heads_equal;
+  source.inventory = inventory_of(source.config, *source.checkpoint, heads_equal);
   return source;
+}
+
+}  // namespace
+
+ConversionSource open_source(const fs::path& path, bool headers_only) {
+  if (headers_only && is_bare_config(path)) return open_bare(path);
+  ModelDirectory directory = open_unquantized(path, headers_only);
+  std::optional<bool> heads_equal;
+  if (!headers_only) heads_equal = stored_heads_equal(directory.config, directory.checkpoint);
+  return place(std::move(directory), heads_equal);
+}
+
+ConversionSource open_known_source(const fs::path& path, std::optional<bool> heads_equal) {
+  return place(open_unquantized(path, false), heads_equal);
+}
+
+void require_convertible(const ConversionSource& source) {
+  const std::string& type = source.config.model_type();
+  if (!is_unknown_model_type(type)) {
+    // What no written config can say is refused before the work, not behind it.
+    Json written = source.config.root();
+    require_family(source.config).complete_config(written, source.config);
+  }
+  if (type == "gpt2" || type == "openai-gpt") {
+    throw Error(ErrorCode::kUnsupportedModel, source.config.file(), {},
+                "model type \"" + type +
+                    "\" stores its matrices as [inputs, outputs], the other way round");
+  }
+  for (const FinalTensor& tensor : source.inventory.tensors) {
+    if (tensor.obstacle.empty()) continue;
+    throw Error(ErrorCode::kUnsupportedModel, source.config.file(), tensor.source,
+                "cannot be converted yet: " + tensor.obstacle);
+  }
 }
 
 }  // namespace jang

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <vector>
 
 namespace jang {
 namespace {
@@ -27,10 +28,9 @@ class PanelStream {
         pool_(pool),
         options_(options),
         finished_(options.done),
-        sums_(panels.size()),
         scratch_(static_cast<std::size_t>(pool.size())) {}
 
-  std::vector<PanelSums> run() {
+  TensorSums run() {
     skip_done();
     uint64_t stretch = options_.stretch != 0 ? options_.stretch : kFirstStretch;
     if (!options_.save) stretch = UINT64_MAX;
@@ -47,21 +47,17 @@ class PanelStream {
                                                    static_cast<double>(kLongestStretch)));
       }
     }
-    return std::move(sums_);
+    return std::move(finished_);
   }
 
  private:
   void skip_done() {
     order_.reserve(panels_.size());
-    for (std::size_t i = 0; i < panels_.size(); ++i) {
-      const Panel& panel = panels_[i];
-      const auto done = options_.done.find(panel.tensor);
-      if (done == options_.done.end()) {
+    for (const Panel& panel : panels_) {
+      if (!options_.done.contains(panel.tensor)) {
         order_.push_back(panel);
-        place_.push_back(i);
         continue;
       }
-      if (i == 0 || panels_[i - 1].tensor != panel.tensor) sums_[i] = done->second;
       progress_.done += panel.bytes;
       output_.panel_done(panel.tensor);
     }
@@ -84,23 +80,22 @@ class PanelStream {
   /// Returns the source bytes of the panels.
   uint64_t write(std::size_t count) {
     const std::span<const Panel> panels = left_.first(count);
-    const std::size_t first = order_.size() - left_.size();
     const std::size_t ahead = kPrefetchPanels * static_cast<std::size_t>(pool_.size());
     const auto name = [&](uint32_t tensor) -> std::string_view {
       return plan_.tensors[tensor].tensor.name;
     };
+    std::vector<PanelSums> sums(count);
     for_each_panel(pool_, panels, progress_, name, [&](std::size_t i, int worker) {
       if (i + ahead < left_.size()) {
         const Panel& later = left_[i + ahead];
         prefetch_panel(source_, plan_.tensors[later.tensor].tensor, later);
       }
-      sums_[place_[first + i]] =
-          writer_.write(panels[i], scratch_[static_cast<std::size_t>(worker)]);
+      sums[i] = writer_.write(panels[i], scratch_[static_cast<std::size_t>(worker)]);
       output_.panel_done(panels[i].tensor);
     });
     uint64_t bytes = 0;
     for (std::size_t i = 0; i < count; ++i) {
-      finished_[panels[i].tensor].append(sums_[place_[first + i]]);
+      finished_[panels[i].tensor].append(sums[i]);
       bytes += panels[i].bytes;
     }
     left_ = left_.subspan(count);
@@ -116,19 +111,16 @@ class PanelStream {
   ThreadPool& pool_;
   const StreamOptions& options_;
   TensorSums finished_;
-  std::vector<PanelSums> sums_;
   std::vector<WriteScratch> scratch_;
-  std::vector<Panel> order_;        // panels to write
-  std::vector<std::size_t> place_;  // their places among all
-  std::span<const Panel> left_;     // what of order_ is still to be written
+  std::vector<Panel> order_;     // panels to write
+  std::span<const Panel> left_;  // what of order_ is still to be written
 };
 
 }  // namespace
 
-std::vector<PanelSums> stream_panels(std::span<const Panel> panels, const Plan& plan,
-                                     const Checkpoint& source, const PanelWriter& writer,
-                                     ShardOutput& output, JobProgress& progress, ThreadPool& pool,
-                                     const StreamOptions& options) {
+TensorSums stream_panels(std::span<const Panel> panels, const Plan& plan, const Checkpoint& source,
+                         const PanelWriter& writer, ShardOutput& output, JobProgress& progress,
+                         ThreadPool& pool, const StreamOptions& options) {
   return PanelStream(panels, plan, source, writer, output, progress, pool, options).run();
 }
 

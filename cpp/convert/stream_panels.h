@@ -9,7 +9,6 @@
 #include <functional>
 #include <map>
 #include <span>
-#include <vector>
 
 #include "base/thread_pool.h"
 #include "convert/panel_writer.h"
@@ -33,11 +32,10 @@ struct StreamOptions {
   std::function<void(const TensorSums&)> save;
 };
 
-/// Sums of every panel, in their order; of `done` tensors the first panel has all. `panels` of a
-/// tensor lie side by side. Reports progress for each panel that is written.
-std::vector<PanelSums> stream_panels(std::span<const Panel> panels, const Plan& plan,
-                                     const Checkpoint& source, const PanelWriter& writer,
-                                     ShardOutput& output, JobProgress& progress, ThreadPool& pool,
-                                     const StreamOptions& options);
+/// Sums of every tensor that has panels, those of `done` included. `panels` of a tensor lie side by
+/// side. Reports progress for each panel that is written.
+TensorSums stream_panels(std::span<const Panel> panels, const Plan& plan, const Checkpoint& source,
+                         const PanelWriter& writer, ShardOutput& output, JobProgress& progress,
+                         ThreadPool& pool, const StreamOptions& options);
 
 }  // namespace jang

@@ -37,6 +37,7 @@ void check_options(const PlanOptions& options) {
     fail("expert floor " + std::to_string(*options.expert_floor) +
          ": expected 2, 3, 4, 5, 6 or 8 bits");
   }
+  if (options.shard_bytes == 0) fail("shard size 0: expected at least one byte");
   if (options.dtype && !is_float_weight(*options.dtype)) {
     fail("dtype " + std::string(dtype_name(*options.dtype)) + ": expected BF16, F16 or F32");
   }
@@ -180,7 +181,7 @@ void plan_profile(const WidthContext& context, const PlanOptions& options, Plan&
   apply_width_rules(options.rules, plan.tied_head, units, plan.warnings);
   take_lattices(options.lattices, options.group_size, units);
   place_tensors(context.inventory, options, units, plan);
-  lay_out(plan);
+  lay_out(plan, options.shard_bytes);
   if (profile.kind == ProfileKind::kBudget && plan.average_bits > profile.low) {
     plan.warnings.push_back("the mean is above " + std::to_string(profile.low) +
                             " bits: the expert floor, quantized routers or --set rules raised it");
@@ -197,13 +198,13 @@ void plan_to_size(const WidthContext& context, const PlanOptions& options, Plan&
   const auto file_bytes = [&](const std::vector<WidthUnit>& chosen) {
     Plan trial = empty;
     place_tensors(context.inventory, options, chosen, trial);
-    lay_out(trial);
+    lay_out(trial, options.shard_bytes);
     return trial.file_bytes;
   };
   const DType metadata = options.dtype.value_or(main_dtype(context.inventory));
   allocate(context, options, metadata, file_bytes, units, plan);
   place_tensors(context.inventory, options, units, plan);
-  lay_out(plan);
+  lay_out(plan, options.shard_bytes);
 }
 
 }  // namespace

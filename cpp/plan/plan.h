@@ -31,17 +31,20 @@ struct SizeTarget {
   std::optional<uint64_t> bytes;  // of the weight files
 };
 
+inline constexpr uint64_t kShardBytes = uint64_t{5} << 30;
+
 struct PlanOptions {
   std::string profile =
       "JANG_4K";  // any spelling: "4l", "jang_4L", "uniform-4", "mixed_2_6", "tiered-4L"
-  std::optional<SizeTarget> target;  // if given, `profile` does not count
-  MeasuredLosses losses;             // for `target`; modules that are missing take the prior
-  std::optional<DType> dtype;        // cast activations (and all weights) to this
-  std::optional<int> group_size;     // default 64; with `target` any
-  std::optional<int> router_bits;    // 8: quantize routers at 8 bits, g 64
-  std::optional<int> expert_floor;   // at least this many bits for routed experts
-  std::vector<WidthRule> rules;      // last match wins; one that matches nothing is an error
-  Lattices lattices;                 // of the source; a width that is chosen prefers them
+  std::optional<SizeTarget> target;    // if given, `profile` does not count
+  MeasuredLosses losses;               // for `target`; modules that are missing take the prior
+  std::optional<DType> dtype;          // cast activations (and all weights) to this
+  std::optional<int> group_size;       // default 64; with `target` any
+  std::optional<int> router_bits;      // 8: quantize routers at 8 bits, g 64
+  std::optional<int> expert_floor;     // at least this many bits for routed experts
+  std::vector<WidthRule> rules;        // last match wins; one that matches nothing is an error
+  Lattices lattices;                   // of the source; a width that is chosen prefers them
+  uint64_t shard_bytes = kShardBytes;  // payload of a shard; one module may be larger
 };
 
 struct PlannedTensor {

@@ -12,15 +12,14 @@
 namespace jang {
 namespace {
 
-constexpr uint64_t kShardBytes = uint64_t{5} << 30;
 constexpr std::size_t kRoles = static_cast<std::size_t>(Role::kMlp) + 1;
 
-void cut_shards(Plan& plan) {
+void cut_shards(Plan& plan, uint64_t shard_bytes) {
   uint64_t filled = 0;
   for (uint32_t i = 0; i < plan.tensors.size(); ++i) {
     const uint64_t bytes = plan.tensors[i].bytes();
     // A module larger than a shard gets one of its own.
-    if (plan.shards.empty() || (filled != 0 && filled + bytes > kShardBytes)) {
+    if (plan.shards.empty() || (filled != 0 && filled + bytes > shard_bytes)) {
       plan.shards.emplace_back();
       filled = 0;
     }
@@ -123,8 +122,8 @@ uint64_t PlannedTensor::bytes() const noexcept {
   return rows * (format->row_bytes(columns) + format->row_groups(columns) * metadata);
 }
 
-void lay_out(Plan& plan) {
-  cut_shards(plan);
+void lay_out(Plan& plan, uint64_t shard_bytes) {
+  cut_shards(plan, shard_bytes);
   measure_files(plan);
   choose_global(plan);
   plan.attention_bits = most_common_bits(plan, {Role::kAttention});

@@ -5,7 +5,7 @@
 
 namespace jang {
 
-/// Fills in everything of `plan` that follows from its tensors.
-void lay_out(Plan& plan);
+/// Fills in everything of `plan` that follows from its tensors and the bytes of a shard.
+void lay_out(Plan& plan, uint64_t shard_bytes = kShardBytes);
 
 }  // namespace jang

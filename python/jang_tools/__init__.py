@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from jang_tools.compare import compare
     from jang_tools.convert import convert
     from jang_tools.evaluate import evaluate
+    from jang_tools.finalize import convert_planned, finalize
     from jang_tools.generate import generate, stream_generate
     from jang_tools.inspect import inspect
     from jang_tools.model import load
+    from jang_tools.parts import convert_part
     from jang_tools.plan import plan
     from jang_tools.verify import verify
 
@@ -42,7 +44,10 @@ __all__ = [
     "__version__",
     "compare",
     "convert",
+    "convert_part",
+    "convert_planned",
     "evaluate",
+    "finalize",
     "generate",
     "inspect",
     "load",
@@ -54,7 +59,10 @@ __all__ = [
 _HOME = {
     "compare": "compare",
     "convert": "convert",
+    "convert_part": "parts",
+    "convert_planned": "finalize",
     "evaluate": "evaluate",
+    "finalize": "finalize",
     "generate": "generate",
     "inspect": "inspect",
     "load": "model",

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import os
 import typing
-__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'Statistics', 'TensorError', 'TensorInfo', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'inspect_directory', 'k_profile_targets', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'resume_bytes', 'runtime_info', 'unpack', 'verify_directory']
+__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlanFile', 'PlannedShards', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'ShardLayout', 'Statistics', 'TensorError', 'TensorInfo', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'finish_planned', 'inspect_directory', 'k_profile_targets', 'make_plan_file', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_plan_file', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'resume_bytes', 'runtime_info', 'shard_checksums', 'unpack', 'verify_directory']
 class TensorInfo:
     """
     A tensor as its file's header describes it.
@@ -511,6 +511,84 @@ class Verification:
     @property
     def tensors(self) -> list[TensorError]:
         ...
+class ShardLayout:
+    """
+    Where a shard's tensors lie in its file.
+    """
+    @property
+    def file_bytes(self) -> int:
+        ...
+    @property
+    def header(self) -> bytes:
+        ...
+    @property
+    def tensors(self) -> list[tuple[str, int, int]]:
+        """
+        (name, first byte, end), in order, without gaps.
+        """
+class PlanFile:
+    """
+    A planned conversion that can be made in parts.
+    """
+    def layout(self, shard: typing.SupportsInt | typing.SupportsIndex) -> ShardLayout:
+        """
+        Of the shard of that number, from 0.
+        """
+    @property
+    def checksum(self) -> str:
+        ...
+    @property
+    def files(self) -> list[tuple[str, int, str]]:
+        """
+        (name, bytes, SHA-256) of the source's files; the hash of the header for weights.
+        """
+    @property
+    def method(self) -> str:
+        ...
+    @property
+    def plan(self) -> Plan:
+        ...
+    @property
+    def shards(self) -> list[str]:
+        """
+        File names of the shards.
+        """
+    @property
+    def source_name(self) -> str:
+        ...
+    @property
+    def source_revision(self) -> str:
+        ...
+    @property
+    def statistics_file(self) -> str | None:
+        """
+        Bare name of the statistics that weight columns, or None.
+        """
+    @property
+    def text(self) -> str:
+        ...
+    @property
+    def version(self) -> str:
+        """
+        Of the program that made it.
+        """
+class PlannedShards:
+    """
+    An opened source and the plan it is made by.
+    """
+    def __init__(self, plan: PlanFile, plan_name: str, source: str, *, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        Plans again: ArgumentError naming `plan_name` where the result is another one.
+        """
+    def make(self, directory: str, shard: typing.SupportsInt | typing.SupportsIndex, *, stretch: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None, notice: typing.Any = None) -> bool:
+        """
+        Makes a shard in the directory, or continues it; False if it was there and is whole.
+        stretch: source bytes behind which a record is written, 0: those of about 20 seconds.
+        """
+    def source_bytes(self, shard: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Bytes of the source that a shard is made of.
+        """
 class KvCache:
     """
     Keys, values and recurrent states of one sequence; made by Model.new_cache().
@@ -676,7 +754,7 @@ def collect_statistics(source: str, output: str, ids: typing.Annotated[numpy.typ
     exist. progress(done, total, item) counts sequences through branches, on the calling
     thread. Raises FormatError, UnsupportedError, ArgumentError, IoError.
     """
-def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, losses: collections.abc.Mapping[str, ModuleLoss] = {}, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', resume_key: str | None = None, resume_stretch: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None, notice: typing.Any = None) -> ConvertReport:
+def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], shard_size: typing.SupportsInt | typing.SupportsIndex | None = None, method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, losses: collections.abc.Mapping[str, ModuleLoss] = {}, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', resume_key: str | None = None, resume_stretch: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None, notice: typing.Any = None) -> ConvertReport:
     """
     Writes shards, index, config.json and jang_config.json into the existing directory
     `partial`. calibration_ids: int32 [sequences, tokens], for method gptq;
@@ -697,6 +775,10 @@ def dequantize(codes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], sc
 
     scales, biases: [..., in/group_size] in float32, float16, or uint16 with dtype="BF16".
     """
+def finish_planned(directory: str, plan: PlanFile, config: bytes, think_in_template: bool) -> ConvertReport:
+    """
+    Writes index, config.json and jang_config.json beside the shards. config: the source's.
+    """
 def inspect_directory(path: str) -> Inspection:
     """
     Reads headers and JSON of a JANG, MLX or plain directory. Raises FormatError,
@@ -705,6 +787,12 @@ def inspect_directory(path: str) -> Inspection:
 def k_profile_targets() -> list[int]:
     """
     Mean bits that the K profiles hold.
+    """
+def make_plan_file(source: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], shard_size: typing.SupportsInt | typing.SupportsIndex | None = None, losses: collections.abc.Mapping[str, ModuleLoss] = {}, method: str = 'mse', read_weights: bool = False, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', files: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex, str]], source_name: str = '', source_revision: str = '', version: str, threads: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None) -> PlanFile:
+    """
+    Plans a conversion in parts from headers; with read_weights also the lattices that tensors
+    lie on. files: (name, bytes, SHA-256) of the source's. Raises FormatError, ArgumentError,
+    UnsupportedError, IoError.
     """
 def measure_losses(source: str, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]], *, file: str = 'statistics', dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, threads: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None) -> dict[str, ModuleLoss]:
     """
@@ -730,12 +818,16 @@ def parse_header(data: bytes, file_bytes: typing.SupportsInt | typing.SupportsIn
     """
     Validates a safetensors header. data: the file's first 8 + N bytes or more; file_bytes: the size of the whole file. Returns a list of TensorInfo in payload order; raises FormatError or UnsupportedError.
     """
+def parse_plan_file(text: bytes, name: str) -> PlanFile:
+    """
+    `name` is used in messages. Raises FormatError.
+    """
 def parse_profile(text: str) -> str:
     """
     The canonical name of a profile in any spelling. Raises ArgumentError with the nearest
     names.
     """
-def plan_directory(path: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], losses: collections.abc.Mapping[str, ModuleLoss] = {}) -> Plan:
+def plan_directory(path: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], shard_size: typing.SupportsInt | typing.SupportsIndex | None = None, losses: collections.abc.Mapping[str, ModuleLoss] = {}) -> Plan:
     """
     Plans from headers alone: shards may lack their payloads, and config.json with or without
     an index is enough where the model type is described. bits (per weight of the files) or
@@ -774,6 +866,11 @@ def runtime_info() -> dict[str, typing.Any]:
 
     Raises ArgumentError if JANG_ISA names a level that is unknown, not in this build or not supported
     here, or if JANG_NUM_THREADS is not a usable number.
+    """
+def shard_checksums(directory: str, plan: PlanFile, shard: typing.SupportsInt | typing.SupportsIndex) -> dict[str, int] | None:
+    """
+    CRC-32 by tensor as a shard's record has them; None without a record of the whole shard.
+    Raises FormatError for a damaged record, ArgumentError for one of another plan.
     """
 def unpack(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], *, bits: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint8]:
     """

@@ -6,10 +6,7 @@ tokenizer, sums up and names the result. Everything happens in OUTPUT.partial un
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
-import stat
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +15,11 @@ from typing import Any
 
 from jang_tools import _core
 from jang_tools.calibration import BUILTIN, calibrate_on
-from jang_tools.errors import ArgumentError, IoError, JangError
+from jang_tools.errors import ArgumentError, JangError
 from jang_tools.hub import locate_model
-from jang_tools.partial_output import COPIED, PartialOutput, check_output
+from jang_tools.output_files import check_apart, copy_file, files_to_copy, write_file
+from jang_tools.output_files import check_space as _check_space
+from jang_tools.partial_output import PartialOutput, check_output
 from jang_tools.plan import Allocation, allocation_of, measured_losses, profile_name
 from jang_tools.resume import resume_key
 from jang_tools.sha256sums import SUMS, format_sums, hash_files
@@ -29,7 +28,6 @@ Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the item
 Notice = Callable[[str], None]  # a line for the user
 
 METHODS = ("rtn", "mse", "gptq")
-_SPACE_MARGIN = 32 << 20  # documents, directory blocks; far above what they take
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,7 @@ def convert(
     router_bits: int | None = None,
     expert_floor: int | None = None,
     rules: Sequence[str] = (),
+    shard_size: int | None = None,
     overwrite: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -129,7 +128,8 @@ def convert(
     losses measured with these weights.
     ``dtype``: "bf16", "f16" or "f32" casts all weights first; else scales, biases and unquantized
     tensors keep the source's. ``rules``: "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths, the
-    last match wins. ``overwrite`` replaces a directory that this package wrote.
+    last match wins. ``shard_size``: bytes of tensors in one file (5 GiB), but for a matrix that is
+    larger. ``overwrite`` replaces a directory that this package wrote.
     ``progress(done, total, item)`` counts bytes converted and hashed, on the calling thread, and
     before that, on a scale of their own, those of samples whose losses are measured; Ctrl-C stops
     within a second and leaves nothing behind, but once "gptq" has finished a layer, or the other
@@ -146,7 +146,7 @@ def convert(
     target = Path(os.path.abspath(output))
     check_output(target, overwrite=overwrite)
     source = locate_model(model)
-    _check_apart(source.path, target)
+    check_apart(source.path, target)
     options: dict[str, Any] = {
         "profile": profile_name(profile, bits, size),
         "bits": bits,
@@ -156,6 +156,7 @@ def convert(
         "router_bits": router_bits,
         "expert_floor": expert_floor,
         "rules": list(rules),
+        "shard_size": shard_size,
     }
     calibrated: dict[str, Any] = {}
     warnings: list[str] = []
@@ -196,15 +197,15 @@ def convert(
         ids,
         calibrated.get("statistics_sha256", ""),
     )
-    copied = _files_to_copy(source.path)
+    copied = files_to_copy(source.path)
     if "tokenizer.json" not in copied:
-        warnings.append(_NO_TOKENIZER)
+        warnings.append(NO_TOKENIZER)
     with PartialOutput(target, overwrite=overwrite, resume=True) as partial:
         needed = plan.file_bytes + sum(copied.values()) + state_bytes
         _check_space(partial.path, max(needed - partial.kept_bytes(), 0))
         count = _Progress(progress, plan.file_bytes + sum(copied.values()))
         for name in copied:
-            _copy_file(source.path / name, partial.path / name)
+            copy_file(source.path / name, partial.path / name)
         report = _core.convert_directory(
             str(source.path),
             str(partial.path),
@@ -213,7 +214,7 @@ def convert(
             threads=threads or 0,
             source_name=source.name,
             source_revision=source.revision,
-            think_in_template=_opens_thinking(source.path, warnings),
+            think_in_template=opens_thinking(source.path, warnings),
             generator_version=str(_core.__version__),
             **calibrated,
             resume_key=key,
@@ -224,23 +225,45 @@ def convert(
         count.output_bytes = report.file_bytes + sum(copied.values())
         files = sorted([*copied, *report.files])
         sums = hash_files(partial.path, files, threads=threads, advance=count.hashed)
-        _write_file(partial.path / SUMS, format_sums(sums))
+        write_file(partial.path / SUMS, format_sums(sums))
         partial.commit()
-    return ConvertResult(
-        output=Path(output),
-        profile=report.plan.profile,
+    return result_of(
+        report.plan,
+        Path(output),
         method=method,
-        bytes=report.file_bytes,
-        average_bits=report.plan.average_bits,
-        bits_per_weight=report.plan.bits_per_weight,
-        attention_bits=report.plan.attention_bits,
-        mlp_bits=report.plan.mlp_bits,
         seconds=time.perf_counter() - start,
-        parameters=report.plan.parameters,
-        allocation=allocation_of(report.plan),
         lattices=_lattices_of(report.lattices),
         files=sorted([*files, SUMS]),
         warnings=[*report.warnings, *warnings],
+    )
+
+
+def result_of(
+    plan: _core.Plan,
+    output: Path,
+    *,
+    method: str,
+    seconds: float,
+    lattices: Lattices | None,
+    files: list[str],
+    warnings: list[str],
+) -> ConvertResult:
+    """The result of a conversion by ``plan``, as run."""
+    return ConvertResult(
+        output=output,
+        profile=plan.profile,
+        method=method,
+        bytes=plan.file_bytes,
+        average_bits=plan.average_bits,
+        bits_per_weight=plan.bits_per_weight,
+        attention_bits=plan.attention_bits,
+        mlp_bits=plan.mlp_bits,
+        seconds=seconds,
+        parameters=plan.parameters,
+        allocation=allocation_of(plan),
+        lattices=lattices,
+        files=files,
+        warnings=warnings,
     )
 
 
@@ -251,7 +274,7 @@ def _lattices_of(found: _core.LatticeSummary) -> Lattices | None:
 
 
 _RESUME_STRETCH = 0  # bytes of the source between two states of rtn and mse; 0: about 20 seconds
-_NO_TOKENIZER = (
+NO_TOKENIZER = (
     "tokenizer.json: not in the source, so `jang run` and most loaders cannot take text;"
     " the weights are converted"
 )
@@ -286,71 +309,7 @@ def _check_method(method: str) -> None:
         )
 
 
-def _check_apart(source: Path, target: Path) -> None:
-    real_source, real_target = Path(os.path.realpath(source)), Path(os.path.realpath(target))
-    if real_source == real_target:
-        raise ArgumentError(f"{target}: output and source are the same directory", code="argument")
-    if real_source in real_target.parents:
-        raise ArgumentError(f"{target}: the output lies inside the source", code="argument")
-    if real_target in real_source.parents:
-        raise ArgumentError(f"{target}: the source lies inside the output", code="argument")
-
-
-def _files_to_copy(source: Path) -> dict[str, int]:
-    """Sizes of the tokenizer and template files there, links followed, regular files only."""
-    found = {}
-    for name in COPIED:
-        try:
-            status = (source / name).stat()
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise IoError(f"{source / name}: {error.strerror or error}", code="io") from error
-        if stat.S_ISREG(status.st_mode):
-            found[name] = status.st_size
-    return found
-
-
-def _check_space(directory: Path, needed: int) -> None:
-    if not hasattr(os, "statvfs"):
-        return
-    status = os.statvfs(directory)
-    free = status.f_bavail * status.f_frsize
-    if free < needed + _SPACE_MARGIN:
-        raise IoError(
-            f"{directory.parent}: no space: the output takes {_size_text(needed)},"
-            f" {_size_text(free)} are free",
-            code="no_space",
-            hint="free some space, or write to another file system",
-        )
-
-
-def _copy_file(source: Path, target: Path) -> None:
-    try:
-        with source.open("rb") as reader, target.open("xb") as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
-            writer.flush()
-            os.fsync(writer.fileno())
-    except OSError as error:
-        raise _write_error(target, error) from error
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    try:
-        with path.open("xb") as writer:
-            writer.write(content)
-            writer.flush()
-            os.fsync(writer.fileno())
-    except OSError as error:
-        raise _write_error(path, error) from error
-
-
-def _write_error(path: Path, error: OSError) -> IoError:
-    code = "no_space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "io"
-    return IoError(f"{path}: {error.strerror or error}", code=code)
-
-
-def _opens_thinking(source: Path, warnings: list[str]) -> bool:
+def opens_thinking(source: Path, warnings: list[str]) -> bool:
     """Whether the chat template's generation prompt ends with an open <think>."""
     from jang_tools.chat import load_chat_template
     from jang_tools.json_file import read_json_object
@@ -364,7 +323,3 @@ def _opens_thinking(source: Path, warnings: list[str]) -> bool:
     except JangError as error:
         warnings.append(f"the chat template cannot be read: {error}")
         return False
-
-
-def _size_text(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"

@@ -1,7 +1,9 @@
-"""A lock on a directory: keeps two commands from working in it, and ends with its process."""
+"""Locks on a directory, or on a file for a part of its work: they keep two commands from working in
+one place, and end with their process."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -12,17 +14,32 @@ if sys.platform != "win32":
     import fcntl
 
 
+# Of network file systems that have no such locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)
+
+
 class DirectoryLock:
     """Held from construction until ``release``. Locks nothing on Windows."""
 
-    def __init__(self, path: Path, busy: str) -> None:
-        """Raises IoError "PATH: BUSY" at once where another holds it."""
+    def __init__(
+        self, path: Path, busy: str, *, shared: bool = False, optional: bool = False
+    ) -> None:
+        """Raises IoError "PATH: BUSY" at once where another holds it.
+
+        ``shared``: together with others that share it. ``optional``: for work that checksums
+        protect as well, done without a lock where the file system has none.
+        """
         self._descriptor = -1
         if sys.platform == "win32":
             return
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+        wish = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(self._descriptor, wish | fcntl.LOCK_NB)
+            except OSError as error:
+                if not (optional and error.errno in _NO_LOCKS):
+                    raise
             # Between opening and locking, its holder may have renamed the directory, or removed it.
             gone = not os.path.samestat(os.fstat(self._descriptor), os.lstat(path))
         except (BlockingIOError, FileNotFoundError):

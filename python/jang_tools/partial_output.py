@@ -22,6 +22,7 @@ from jang_tools.errors import CancelledError, IoError
 
 GENERATOR = "jang-tools"
 MARKER = ".jang-partial"
+PARTS = "parts.plan"  # in a directory that holds parts of a planned conversion (part_directory.py)
 SUMS = "SHA256SUMS"
 COPIED = (
     "generation_config.json",
@@ -49,10 +50,10 @@ _WRITTEN = frozenset(
     | _SCRATCH
 )
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
-_MARKER_TEXT = "A conversion by jang-tools works here; it is removed or renamed when that ends.\n"
+MARKER_TEXT = "A conversion by jang-tools works here; it is removed or renamed when that ends.\n"
 # Ends of a conversion that the same command may overcome; what a file has wrong stays wrong.
-_PASSING = (KeyboardInterrupt, SystemExit, CancelledError, OSError, MemoryError)
-_CONTINUE_HINT = "{} keeps what is done: the same command continues there"
+PASSING = (KeyboardInterrupt, SystemExit, CancelledError, OSError, MemoryError)
+CONTINUE_HINT = "{} keeps what is done: the same command continues there"
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -115,13 +116,13 @@ class PartialOutput:
             self._lock = DirectoryLock(self.path, "another conversion is working there")
             if not created:
                 self._empty_stale()
-            (self.path / MARKER).write_text(_MARKER_TEXT, encoding="ascii")
+            (self.path / MARKER).write_text(MARKER_TEXT, encoding="ascii")
         except BaseException as error:
             if created:
                 _remove_written(self.path)
             self._unlock()
             if isinstance(error, OSError) and not isinstance(error, IoError):
-                raise _io_error(self.path, error) from error
+                raise io_error(self.path, error) from error
             raise
         return self
 
@@ -132,8 +133,8 @@ class PartialOutput:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if self._resume and isinstance(value, _PASSING) and self._has_state():
-                _add_hint(value, _CONTINUE_HINT.format(self.path))
+            if self._resume and isinstance(value, PASSING) and self._has_state():
+                add_hint(value, CONTINUE_HINT.format(self.path))
             elif not self._committed:
                 _remove_written(self.path)
         finally:
@@ -167,7 +168,7 @@ class PartialOutput:
         except OSError as error:
             if isinstance(error, IoError):
                 raise
-            raise _io_error(self.output, error) from error
+            raise io_error(self.output, error) from error
 
     def _create(self) -> bool:
         try:
@@ -182,6 +183,12 @@ class PartialOutput:
 
     def _empty_stale(self) -> None:
         names = os.listdir(self.path)
+        if PARTS in names:
+            raise IoError(
+                f"{self.path}: holds parts of a planned conversion, so it is not cleared",
+                code="output_exists",
+                hint="`jang finalize` ends that one; or remove it, or choose another output",
+            )
         if names and MARKER not in names and not is_ours(self.path):
             raise IoError(
                 f"{self.path}: exists, and is not from a conversion of jang-tools",
@@ -238,9 +245,9 @@ def remove_output(output: Path) -> None:
         )
     _refuse_foreign(output, "so it is not removed")
     try:
-        (output / MARKER).write_text(_MARKER_TEXT, encoding="ascii")
+        (output / MARKER).write_text(MARKER_TEXT, encoding="ascii")
     except OSError as error:
-        raise _io_error(output, error) from error
+        raise io_error(output, error) from error
     _remove_written(output)
     if os.path.lexists(output):
         raise IoError(f"{output}: cannot be removed", code="io")
@@ -275,7 +282,8 @@ def _remove_written(directory: Path) -> None:
         return
 
 
-def _add_hint(error: BaseException, hint: str) -> None:
+def add_hint(error: BaseException, hint: str) -> None:
+    """Adds to the hint of an error of any type, behind its own."""
     known = getattr(error, "hint", "")
     setattr(error, "hint", f"{known}; {hint}" if known else hint)  # noqa: B010 - of any exception
 
@@ -303,7 +311,8 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(reason, os.strerror(reason), str(other))
 
 
-def _io_error(path: Path, error: OSError) -> IoError:
+def io_error(path: Path, error: OSError) -> IoError:
+    """What the system said, as one line that names the file."""
     code = "no_space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "io"
     where = error.filename if isinstance(error.filename, str) else str(path)
     return IoError(f"{where}: {error.strerror or error}", code=code)

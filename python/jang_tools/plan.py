@@ -136,6 +136,7 @@ class Plan:
     roles: list[RoleSummary] = field(default_factory=list)
     modules: list[PlannedModule] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    shards: int = 1  # weight files
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``jang plan --json``."""
@@ -149,6 +150,7 @@ class Plan:
             "bits_per_weight": self.bits_per_weight,
             "bytes": self.bytes,
             "parameters": self.parameters,
+            "shards": self.shards,
             "allocation": self.allocation.to_json() if self.allocation else None,
             "suggestion": vars(self.suggestion).copy() if self.suggestion else None,
             "roles": [vars(role).copy() for role in self.roles],
@@ -249,6 +251,10 @@ def plan(
     expert_floor: int | None = None,
     statistics: str | Path | None = None,
     rules: Sequence[str] = (),
+    shard_size: int | None = None,
+    output: str | Path | None = None,
+    method: str = "mse",
+    read_weights: bool = False,
     progress: Progress | None = None,
 ) -> Plan:
     """Plans the conversion of a directory or of org/name in the Hub cache.
@@ -268,6 +274,11 @@ def plan(
             size the loss of every width is measured on a sample of each matrix, weighted by it,
             in place of the built-in table; the weights must be there then.
         rules: "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths; the last match wins.
+        shard_size: bytes of tensors in one file, 5 GiB unless given; one matrix may be larger.
+        output: a plan file to write, for a conversion in parts (`jang_tools.parts`).
+        method: of that conversion: "rtn" or "mse".
+        read_weights: for the plan file, also looks for tensors that lie on lattices, as `convert`
+            does with "mse"; without it the conversion in parts does not store them there.
         progress: called as progress(done, total, tensor) while losses are measured.
 
     Raises ArgumentError (statistics of another model, unknown profile, a rule that matches nothing,
@@ -278,6 +289,7 @@ def plan(
     located = locate_model(model)
     losses: dict[str, _core.ModuleLoss] = {}
     warnings: list[str] = []
+    given = None
     if statistics is not None:
         from jang_tools.statistics import load_statistics
 
@@ -291,10 +303,23 @@ def plan(
         "router_bits": router_bits,
         "expert_floor": expert_floor,
         "rules": list(rules),
+        "shard_size": shard_size,
     }
-    found = _core.plan_directory(
-        str(located.path), profile=name, bits=bits, size=size, losses=losses, **options
-    )
+    wanted = {"profile": name, "bits": bits, "size": size, "losses": losses, **options}
+    if output is None:
+        found = _core.plan_directory(str(located.path), **wanted)
+    else:
+        from jang_tools.plan_file import write_plan_file
+
+        found = write_plan_file(
+            Path(output),
+            located,
+            method=method,
+            read_weights=read_weights,
+            options=wanted,
+            statistics=given,
+            progress=progress,
+        ).plan
     return Plan(
         model=located.name,
         profile=found.profile,
@@ -315,6 +340,7 @@ def plan(
             if tensor.bits is not None and tensor.group_size is not None
         ],
         warnings=[*found.warnings, *warnings],
+        shards=len(found.shards),
     )
 
 

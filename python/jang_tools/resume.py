@@ -68,11 +68,12 @@ def _source(source: Path) -> list[list[Any]]:
         if file.suffix == ".json":
             found.append([file.name, _sha256(file.read_bytes())])
         else:
-            found.append([file.name, status.st_size, status.st_mtime_ns, _header_hash(file)])
+            found.append([file.name, status.st_size, status.st_mtime_ns, header_hash(file)])
     return found
 
 
-def _header_hash(file: Path) -> str:
+def header_hash(file: Path) -> str:
+    """SHA-256 of the header of a safetensors file, its length included. Raises OSError."""
     with file.open("rb") as reader:
         head = reader.read(8)
         size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0

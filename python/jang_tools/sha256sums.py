@@ -10,9 +10,10 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Protocol
 
 from jang_tools.errors import FormatError, IoError
 
@@ -23,21 +24,39 @@ _CHUNK = 1 << 20
 Advance = Callable[[int, str], None]  # bytes hashed since the last call, file
 
 
+class Reader(Protocol):
+    """Sees the bytes of a file that is hashed, so that they are read once for both."""
+
+    def feed(self, piece: memoryview) -> None:
+        """The next bytes."""
+
+    def end(self) -> None:
+        """All was seen; raises what is wrong with it."""
+
+
 def hash_files(
     directory: Path,
     names: Sequence[str],
     *,
     threads: int | None = None,
     advance: Advance | None = None,
+    readers: Mapping[str, Reader] | None = None,
 ) -> dict[str, str]:
-    """SHA-256 of files, as 64 lower-case hex digits by name. Raises IoError."""
+    """SHA-256 of files, as 64 lower-case hex digits by name. Raises IoError.
+
+    ``readers``: by name, for files whose bytes somebody else wants to see.
+    """
+    watching = readers or {}
     hashed = _Counter()
     stop = threading.Event()
     # The longest first, so that no thread is left alone with one at the end.
     order = sorted(names, key=lambda name: -_size(directory / name))
     workers = max(1, min(len(order), threads or os.cpu_count() or 1))
     with ThreadPoolExecutor(workers) as pool:
-        jobs = {pool.submit(_hash_file, directory / name, hashed, stop): name for name in order}
+        jobs = {
+            pool.submit(_hash_file, directory / name, hashed, stop, watching.get(name)): name
+            for name in order
+        }
         pending = set(jobs)
         try:
             while pending:
@@ -97,16 +116,20 @@ class _Counter:
         return count
 
 
-def _hash_file(path: Path, hashed: _Counter, stop: threading.Event) -> str:
+def _hash_file(path: Path, hashed: _Counter, stop: threading.Event, reader: Reader | None) -> str:
     digest = hashlib.sha256()
     buffer = memoryview(bytearray(_CHUNK))
     try:
         with path.open("rb", buffering=0) as file:
             while not stop.is_set() and (count := file.readinto(buffer)):
                 digest.update(buffer[:count])
+                if reader is not None:
+                    reader.feed(buffer[:count])
                 hashed.add(count)
     except OSError as error:
         raise IoError(f"{path}: {error.strerror or error}", code="io") from error
+    if reader is not None and not stop.is_set():
+        reader.end()
     return digest.hexdigest()
 
 

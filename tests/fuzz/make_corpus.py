@@ -7,6 +7,7 @@ gives the same bytes.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -252,8 +253,112 @@ def files() -> None:
     put("file", "truncated", config + section("m", text, size - 1))
 
 
+def shard_bytes(tensors: list[dict[str, Any]]) -> int:
+    """Of the file that a plan's tensors make: header, padded to 64, and payloads."""
+    written: list[tuple[str, str, list[int], int]] = []
+    for tensor in tensors:
+        shape, path = tensor["shape"], tensor["path"]
+        if "bits" not in tensor:
+            written.append((tensor["name"], tensor["dtype"], shape, tensor["bytes"]))
+            continue
+        codes = [*shape[:-1], shape[-1] * tensor["bits"] // 32]
+        groups = [*shape[:-1], shape[-1] // tensor["group_size"]]
+        written.append((f"{path}.weight", "U32", codes, 4 * math.prod(codes)))
+        for part in ("scales", "biases"):
+            written.append((f"{path}.{part}", "F16", groups, 2 * math.prod(groups)))
+    place = 0
+    entries: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
+    for name, dtype, shape, size in sorted(
+        written, key=lambda row: (row[3] % 64 != 0, row[1] != "U32", row[0])
+    ):
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [place, place + size]}
+        place += size
+    return -(-(8 + len(compact(entries))) // 64) * 64 + place
+
+
+def plan_files() -> None:
+    head: dict[str, Any] = {
+        "name": "lm_head.weight",
+        "path": "lm_head",
+        "source": "lm_head.weight",
+        "source_dtype": "F16",
+        "shape": [VOCAB, HIDDEN],
+        "role": "head",
+        "bits": 4,
+        "group_size": GROUP,
+        "bytes": VOCAB * (HIDDEN // 2 + 4),
+    }
+    norm = {
+        "name": "model.norm.weight",
+        "path": "model.norm",
+        "source": "model.norm.weight",
+        "source_dtype": "F16",
+        "shape": [HIDDEN],
+        "role": "other",
+        "dtype": "F16",
+        "bytes": 2 * HIDDEN,
+    }
+    shards = [
+        {"file": f"model-0000{i}-of-00002.safetensors", "bytes": shard_bytes([t]), "tensors": [t]}
+        for i, t in enumerate((head, norm), start=1)
+    ]
+    plan: dict[str, Any] = {
+        "profile": "uniform-4",
+        "dtype": "F16",
+        "tied_head": False,
+        "parameters": 288,
+        "shard_bytes": 100,
+        "shards": shards,
+        "target_bits": 4.0,
+        "warnings": [],
+    }
+    options: dict[str, Any] = {
+        "method": "rtn",
+        "profile": "uniform-4",
+        "shard_bytes": 100,
+        "rules": [],
+        "losses": {},
+        "lattices": {},
+    }
+    config = {"name": "config.json", "bytes": 9, "sha256": "a" * 64}
+    document: dict[str, Any] = {
+        "schema": "jang.plan-file/1",
+        "checksum": "00000000",
+        "generator": {"name": "jang-tools", "version": "1.0"},
+        "source": {"name": "tiny", "revision": "", "files": [config]},
+        "options": options,
+        "plan": plan,
+    }
+    put("plan_file", "profile", compact(document))
+    sized = {
+        **{key: value for key, value in options.items() if key != "profile"},
+        "bits": 4.5,
+        "dtype": "F16",
+        "group_size": 32,
+        "router_bits": 8,
+        "expert_floor": 3,
+        "rules": ["*.a=4:32", "b=none"],
+        "losses": {"lm_head": {"errors": [{"bits": 4, "group_size": 32, "error": 0.1}]}},
+        "lattices": {"lm_head": {"formats": [{"bits": 4, "group_size": 32, "share": 1.0}]}},
+    }
+    floor = {"name": "head", "wanted": 4, "bits": 3, "modules": 1, "binding": 0}
+    allocation = {
+        "requested_bits": 4.5,
+        "requested_bytes": 300,
+        "lowest_bytes": 100,
+        "highest_bytes": 400,
+        "measured": True,
+        "floors": [floor],
+    }
+    source = {**document["source"], "heads_equal": False, "revision": "abc"}
+    statistics = {"file": "a.stats", "sha256": "b" * 64, "modules": 1}
+    full = {**document, "options": sized, "source": source, "statistics": statistics}
+    put("plan_file", "sized", compact({**full, "plan": {**plan, "allocation": allocation}}))
+
+
 if __name__ == "__main__":
     headers()
     indexes()
     configs()
     files()
+    plan_files()

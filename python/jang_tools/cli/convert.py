@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,8 +15,11 @@ from jang_tools.cli.options import (
     threads_option,
     width_options,
 )
-from jang_tools.cli.report import allocation_lines, lattice_line, suggestion_line
+from jang_tools.cli.report import conversion_lines, suggestion_line
 from jang_tools.cli.ui import Ui, format_size
+
+if TYPE_CHECKING:
+    from jang_tools.convert import ConvertResult
 
 _METHODS = {
     "rtn": "RTN (round to nearest)",
@@ -25,8 +28,17 @@ _METHODS = {
 }
 
 
+def _part(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    from jang_tools.parts import parse_part
+
+    try:
+        return None if value is None else parse_part(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 @click.command("convert")
-@click.option("--model", required=True, metavar="MODEL", help="Directory or Hub id to convert.")
+@click.option("--model", metavar="MODEL", help="Directory or Hub id to convert.")
 @click.option(
     "-o", "--output", required=True, metavar="DIR", help="Directory to write; it must not exist."
 )
@@ -34,12 +46,27 @@ _METHODS = {
 @click.option(
     "--method",
     type=click.Choice(["rtn", "mse", "gptq"]),
-    default="mse",
-    show_default=True,
     help="How codes are chosen: plain rounding, a search per group, or error feedback against the"
-    " inputs of each layer on a calibration text.",
+    " inputs of each layer on a calibration text [default: mse].",
 )
 @calibration_options
+@click.option(
+    "--plan",
+    metavar="FILE",
+    help="Convert as a plan file of `jang plan` says; it has the options that decide bytes.",
+)
+@click.option(
+    "--part",
+    metavar="I/N",
+    callback=_part,
+    help="With --plan: make only part I of N, from 1; `jang finalize` ends the conversion.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    help="With --plan: who makes the shards, this process or the tasks of a Ray cluster, as"
+    " RAY_ADDRESS names it or a local one; needs the extra `ray` [default: local].",
+)
 @click.option(
     "--overwrite", is_flag=True, help="Replace an output that an earlier conversion wrote."
 )
@@ -47,12 +74,15 @@ _METHODS = {
 @output_options
 def command(
     ui: Ui,
-    model: str,
+    model: str | None,
     output: str,
-    method: str,
+    method: str | None,
     calibration: str | None,
     calibration_sequences: int | None,
     calibration_tokens: int | None,
+    plan: str | None,
+    part: tuple[int, int] | None,
+    engine: str | None,
     overwrite: bool,
     threads: int | None,
     **widths: Any,
@@ -64,6 +94,21 @@ def command(
     finished layer by the same command. Sizes are in GB = 10^9 bytes, GiB = 2^30 bytes.
     """
     options = plan_options(**widths)
+    if plan is not None:
+        given = {**options, "method": method, "overwrite": overwrite or None}
+        given |= {"calibration": calibration, "calibration-sequences": calibration_sequences}
+        given["calibration-tokens"] = calibration_tokens
+        _refuse_with_plan(given)
+        if part is not None and engine == "ray":
+            raise click.UsageError("--part and --engine ray exclude each other: Ray has all parts")
+        _convert_planned(ui, plan, output, model, part, engine, options["statistics"], threads)
+        return
+    for name, value in (("--part", part), ("--engine", engine)):
+        if value is not None:
+            raise click.UsageError(f"{name} is for a conversion by --plan")
+    if model is None:
+        raise click.UsageError("missing --model: a directory or a Hub id such as org/name")
+    method = method or "mse"
     wishes = calibration_wishes(
         "--method",
         [method],
@@ -77,7 +122,7 @@ def command(
     path = fetch(ui, model)
 
     from jang_tools.convert import convert
-    from jang_tools.plan import plan
+    from jang_tools.plan import plan as plan_model
 
     with ui.progress("converting") as progress:
         announced = False
@@ -86,7 +131,7 @@ def command(
             nonlocal announced
             if not announced:  # what is refused before the work starts leaves stdout empty
                 announced = True
-                found = None if sized else plan(path, **options)
+                found = None if sized else plan_model(path, **options)
                 if found is not None and found.suggestion is not None:
                     ui.note(suggestion_line(found.profile, found.suggestion))
                 ui.result(f"Quantizing with {_METHODS[method]}...")
@@ -104,18 +149,57 @@ def command(
             notice=ui.note,
             **options,
         )
-    if report.allocation:
-        for line in allocation_lines(report.allocation, report.bytes, report.parameters):
-            ui.result(line)
-    if report.lattices:
-        ui.result(lattice_line(report.lattices))
-    ui.result(f"Attention layers: {_bits(report.attention_bits)} | MLP: {_bits(report.mlp_bits)}")
-    ui.result(f"Average bits: {report.average_bits:.1f} | Size: {format_size(report.bytes)}")
+    _print_report(ui, report)
+
+
+def _refuse_with_plan(given: dict[str, Any]) -> None:
+    """A plan file has all that decides bytes, and no option may say otherwise."""
+    spelled = {"rules": "set"}
+    for name, value in given.items():
+        if value in (None, ()) or name == "statistics":
+            continue
+        option = f"--{spelled.get(name, name).replace('_', '-')}"
+        raise click.UsageError(f"{option} and --plan exclude each other: the plan file decides")
+
+
+def _convert_planned(
+    ui: Ui,
+    plan: str,
+    output: str,
+    model: str | None,
+    part: tuple[int, int] | None,
+    engine: str | None,
+    statistics: str | None,
+    threads: int | None,
+) -> None:
+    common: dict[str, Any] = {"model": model, "statistics": statistics, "threads": threads}
+    if model is not None:
+        fetch(ui, model)
+    if part is None:
+        if engine == "ray":
+            from jang_tools.ray_engine import convert_on_ray as make_all
+        else:
+            from jang_tools.finalize import convert_planned as make_all
+
+        with ui.progress("converting") as progress:
+            report = make_all(plan, output, **common, progress=progress, notice=ui.note)
+        _print_report(ui, report)
+        return
+    from jang_tools.parts import convert_part
+
+    with ui.progress("converting") as progress:
+        made = convert_part(plan, output, part=part, **common, progress=progress, notice=ui.note)
+    for shard in made.shards:
+        state = "made" if shard.made else "is there"
+        ui.result(f"{shard.file}: {state}, {format_size(shard.bytes)}")
+    ui.result(f"Part {made.part} of {made.parts} is in {made.directory}")
+    ui.document(made.to_json())
+
+
+def _print_report(ui: Ui, report: ConvertResult) -> None:
+    for line in conversion_lines(report):
+        ui.result(line)
     for warning in report.warnings:
         ui.warn(warning)
     ui.result("Done \N{HEAVY CHECK MARK}")
     ui.document(report.to_json())
-
-
-def _bits(bits: int) -> str:
-    return f"{bits}-bit" if bits else "none"

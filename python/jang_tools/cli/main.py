@@ -21,6 +21,7 @@ EXIT_INTERRUPTED = 130
 # The summaries stand here so that `jang --help` imports no command; a test compares them.
 COMMANDS = {
     "convert": "Convert a Hugging Face model to a JANG directory.",
+    "finalize": "Check the parts of a planned conversion, and make the directory of them.",
     "run": "Generate text: a chat or a completion.",
     "plan": "Show which widths a conversion would choose, from headers alone.",
     "inspect": "Show what a model directory holds.",

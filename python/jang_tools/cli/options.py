@@ -277,6 +277,12 @@ def width_options(command: Command) -> Command:
             metavar="GLOB=BITS[:GROUP]|GLOB=none",
             help="Width of the modules whose path matches; repeatable, the last match wins.",
         ),
+        click.option(
+            "--shard-size",
+            metavar="SIZE",
+            callback=_size,
+            help="Bytes of tensors in one file; a larger matrix gets its own [default: 5GiB].",
+        ),
     )
 
 
@@ -291,6 +297,7 @@ def plan_options(
     expert_floor: str | None,
     statistics: str | None,
     rules: tuple[str, ...],
+    shard_size: int | None,
 ) -> dict[str, Any]:
     """The values of `width_options` as keyword arguments of `plan` and `convert`.
 
@@ -308,4 +315,5 @@ def plan_options(
         "expert_floor": int(expert_floor) if expert_floor else None,
         "statistics": statistics,
         "rules": rules,
+        "shard_size": shard_size,
     }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from jang_tools.cli.ui import format_count, format_size, format_table
 
 if TYPE_CHECKING:
-    from jang_tools.convert import Lattices
+    from jang_tools.convert import ConvertResult, Lattices
     from jang_tools.plan import Allocation, Suggestion
 
 
@@ -106,6 +106,21 @@ def lattice_line(lattices: Lattices) -> str:
         f"{found}: {percent:.2f} % of their groups stored without loss,"
         f" {lattices.lossless_tensors} tensors entirely"
     )
+
+
+def conversion_lines(report: ConvertResult) -> list[str]:
+    """What a conversion has made: widths and size."""
+    lines = []
+    if report.allocation:
+        lines += allocation_lines(report.allocation, report.bytes, report.parameters)
+    if report.lattices:
+        lines.append(lattice_line(report.lattices))
+    attention, mlp = (
+        f"{bits}-bit" if bits else "none" for bits in (report.attention_bits, report.mlp_bits)
+    )
+    lines.append(f"Attention layers: {attention} | MLP: {mlp}")
+    lines.append(f"Average bits: {report.average_bits:.1f} | Size: {format_size(report.bytes)}")
+    return lines
 
 
 def format_bits(bits: float) -> str:
