@@ -80,6 +80,7 @@ void check_bound(const ModelConfig& config, const Bound& bound) {
 // has no name, it is that of the wrapper.
 std::string canonical_model_type(const std::string& name, bool wrapped) {
   if (wrapped && name == "gemma3") return "gemma3_text";
+  if (wrapped && name == "gemma4") return "gemma4_text";
   if (name == "qwen3_5_text") return "qwen3_5";
   if (name == "qwen3_5_moe_text") return "qwen3_5_moe";
   return name;

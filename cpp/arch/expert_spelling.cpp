@@ -13,20 +13,25 @@ ExpertSpelling expert_spelling(const ModelConfig& config, std::span<const std::s
   }
   for (const std::string& name : names) {
     if (name.ends_with(".experts.gate_up_proj")) return ExpertSpelling::kFused;
-    if (name.ends_with(".switch_mlp.gate_proj.weight")) return ExpertSpelling::kStacked;
+    if (name.ends_with(".switch_mlp.gate_proj.weight") ||
+        name.ends_with(".experts.switch_glu.gate_proj.weight"))
+      return ExpertSpelling::kStacked;
     if (name.ends_with(".block_sparse_moe.input_linear.weight")) return ExpertSpelling::kLinear;
   }
   const std::string& type = config.model_type();
-  if (type == "mixtral" || type == "phimoe" || type == "minimax_m2")
+  if (type.starts_with("gemma4")) return ExpertSpelling::kFused;
+  if (type == "mixtral" || type == "phimoe" || type.starts_with("minimax"))
     return ExpertSpelling::kMixtral;
   return type.starts_with("granitemoe") ? ExpertSpelling::kLinear : ExpertSpelling::kSingle;
 }
 
 void add_stack(std::vector<SourceTensor>& out, ExpertSpelling spelling, SourceTensor stack) {
-  constexpr std::string_view kSwitch = ".switch_mlp.";
-  const std::size_t at = stack.name.find(kSwitch);
+  constexpr std::string_view kBlock = ".switch_mlp.", kBeside = ".experts.switch_glu.";
+  const bool beside = stack.name.find(kBeside) != std::string::npos;  // gemma4
+  const std::string_view module = beside ? kBeside : kBlock;
+  const std::size_t at = stack.name.find(module);
   const std::string block = stack.name.substr(0, at), experts = block + ".experts.";
-  const std::string part = stack.name.substr(at + kSwitch.size());  // "gate_proj.weight"
+  const std::string part = stack.name.substr(at + module.size());  // "gate_proj.weight"
   if (spelling == ExpertSpelling::kStacked) {
     out.push_back(std::move(stack));
   } else if (spelling == ExpertSpelling::kFused || spelling == ExpertSpelling::kLinear) {

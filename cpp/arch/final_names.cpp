@@ -69,12 +69,13 @@ std::string with_prefix(const ModelConfig& config, std::string_view source) {
     if (!name.starts_with("language_model.")) name.insert(0, "language_model.");
     return name;
   }
-  if (one_of(type, {"gemma3", "gemma3_text"})) {  // written flat, as gemma3_text
+  // Written flat, under the text model's name.
+  if (one_of(type, {"gemma3", "gemma3_text", "gemma4", "gemma4_text"})) {
     if (swap_prefix(name, "model.language_model.", "model.")) return name;
     swap_prefix(name, "language_model.", "");
     return name;
   }
-  if (one_of(type, {"mixtral", "phimoe", "granitemoe", "minimax_m2"})) {
+  if (one_of(type, {"mixtral", "phimoe", "granitemoe", "minimax", "minimax_m2"})) {
     // Names of the block and its router in memory, which some writers keep.
     swap_part(name, ".mlp.", ".block_sparse_moe.");
     swap_part(name, ".block_sparse_moe.router.weight",

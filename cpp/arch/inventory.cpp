@@ -225,6 +225,11 @@ class Builder {
       for (const FinalTensor& tensor : result_.tensors)
         found.push_back({tensor.name, tensor.shape});
       check_tensors(spec, found, {});
+      if (!family->without_stock.empty()) {
+        result_.warnings.push_back("model type \"" + config_.model_type() +
+                                   "\": stock mlx-lm has no loader for it (" +
+                                   std::string(family->without_stock) + "); `jang run` runs it");
+      }
     } else {
       const std::string type = "model type \"" + config_.model_type().substr(0, 60) + "\"";
       result_.warnings.push_back(

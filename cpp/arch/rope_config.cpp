@@ -30,7 +30,8 @@ double required(const ModelConfig& config, const Json& dictionary, const std::st
   return positive_number(config, name, *value);
 }
 
-RopeType rope_type(const ModelConfig& config, const Json& dictionary, const std::string& owner) {
+RopeType rope_type(const ModelConfig& config, const Json& dictionary, const std::string& owner,
+                   bool proportional) {
   const Json* name = dictionary.find("rope_type");
   if (name == nullptr) name = dictionary.find("type");
   if (name == nullptr) {
@@ -46,10 +47,12 @@ RopeType rope_type(const ModelConfig& config, const Json& dictionary, const std:
   if (type == "llama3") return RopeType::kLlama3;
   if (type == "yarn") return RopeType::kYarn;
   if (type == "longrope" || type == "su") return RopeType::kLongRope;
+  if (type == "proportional" && proportional) return RopeType::kProportional;
   throw Error(
       ErrorCode::kUnsupportedModel, config.file(), {},
       "rotary positions of type \"" + type.substr(0, 40) +
-          "\" are not supported; supported: default, linear, dynamic, llama3, yarn, longrope");
+          "\" are not supported; supported: default, linear, dynamic, llama3, yarn, longrope" +
+          (proportional ? ", proportional" : ""));
 }
 
 int64_t original_positions(const ModelConfig& config, const Json& dictionary, int64_t positions) {
@@ -78,6 +81,8 @@ std::string_view type_name(RopeType type) {
       return "yarn";
     case RopeType::kLongRope:
       return "longrope";
+    case RopeType::kProportional:
+      return "proportional";
   }
   return "default";
 }
@@ -116,6 +121,20 @@ int64_t rotated_channels(const ModelConfig& config, int64_t head_dim, const Rope
   return rotated;
 }
 
+/// Of all channel pairs a part turns, at the frequencies that they have among all.
+void read_proportional(const ModelConfig& config, const Json& dictionary, const std::string& owner,
+                       RopeSpec& rope) {
+  const auto optional = [&](std::string_view key) {
+    const Json* value = dictionary.find(key);
+    return value == nullptr ? 1.0 : positive_number(config, owner + "." + std::string(key), *value);
+  };
+  rope.factor = optional("factor");
+  const double part = optional("partial_rotary_factor");
+  if (part > 1.0)
+    config.fail(owner + ".partial_rotary_factor", "expected a number above 0 and at most 1");
+  rope.turning = static_cast<int64_t>(std::floor(part * static_cast<double>(rope.rotated) / 2.0));
+}
+
 /// `rope` with what a dictionary of rotary settings, if there is one, says; `owner` names it.
 RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
                          const std::string& owner, const RopeRules& rules, RopeSpec rope) {
@@ -130,14 +149,15 @@ RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
                       config.model_type() + " model");
     }
   }
-  if (const Json* partial = dictionary->find("partial_rotary_factor"); partial && !rules.partial) {
+  rope.type = rope_type(config, *dictionary, owner, rules.proportional);
+  const bool partly = rules.partial || rope.type == RopeType::kProportional;
+  if (const Json* partial = dictionary->find("partial_rotary_factor"); partial && !partly) {
     if (positive_number(config, owner + ".partial_rotary_factor", *partial) != 1.0) {
       throw Error(ErrorCode::kUnsupportedModel, config.file(), {},
                   owner + ".partial_rotary_factor other than 1 is not supported in a " +
                       config.model_type() + " model");
     }
   }
-  rope.type = rope_type(config, *dictionary, owner);
   if (rope.type == RopeType::kYarn && rules.yarn_is_longrope) rope.type = RopeType::kLongRope;
   const int64_t positions =
       config.integer("max_position_embeddings", 1, int64_t{1} << 40).value_or(rules.positions);
@@ -169,6 +189,9 @@ RopeSpec read_dictionary(const ModelConfig& config, const Json* dictionary,
       rope.original_positions = original_positions(config, *dictionary, fallback);
       read_longrope({config, *dictionary, owner, positions}, rope);
       if (rules.stated_magnitudes) read_magnitudes({config, *dictionary, owner, positions}, rope);
+      break;
+    case RopeType::kProportional:
+      read_proportional(config, *dictionary, owner, rope);
       break;
   }
   return rope;
@@ -235,9 +258,10 @@ RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules&
 
 RopeSpec read_layer_rope(const ModelConfig& config, std::string_view layer_type,
                          std::string_view theta_key, bool scaled, int64_t head_dim,
-                         double default_theta, int64_t default_positions) {
+                         double default_theta, int64_t default_positions, bool proportional) {
   RopeRules rules;
   rules.positions = default_positions;
+  rules.proportional = proportional;
   RopeSpec rope;
   rope.rotated = head_dim;
   rope.theta = default_theta;

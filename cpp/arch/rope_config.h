@@ -26,6 +26,7 @@ struct RopeRules {
   /// beyond, and no attention_factor is read.
   bool stated_magnitudes = false;
   bool interleaved = false;
+  bool proportional = false;  // the type of this name is known
 };
 
 /// What the config says: its dictionary is rope_scaling if it is not empty, else rope_parameters
@@ -39,7 +40,8 @@ RopeSpec read_rope(const ModelConfig& config, int64_t head_dim, const RopeRules&
 /// for this type.
 RopeSpec read_layer_rope(const ModelConfig& config, std::string_view layer_type,
                          std::string_view theta_key, bool scaled, int64_t head_dim,
-                         double default_theta, int64_t default_positions);
+                         double default_theta, int64_t default_positions,
+                         bool proportional = false);
 
 /// What positions that are stretched multiply all scores with: (1 + 0.1 * mscale_all_dim * ln
 /// factor)^2; 1 where the config does not say.

@@ -33,7 +33,7 @@ struct NormSpec {
   bool operator==(const NormSpec&) const = default;
 };
 
-enum class RopeType { kDefault, kLinear, kDynamic, kLlama3, kYarn, kLongRope };
+enum class RopeType { kDefault, kLinear, kDynamic, kLlama3, kYarn, kLongRope, kProportional };
 /// One rotary table; layers name it by index in ModelSpec::ropes.
 struct RopeSpec {
   RopeType type = RopeType::kDefault;
@@ -51,6 +51,7 @@ struct RopeSpec {
   /// longrope, [rotated / 2]: what frequencies are divided by, up to L0 positions and beyond.
   std::vector<double> short_factors = {}, long_factors = {};
   double long_magnitude = 0.0;  // longrope: the magnitude beyond L0; 0: the same
+  int64_t turning = 0;          // proportional: channel pairs that turn, the first of rotated / 2
   bool operator==(const RopeSpec&) const = default;
 };
 
@@ -70,6 +71,12 @@ struct AttentionSpec {
   /// 1 / (1 + e^-gate) before o.
   bool gated = false;
   float clip = 0.0f;  // queries and keys, behind their norms, and values stay within +-clip; 0: no
+  bool keys_as_values = false;  // values are the raw projection of the keys; v has no path
+  /// Of each head's values; an empty path: without a weight.
+  std::optional<NormSpec> v_norm = std::nullopt;
+  /// The layer whose rotated keys and values this one reads; k and v then have no path. -1: its
+  /// own.
+  int64_t shared_layer = -1;
   bool operator==(const AttentionSpec&) const = default;
 };
 
@@ -142,6 +149,21 @@ struct Mamba2Spec {
   bool operator==(const Mamba2Spec&) const = default;
 };
 
+/// Linear attention of heads with a state [head_dim][head_dim] each: S <- e^-rate S + k v^T,
+/// out = S^T q, with the silu of all projections. The result is normed over all heads together and
+/// multiplied by 1 / (1 + e^-(gate x)).
+struct LightningSpec {
+  LinearSpec qkv;   // rows: head by head its query, key and value
+  LinearSpec gate;  // [heads * head_dim][hidden]
+  LinearSpec out;
+  NormSpec norm;              // of inner() channels
+  std::vector<double> rates;  // [heads], above 0
+  int64_t heads = 0;
+  int64_t head_dim = 0;
+  int64_t inner() const noexcept { return heads * head_dim; }
+  bool operator==(const LightningSpec&) const = default;
+};
+
 /// `count` matrices of one shape, the stack's tensor being [count, out, in].
 struct StackSpec {
   std::string path;
@@ -209,6 +231,8 @@ enum class RouterRule {
 struct SharedExpertSpec {
   GatedMlpSpec mlp;
   std::optional<LinearSpec> gate;  // [1][hidden]
+  /// Of its input and of its output, where the routed experts have norms of their own.
+  std::optional<NormSpec> pre_norm = std::nullopt, post_norm = std::nullopt;
   bool operator==(const SharedExpertSpec&) const = default;
 };
 
@@ -231,12 +255,36 @@ struct MoeSpec {
   int64_t groups = 1;
   int64_t open_groups = 1;
   float weight_scale = 1.0f;  // of the weights, at the end
+  /// The router's input norm, whose weight is a tensor of this name (no ".weight") times
+  /// `router_scale`; none: it sees what the experts see.
+  std::optional<NormSpec> router_norm = std::nullopt;
+  float router_scale = 1.0f;
+  /// Of the routed experts' input and of their sum.
+  std::optional<NormSpec> pre_norm = std::nullopt, post_norm = std::nullopt;
+  std::string expert_scale = {};  // tensor [experts] that outputs are multiplied by; empty: none
   bool operator==(const MoeSpec&) const = default;
 };
 
-using MixerSpec =
-    std::variant<AttentionSpec, DeltaNetSpec, LatentAttentionSpec, MambaSpec, Mamba2Spec>;
+using MixerSpec = std::variant<AttentionSpec, DeltaNetSpec, LatentAttentionSpec, MambaSpec,
+                               Mamba2Spec, LightningSpec>;
 using FeedForwardSpec = std::variant<GatedMlpSpec, MoeSpec, PlainMlpSpec>;
+
+/// h += norm(projection(act(gate h) * e)), e being the layer's own input of the token
+/// (LayerInputsSpec).
+struct LayerInputBranchSpec {
+  LinearSpec gate;        // [size][hidden]
+  LinearSpec projection;  // [hidden][size]
+  NormSpec norm;
+  Activation activation = Activation::kGeluTanh;
+  bool operator==(const LayerInputBranchSpec&) const = default;
+};
+
+/// With n = norm(h): h = kept * n + added * f(n), of the mixer and of the feed-forward.
+struct NormedResidualSpec {
+  float mixer_kept = 1.0f, mixer_added = 1.0f;
+  float ff_kept = 1.0f, ff_added = 1.0f;
+  bool operator==(const NormedResidualSpec&) const = default;
+};
 
 /// h += residual * post_norm(mixer(pre_norm(h))); h += residual * ff_post_norm(ff(ff_pre_norm(h))).
 /// Parallel: h += residual * post_norm(mixer(n) + ff(n)), n = pre_norm(h); a dense ff with no
@@ -247,6 +295,9 @@ struct LayerSpec {
   std::optional<FeedForwardSpec> feed_forward;
   float residual = 1.0f;
   bool parallel = false;
+  std::optional<LayerInputBranchSpec> layer_input = std::nullopt;    // a branch behind these
+  std::optional<NormedResidualSpec> normed_residual = std::nullopt;  // instead of `residual`
+  std::string out_scale = {};  // tensor [1] that h is multiplied by at the end; empty: none
   bool operator==(const LayerSpec&) const = default;
 };
 
@@ -254,6 +305,20 @@ struct EmbeddingSpec {
   std::string path;
   float scale = 1.0f;
   bool operator==(const EmbeddingSpec&) const = default;
+};
+
+/// What each layer sees of a token beside its hidden states, [layers][size]:
+/// (norm(projection(x) * projection_scale) + table[token] * table_scale) / sqrt(2), x being the
+/// scaled embedding.
+struct LayerInputsSpec {
+  std::string table;  // path of an embedding [rows][layers * size]
+  int64_t rows = 0;
+  int64_t size = 0;
+  LinearSpec projection;  // [layers * size][hidden]
+  float projection_scale = 1.0f;
+  NormSpec norm;  // of each layer's part
+  float table_scale = 1.0f;
+  bool operator==(const LayerInputsSpec&) const = default;
 };
 
 struct HeadSpec {
@@ -274,6 +339,7 @@ struct ModelSpec {
   std::vector<LayerSpec> layers;
   NormSpec final_norm;
   HeadSpec head;
+  std::optional<LayerInputsSpec> layer_inputs = std::nullopt;
   bool operator==(const ModelSpec&) const = default;
 };
 

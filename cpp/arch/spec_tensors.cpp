@@ -40,15 +40,28 @@ class Collector {
     out_.push_back({path + ".weight", {dim(channels), dim(taps), 1}, false});
     if (biased) out_.push_back({path + ".bias", {dim(channels)}, false});
   }
+  void vector(const std::string& name, int64_t size) { out_.push_back({name, {dim(size)}, false}); }
+  void operator()(const LayerInputBranchSpec& spec) {
+    linear(spec.gate);
+    linear(spec.projection);
+    norm(spec.norm);
+  }
+  void operator()(const LayerInputsSpec& spec) {
+    matrix(spec.table, spec.rows, spec.projection.out);
+    linear(spec.projection);
+    norm(spec.norm);
+  }
   void operator()(const AttentionSpec& spec) {
     if (spec.qkv) {
       linear(*spec.qkv);
     } else {
-      for (const LinearSpec* part : {&spec.q, &spec.k, &spec.v}) linear(*part);
+      for (const LinearSpec* part : {&spec.q, &spec.k, &spec.v})
+        if (!part->path.empty()) linear(*part);
     }
     linear(spec.o);
     norm(spec.q_norm);
     norm(spec.k_norm);
+    norm(spec.v_norm);
   }
   void operator()(const DeltaNetSpec& spec) {
     linear(spec.qkv);
@@ -76,6 +89,12 @@ class Collector {
     convolution(spec.convolution, spec.channels(), spec.taps, spec.convolution_bias);
     for (const std::string* name : {&spec.decay, &spec.skip, &spec.step_bias})
       out_.push_back({*name, {dim(spec.heads)}, false});
+    norm(spec.norm);
+    linear(spec.out);
+  }
+  void operator()(const LightningSpec& spec) {
+    linear(spec.qkv);
+    linear(spec.gate);
     norm(spec.norm);
     linear(spec.out);
   }
@@ -109,9 +128,15 @@ class Collector {
   void operator()(const MoeSpec& spec) {
     linear(spec.router);
     if (!spec.correction.empty()) out_.push_back({spec.correction, {dim(spec.experts)}, false});
+    if (spec.router_norm) vector(spec.router_norm->path, spec.router_norm->size);
+    if (!spec.expert_scale.empty()) vector(spec.expert_scale, spec.experts);
+    norm(spec.pre_norm);
+    norm(spec.post_norm);
     for (const StackSpec* part : {&spec.gate, &spec.up, &spec.down}) stack(*part, spec.top_k);
     if (!spec.shared) return;
     (*this)(spec.shared->mlp);
+    norm(spec.shared->pre_norm);
+    norm(spec.shared->post_norm);
     if (spec.shared->gate) linear(*spec.shared->gate);
   }
   std::vector<SpecTensor> take() { return std::move(out_); }
@@ -125,6 +150,7 @@ class Collector {
 std::vector<SpecTensor> spec_tensors(const ModelSpec& spec) {
   Collector collect;
   collect.matrix(spec.embedding.path, spec.vocabulary, spec.hidden);
+  if (spec.layer_inputs) collect(*spec.layer_inputs);
   for (const LayerSpec& layer : spec.layers) {
     collect.norm(layer.pre_norm);
     std::visit(collect, layer.mixer);
@@ -132,6 +158,8 @@ std::vector<SpecTensor> spec_tensors(const ModelSpec& spec) {
     collect.norm(layer.ff_pre_norm);
     if (layer.feed_forward) std::visit(collect, *layer.feed_forward);
     collect.norm(layer.ff_post_norm);
+    if (layer.layer_input) collect(*layer.layer_input);
+    if (!layer.out_scale.empty()) collect.vector(layer.out_scale, 1);
   }
   collect.norm(spec.final_norm);
   if (spec.head.tied) {

@@ -28,6 +28,7 @@ LinearShapes linear_shapes(const ModelSpec& spec, bool hessians) {
     if (!tensor.matrix || !tensor.name.ends_with(kWeight)) continue;
     std::string path = tensor.name.substr(0, tensor.name.size() - kWeight.size());
     if (path == spec.embedding.path && !spec.head.tied) continue;
+    if (spec.layer_inputs && path == spec.layer_inputs->table) continue;  // looked up
     const bool stack = tensor.shape.size() == 3;
     shapes[std::move(path)] = {stack ? tensor.shape[0] : 0, tensor.shape.back(),
                                hessians && !stack};
@@ -38,8 +39,8 @@ LinearShapes linear_shapes(const ModelSpec& spec, bool hessians) {
 /// Sums up every input that a branch shows, one sequence after another.
 class BranchObserver : public LinearObserver {
  public:
-  BranchObserver(HessianKind kind, int64_t sequences, const MoeSpec* moe, ThreadPool& pool)
-      : kind_(kind), sequences_(sequences), moe_(moe), pool_(pool) {}
+  BranchObserver(HessianKind kind, int64_t sequences, ThreadPool& pool)
+      : kind_(kind), sequences_(sequences), pool_(pool) {}
 
   void begin(int64_t sequence) {
     sequence_ = sequence;
@@ -54,9 +55,12 @@ class BranchObserver : public LinearObserver {
     Stage& stage = stages_[next_++];
     JANG_ASSERT(stage.paths.front() == jobs.front().weight->path);
     stage.moments.add(sequence_, x, nullptr, tokens, pool_);
-    if (moe_ != nullptr && stage.paths.front() == moe_->router.path) {
-      experts_input_.assign(x, x + tokens * columns);  // the branch may overwrite it
-    }
+    return true;
+  }
+  bool on_routed_input(const RoutedInput& input) override {
+    if (input.down) return true;
+    // The branch may overwrite it.
+    experts_input_.assign(input.x, input.x + input.tokens * input.spec.gate.in);
     return true;
   }
   bool on_head_input(const HeadInput& input) override {
@@ -86,7 +90,6 @@ class BranchObserver : public LinearObserver {
  private:
   HessianKind kind_;
   int64_t sequences_;
-  const MoeSpec* moe_;
   ThreadPool& pool_;
   int64_t sequence_ = 0;
   std::size_t next_ = 0, next_stack_ = 0;
@@ -116,6 +119,9 @@ class Collection {
       total_ += branch_count(layer) * static_cast<uint64_t>(tokens.sequences());
     }
     total_ += static_cast<uint64_t>(tokens.sequences());  // the head
+    pass_.link({tokens.sequences(), [this](int64_t s) { return tokens_.sequence(s); },
+                options.memory_budget, output.string() + ".keys"},
+               binder_);
   }
 
   void run() {
@@ -123,7 +129,7 @@ class Collection {
     for (std::size_t l = 0; l < spec_.layers.size(); ++l) {
       const LayerSpec& layer = spec_.layers[l];
       item_ = "layer " + std::to_string(l + 1) + " of " + std::to_string(spec_.layers.size());
-      pass_.set_layer(layer);
+      pass_.set_layer(layer, static_cast<int64_t>(l));
       std::vector<Branch> branches;
       append_branches(layer, 0, binder_, branches);
       for (std::size_t b = 0; b < branches.size(); ++b) {
@@ -146,17 +152,28 @@ class Collection {
       embed_tokens(embedding, spec_.embedding.scale, tokens_.sequence(s), rows_.data());
       states_.save(s, rows_.data());
     }
+    if (spec_.layer_inputs) collect_inputs();
     drop_pages();
   }
 
+  // The projection of the layers' own inputs sees the embedding.
+  void collect_inputs() {
+    InputMoments moments(spec_.hidden, kind_, false, tokens_.sequences());
+    for (int64_t s = 0; s < tokens_.sequences(); ++s) {
+      states_.load(s, rows_.data());
+      moments.add(s, rows_.data(), nullptr, tokens_.tokens, pool_);
+    }
+    write(spec_.layer_inputs->projection.path, moments.hessian());
+  }
+
   void collect(const Branch& branch, const MoeSpec* moe) {
-    BranchObserver observer(kind_, tokens_.sequences(), moe, pool_);
+    BranchObserver observer(kind_, tokens_.sequences(), pool_);
     std::optional<ExpertSums> experts;
     if (moe != nullptr) experts.emplace(*moe);
     for (int64_t s = 0; s < tokens_.sequences(); ++s) {
       observer.begin(s);
       states_.load(s, rows_.data());
-      pass_.run(branch, rows_.data(), &observer);
+      pass_.run(branch, rows_.data(), &observer, s);
       if (experts) {
         experts->add(observer.experts_input().data(), pass_.workspace(), tokens_.tokens, pool_);
       }

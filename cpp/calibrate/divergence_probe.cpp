@@ -41,11 +41,11 @@ void DivergenceProbe::walk(std::size_t first, const Branch* replaced) {
   for (std::size_t i = first; i < places_.size(); ++i) {
     const Place& place = places_[i];
     if (i == first || places_[i - 1].layer != place.layer)
-      pass_.set_layer(spec_.layers[place.layer]);
+      pass_.set_layer(spec_.layers[place.layer], static_cast<int64_t>(place.layer));
     const Branch& branch = i == first && replaced != nullptr ? *replaced : place.branch;
     for (int64_t s = 0; s < sequences_; ++s) {
       poll_();
-      pass_.run(branch, rows(s));
+      pass_.run(branch, rows(s), nullptr, s);
     }
   }
 }
@@ -56,6 +56,7 @@ void DivergenceProbe::set_reference() {
 }
 
 double DivergenceProbe::run(std::size_t first, const Branch* replaced, const OutputHead* head) {
+  pass_.branch_off();
   walk(first, replaced);
   return divergence_of(head != nullptr ? *head : head_);
 }

@@ -20,6 +20,12 @@ class DivergenceProbe {
   DivergenceProbe(const ModelSpec& spec, int64_t sequences, int64_t tokens, WeightBinder& binder,
                   ThreadPool& pool, std::function<void()> poll);
 
+  /// As BranchPass has them; sequences are those of the probe.
+  void link(PassSequences sequences, WeightBinder& binder) {
+    pass_.link(std::move(sequences), binder);
+  }
+  void bind_inputs(WeightBinder& binder) { pass_.bind_inputs(binder); }
+
   int64_t sequences() const noexcept { return sequences_; }
   /// The states of a sequence, to be filled before run().
   float* rows(int64_t sequence) {

@@ -27,7 +27,8 @@ struct BranchMoments : LinearObserver {
   struct Stage {
     std::vector<std::string> paths;
     std::unique_ptr<InputMoments> moments;
-    bool heads = false;  // the diagonal alone, summed over the heads of a stack
+    bool heads = false;    // the diagonal alone, summed over the heads of a stack
+    bool experts = false;  // the same of what the experts see
   };
   std::vector<Stage> stages;
   int64_t sequence = 0;
@@ -58,6 +59,18 @@ struct BranchMoments : LinearObserver {
       moments.add(sequence, input.x + h * input.tokens * input.stack.in, nullptr, input.tokens,
                   pool);
     }
+    return true;
+  }
+  bool on_routed_input(const RoutedInput& input) override {
+    if (input.down) return true;
+    if (next == stages.size()) {
+      stages.push_back({{input.spec.gate.path},
+                        std::make_unique<InputMoments>(input.spec.gate.in, HessianKind::kDiagonal,
+                                                       false, sequences),
+                        false,
+                        true});
+    }
+    stages[next++].moments->add(sequence, input.x, nullptr, input.tokens, pool);
     return true;
   }
 };
@@ -181,7 +194,16 @@ LossMeter::LossMeter(const ModelDirectory& source, const Plan& plan,
                    tokens.sequences()),
           tokens.tokens, binder_, pool, hooks.poll),
       rows_(static_cast<std::size_t>(tokens.tokens * spec_.hidden)),
-      entering_(static_cast<std::size_t>(probe_.sequences()) * rows_.size()) {}
+      entering_(static_cast<std::size_t>(probe_.sequences()) * rows_.size()) {
+  const auto keys = [&](const char* name) { return options.scratch_directory / name; };
+  pass_.link({tokens.sequences(), [this](int64_t s) { return tokens_.sequence(s); },
+              options.memory_budget, keys(".calibration-measured-keys")},
+             binder_);
+  probe_.link(
+      {probe_.sequences(), [this](int64_t i) { return tokens_.sequence(probe_sequence(i)); },
+       options.memory_budget, keys(".calibration-probed-keys")},
+      binder_);
+}
 
 void LossMeter::embed() {
   const LinearWeight embedding =
@@ -267,7 +289,7 @@ void LossMeter::measure_branch(const LayerSpec& layer, std::size_t branch, std::
       states_.load(s, rows_.data());
       seen.sequence = s;
       seen.next = 0;
-      pass_.run(own, rows_.data(), &seen);
+      pass_.run(own, rows_.data(), &seen, s);
       states_.save(s, rows_.data());
     }
   }
@@ -279,11 +301,12 @@ void LossMeter::measure_branch(const LayerSpec& layer, std::size_t branch, std::
   };
   const MoeSpec* moe = branch == 1 ? std::get_if<MoeSpec>(&*layer.feed_forward) : nullptr;
   for (BranchMoments::Stage& stage : seen.stages) {
-    if (moe != nullptr && stage.paths.front() == moe->router.path) {
+    if (stage.experts) {
       const std::vector<float> weights = column_weights(stage.moments->hessian());
       add(moe->gate.path, {nullptr, weights});
       add(moe->up.path, {nullptr, weights});
       add(moe->down.path, {});
+      continue;
     }
     if (stage.heads) {
       const std::vector<float> weights = column_weights(stage.moments->hessian());
@@ -323,9 +346,11 @@ void LossMeter::measure_ends() {
       }
     }
     const OutputHead output(spec_, changed, binder_);
+    if (entry) probe_.bind_inputs(binder_);
     binder_.restore();
     settle({&probed, 1},
            probe_.run(entry ? 0 : probe_.branches(), nullptr, exit ? &output : nullptr));
+    if (entry) probe_.bind_inputs(binder_);
   };
   if (planned(head)) {
     InputMoments moments(spec_.hidden, HessianKind::kFull, false, tokens_.sequences());
@@ -341,13 +366,26 @@ void LossMeter::measure_ends() {
     probe(measure(head, {&solver, {}}), spec_.head.tied, true);
   }
   if (!spec_.head.tied && planned(embedding)) probe(measure(embedding, {}), true, false);
+  if (!spec_.layer_inputs) return;
+  const LayerInputsSpec& inputs = *spec_.layer_inputs;
+  if (planned(inputs.projection.path)) {
+    InputMoments moments(spec_.hidden, HessianKind::kFull, false, tokens_.sequences());
+    for (int64_t s = 0; s < tokens_.sequences(); ++s) {
+      hooks_.poll();
+      moments.add(s, pass_.embedded(s), nullptr, tokens_.tokens, pool_);
+    }
+    const GptqSolver solver = moments.solver(pool_);
+    probe(measure(inputs.projection.path, {&solver, {}}), true, false);
+  }
+  if (planned(inputs.table)) probe(measure(inputs.table, {}), true, false);
 }
 
 MeasuredLosses LossMeter::run() {
   embed();
   std::size_t place = 0;
-  for (const LayerSpec& layer : spec_.layers) {
-    pass_.set_layer(layer);
+  for (std::size_t l = 0; l < spec_.layers.size(); ++l) {
+    const LayerSpec& layer = spec_.layers[l];
+    pass_.set_layer(layer, static_cast<int64_t>(l));
     for (std::size_t branch = 0; branch < branch_count(layer); ++branch)
       measure_branch(layer, branch, place++);
   }

@@ -73,7 +73,11 @@ struct Stream {
         pass(spec, tokens.tokens, pool),
         states(tokens.sequences(), tokens.tokens, spec.hidden, options.memory_budget,
                options.scratch_directory / scratch),
-        rows(static_cast<std::size_t>(tokens.tokens * spec.hidden)) {}
+        rows(static_cast<std::size_t>(tokens.tokens * spec.hidden)) {
+    pass.link({tokens.sequences(), [tokens](int64_t s) { return tokens.sequence(s); },
+               options.memory_budget, options.scratch_directory / (scratch + std::string("-keys"))},
+              binder);
+  }
   Branch bind(const LayerSpec& layer, std::size_t branch) {
     std::vector<Branch> branches;
     append_branches(layer, 0, binder, branches);
@@ -89,6 +93,7 @@ class ModelSolve {
 
  private:
   void embed();
+  void solve_inputs();
   void load_start();
   void behind(uint64_t layers);
   void solve_branch(const LayerSpec& layer, std::size_t branch);
@@ -97,7 +102,7 @@ class ModelSolve {
   void collect(const Branch& quantized, const Branch* full, const std::string& path,
                Moments& moments);
   void solve(const std::string& path, const GptqSolver& solver);
-  void round(const std::string& path);
+  void round(const std::string& path, bool keep = true);
   void solve_heads(const StackSpec& stack, HeadMoments& moments);
   void solve_experts(LayerSpec layer, std::size_t branch);
   void solve_stacks(std::span<const StackSpec* const> specs, const ExpertMoments& moments);
@@ -174,8 +179,8 @@ void ModelSolve::solve(const std::string& path, const GptqSolver& solver) {
         });
 }
 
-void ModelSolve::round(const std::string& path) {
-  store(path, true,
+void ModelSolve::round(const std::string& path, bool keep) {
+  store(path, keep,
         [&](const SourcePanel& values, const AffineFormat& format, const AffinePanel& out) {
           quantize_matrix(values, format, Method::kMse, out, pool_);
           return SolverRecord{"mse"};
@@ -283,6 +288,24 @@ void ModelSolve::embed() {
   drop_pages();
 }
 
+// The table of the layers' own inputs is only looked up; their projection sees the embedding. Both
+// streams take the inputs of the source, which no layer changes.
+void ModelSolve::solve_inputs() {
+  if (!spec_.layer_inputs) return;
+  if (planned(spec_.layer_inputs->table)) round(spec_.layer_inputs->table, false);
+  const std::string& path = spec_.layer_inputs->projection.path;
+  if (!planned(path)) return;
+  InputMoments moments(spec_.hidden, HessianKind::kFull, full_.has_value(), tokens_.sequences());
+  for (int64_t s = 0; s < tokens_.sequences(); ++s) {
+    hooks_.poll();
+    for (Stream* stream : streams()) stream->states.load(s, stream->rows.data());
+    moments.add(s, quantized_.rows.data(), full_ ? full_->rows.data() : nullptr, tokens_.tokens,
+                pool_);
+  }
+  solve(path, moments.solver(pool_));
+  drop_pages();
+}
+
 /// Adds what both streams feed the layers at `path`, all sequences in order.
 template <typename Moments>
 void ModelSolve::collect(const Branch& quantized, const Branch* full, const std::string& path,
@@ -291,10 +314,10 @@ void ModelSolve::collect(const Branch& quantized, const Branch* full, const std:
     hooks_.poll();
     StageInput seen(path), seen_full(path);
     quantized_.states.load(s, quantized_.rows.data());
-    quantized_.pass.run(quantized, quantized_.rows.data(), &seen);
+    quantized_.pass.run(quantized, quantized_.rows.data(), &seen, s);
     if (full != nullptr) {
       full_->states.load(s, full_->rows.data());
-      full_->pass.run(*full, full_->rows.data(), &seen_full);
+      full_->pass.run(*full, full_->rows.data(), &seen_full, s);
     }
     moments.add(s, seen.x, seen_full.x, tokens_.tokens, pool_);
   }
@@ -305,7 +328,7 @@ void ModelSolve::watch(const Branch& branch, LinearObserver& observer) {
   for (int64_t s = 0; s < tokens_.sequences(); ++s) {
     hooks_.poll();
     quantized_.states.load(s, quantized_.rows.data());
-    quantized_.pass.run(branch, quantized_.rows.data(), &observer);
+    quantized_.pass.run(branch, quantized_.rows.data(), &observer, s);
   }
 }
 
@@ -313,7 +336,7 @@ void ModelSolve::advance(Stream& stream, const Branch& branch) {
   for (int64_t s = 0; s < tokens_.sequences(); ++s) {
     hooks_.poll();
     stream.states.load(s, stream.rows.data());
-    stream.pass.run(branch, stream.rows.data());
+    stream.pass.run(branch, stream.rows.data(), nullptr, s);
     stream.states.save(s, stream.rows.data());
   }
 }
@@ -409,16 +432,18 @@ SolveModelReport ModelSolve::run() {
     load_start();
   } else {
     embed();
+    solve_inputs();
   }
   for (uint64_t done = position_.layers; done < spec_.layers.size(); ++done) {
     const LayerSpec& layer = spec_.layers[static_cast<std::size_t>(done)];
-    for (Stream* stream : streams()) stream->pass.set_layer(layer);
+    for (Stream* stream : streams()) stream->pass.set_layer(layer, static_cast<int64_t>(done));
     for (std::size_t branch = 0; branch < branch_count(layer); ++branch)
       solve_branch(layer, branch);
     quantized_.binder.restore();
     kept_.clear();
     drop_pages();
-    behind(done + 1);
+    // Hidden states alone are no place to go on from where later layers read earlier keys.
+    if (!reads_across(spec_, static_cast<std::size_t>(done + 1))) behind(done + 1);
   }
   const bool head = position_.layers <= spec_.layers.size();
   if (head) solve_head();

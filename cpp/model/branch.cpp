@@ -1,6 +1,9 @@
 #include "model/branch.h"
 
+#include <algorithm>
 #include <utility>
+
+#include "base/error.h"
 
 namespace jang {
 namespace {
@@ -17,6 +20,7 @@ struct BindBody {
   }
   Body operator()(const MambaSpec& spec) const { return MambaLayer(spec, binder); }
   Body operator()(const Mamba2Spec& spec) const { return Mamba2Layer(spec, binder); }
+  Body operator()(const LightningSpec& spec) const { return LightningLayer(spec, binder); }
   Body operator()(const GatedMlpSpec& spec) const { return GatedMlpLayer(spec, binder); }
   Body operator()(const MoeSpec& spec) const { return MoeLayer(spec, binder); }
   Body operator()(const PlainMlpSpec& spec) const { return PlainMlpLayer(spec, binder); }
@@ -39,22 +43,36 @@ const float* Branch::leave(const LayerContext& context, const Branch* next, floa
                            float* normed) const {
   const kernels::KernelTable& kernels = context.kernels;
   if (post_norm) post_norm->forward(kernels, context.pool, out, context.tokens, out);
-  const bool add_here = next == nullptr || !next->pre_norm;
+  if (kept) {
+    JANG_ASSERT(pre_norm);
+    context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+      const int64_t first = begin * context.hidden;
+      const int64_t n = (end - begin) * context.hidden;
+      kernels.scale(out + first, residual * out_scale, n);
+      std::copy_n(normed + first, n, h + first);
+      kernels.scale(h + first, *kept * out_scale, n);
+      kernels.add(h + first, out + first, n);
+    });
+    return next != nullptr ? next->enter(context, h, normed) : h;
+  }
+  const bool scaled = out_scale != 1.0f;
+  const bool add_here = next == nullptr || !next->pre_norm || scaled;
   if (add_here || residual != 1.0f) {
     context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
       const int64_t first = begin * context.hidden;
       const int64_t n = (end - begin) * context.hidden;
       if (residual != 1.0f) kernels.scale(out + first, residual, n);
       if (add_here) kernels.add(h + first, out + first, n);
+      if (scaled) kernels.scale(h + first, out_scale, n);
     });
   }
-  if (add_here) return h;
+  if (add_here) return scaled && next != nullptr ? next->enter(context, h, normed) : h;
   next->pre_norm->add_and_forward(kernels, context.pool, h, out, context.tokens, normed);
   return normed;
 }
 
 std::size_t branch_count(const LayerSpec& spec) noexcept {
-  return spec.feed_forward && !spec.parallel ? 2 : 1;
+  return (spec.feed_forward && !spec.parallel ? 2u : 1u) + (spec.layer_input ? 1u : 0u);
 }
 
 void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
@@ -69,7 +87,21 @@ void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
                    std::visit(BindBody{binder}, part), spec.residual, layer});
   };
   append(spec.pre_norm, spec.post_norm, spec.mixer);
+  const auto& normed = spec.normed_residual;
+  if (normed) {
+    out.back().kept = normed->mixer_kept;
+    out.back().residual = normed->mixer_added;
+  }
   if (spec.feed_forward) append(spec.ff_pre_norm, spec.ff_post_norm, *spec.feed_forward);
+  if (normed && spec.feed_forward) {
+    out.back().kept = normed->ff_kept;
+    out.back().residual = normed->ff_added;
+  }
+  if (spec.layer_input) {
+    out.push_back({std::nullopt, make_norm(spec.layer_input->norm, binder),
+                   LayerInputLayer(*spec.layer_input, binder), spec.residual, layer});
+  }
+  if (!spec.out_scale.empty()) out.back().out_scale = binder.values(spec.out_scale, {1}).front();
 }
 
 }  // namespace jang

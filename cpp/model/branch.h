@@ -1,6 +1,6 @@
-// A residual branch: h += residual * post_norm(body(pre_norm(h))). A model's layers are a chain of
-// these, a mixer and most often a feed-forward each, or both in one branch where they run in
-// parallel; inference and calibration run the same ones.
+// A residual branch: h += residual * post_norm(body(pre_norm(h))), times out_scale. A model's
+// layers are a chain of these, a mixer and most often a feed-forward each, or both in one branch
+// where they run in parallel; inference and calibration run the same ones.
 //
 // Relies on the layers of model/layers for the bodies; leaves embedding, head and the order of
 // tokens to its users.
@@ -17,6 +17,8 @@
 #include "model/layers/delta_net.h"
 #include "model/layers/gated_mlp.h"
 #include "model/layers/latent_attention.h"
+#include "model/layers/layer_input.h"
+#include "model/layers/lightning.h"
 #include "model/layers/mamba.h"
 #include "model/layers/mamba2.h"
 #include "model/layers/moe.h"
@@ -30,10 +32,14 @@ namespace jang {
 struct Branch {
   std::optional<NormLayer> pre_norm, post_norm;
   std::variant<AttentionLayer, DeltaNetLayer, LatentAttentionLayer, MambaLayer, Mamba2Layer,
-               GatedMlpLayer, MoeLayer, PlainMlpLayer, ParallelLayer>
+               LightningLayer, GatedMlpLayer, MoeLayer, PlainMlpLayer, ParallelLayer,
+               LayerInputLayer>
       body;
   float residual = 1.0f;
   int64_t layer = 0;  // of the caches
+  /// h = kept * n + residual * body(n), n being the body's normed input.
+  std::optional<float> kept = std::nullopt;
+  float out_scale = 1.0f;  // of h, behind the branch
 
   /// Gives the body's input: the norm of `h`, written to `normed`, or h itself where the family has
   /// no norm there.
@@ -49,7 +55,8 @@ struct Branch {
 /// How many branches a layer has: a parallel one is a single branch.
 std::size_t branch_count(const LayerSpec& spec) noexcept;
 
-/// Binds the branches of a layer: its mixer, then its feed-forward if it has one.
+/// Binds the branches of a layer: its mixer, then its feed-forward and its own input if it has
+/// these.
 void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
                      std::vector<Branch>& out);
 

@@ -18,7 +18,7 @@ KvCacheDim dim_of(const LayerSpec& layer) {
   if (const auto* latent = std::get_if<LatentAttentionSpec>(&layer.mixer))
     return {1, latent->key_dim(), false};
   const auto* attention = std::get_if<AttentionSpec>(&layer.mixer);
-  if (attention == nullptr) return {};
+  if (attention == nullptr || attention->shared_layer >= 0) return {};
   return {attention->n_kv_heads, attention->head_dim};
 }
 

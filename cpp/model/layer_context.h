@@ -44,6 +44,7 @@ struct Workspace {
   AlignedBuffer<float> expert_weights;     // [rows][top_k]
   AlignedBuffer<float> expert_out;         // [pairs][hidden]
   AlignedBuffer<float> shared, open;       // of the shared expert, [rows][hidden] and [rows]
+  AlignedBuffer<float> moe_normed;         // inputs that a routed layer norms itself [rows][hidden]
   ExpertGroups groups;
   std::vector<LinearJob> jobs;
   LinearInput expert_input, expert_inner;  // of gate and up, or of heads; of down
@@ -59,6 +60,9 @@ struct SequenceSlice {
   int64_t position = 0;
   std::span<const RopeTable> ropes;  // one per ModelSpec::ropes, rows from position `rope_begin` on
   int64_t rope_begin = 0;
+  /// Holds the keys and values that a layer takes from another one, as its only layer; nullptr:
+  /// `cache` holds all layers.
+  const KvCache* shared_keys = nullptr;
 };
 
 struct LayerContext {
@@ -70,6 +74,10 @@ struct LayerContext {
   int64_t layer = 0;
   int64_t tokens = 0;  // rows of all sequences
   int64_t hidden = 0;
+  /// The layers' own inputs (LayerInputsSpec), rows of `layer_input_stride`; nullptr: none. Those
+  /// of layer `layer` are columns [layer * size, (layer + 1) * size).
+  const float* layer_inputs = nullptr;
+  int64_t layer_input_stride = 0;
 };
 
 }  // namespace jang

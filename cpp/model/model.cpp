@@ -9,6 +9,7 @@
 #include "arch/directory.h"
 #include "model/branch.h"
 #include "model/embedding.h"
+#include "model/layer_inputs.h"
 #include "model/linear.h"
 #include "model/output_head.h"
 #include "quant/active_kernels.h"
@@ -74,6 +75,7 @@ struct Model::Impl {
     embedding = binder.linear({spec.embedding.path, spec.vocabulary, spec.hidden, false});
     for (std::size_t l = 0; l < spec.layers.size(); ++l)
       append_branches(spec.layers[l], static_cast<int64_t>(l), binder, branches);
+    if (spec.layer_inputs) layer_inputs.emplace(*spec.layer_inputs, binder);
     head.emplace(spec, embedding, binder);
     binder.check_all_used();
     // Rounding the cache is worth it beside rounded activations; without any of these the model is
@@ -83,6 +85,7 @@ struct Model::Impl {
   }
 
   void run_layers(LayerContext& context, float* h, const std::function<void()>& poll);
+  void find_inputs(std::span<const int32_t> tokens, int64_t row);
   void project_logits(const float* h, int64_t tokens, float* logits);
   void check(std::span<const BatchEntry> batch) const;
   void run_all(std::span<const BatchEntry> batch, Logits which, float* logits,
@@ -100,11 +103,13 @@ struct Model::Impl {
   KvType kv_type = KvType::kF32;
   LinearWeight embedding;
   std::vector<Branch> branches;
+  std::optional<LayerInputs> layer_inputs;
   std::optional<OutputHead> head;
   double load_seconds = 0;
 
   Workspace work;
   AlignedBuffer<float> hidden, normed, branch;  // [tokens][hidden]
+  AlignedBuffer<float> inputs;                  // the layers' own, [tokens][layers * size]
   AlignedBuffer<float> last;                    // last rows of the entries, [entries][hidden]
 };
 
@@ -117,6 +122,14 @@ void Model::Impl::run_layers(LayerContext& context, float* h, const std::functio
     if (!branches[i].run(context, input, branch.data())) return;
     input = branches[i].leave(context, next, branch.data(), h, normed.data());
   }
+}
+
+/// The layers' own inputs of tokens whose embedding lies from `row` on.
+void Model::Impl::find_inputs(std::span<const int32_t> tokens, int64_t row) {
+  [[maybe_unused]] const bool whole = layer_inputs->run(
+      pool, linear, tokens, hidden.data() + row * spec.hidden, 0,
+      static_cast<int64_t>(spec.layers.size()), inputs.data() + row * layer_inputs->columns());
+  JANG_ASSERT(whole);  // nobody observes a model's own pass
 }
 
 void Model::Impl::project_logits(const float* h, int64_t tokens, float* logits) {
@@ -185,6 +198,8 @@ void Model::Impl::run(std::span<const Appended> batch, Logits which, float* logi
   for (AlignedBuffer<float>* buffer : {&hidden, &normed, &branch}) {
     buffer->reserve_discarding(static_cast<std::size_t>(widest * spec.hidden));
   }
+  if (layer_inputs)
+    inputs.reserve_discarding(static_cast<std::size_t>(widest * layer_inputs->columns()));
   const auto entries = static_cast<int64_t>(batch.size());
   if (which == Logits::kLast)
     last.reserve_discarding(static_cast<std::size_t>(entries * spec.hidden));
@@ -209,10 +224,19 @@ void Model::Impl::run(std::span<const Appended> batch, Logits which, float* logi
                      entry.tokens.subspan(static_cast<std::size_t>(from),
                                           static_cast<std::size_t>(to - from)),
                      hidden.data() + row * spec.hidden);
+        if (layer_inputs) {
+          const auto part = entry.tokens.subspan(static_cast<std::size_t>(from),
+                                                 static_cast<std::size_t>(to - from));
+          find_inputs(part, row);
+        }
       }
       first += count;
     }
     LayerContext context{pool, linear, kernels, work, slices, 0, end - done, spec.hidden};
+    if (layer_inputs) {
+      context.layer_inputs = inputs.data();
+      context.layer_input_stride = layer_inputs->columns();
+    }
     run_layers(context, hidden.data(), poll);
     if (which == Logits::kAll) {  // of a lone sequence
       const int64_t skip = batch.front().skip, from = std::max(done, skip);

@@ -50,6 +50,12 @@ struct RecurrentState::DimsOf {
             .updates = spec.inner(),
             .decay = spec.heads};
   }
+  Dims operator()(const LightningSpec& spec) const {
+    return {.state = spec.heads * spec.head_dim * spec.head_dim,
+            .taps = 1,
+            .keys = spec.inner(),
+            .updates = spec.inner()};
+  }
 };
 
 std::vector<RecurrentState::Dims> RecurrentState::dims_of(const ModelSpec& spec) {

@@ -68,6 +68,7 @@ std::vector<double> rope_frequencies(const RopeSpec& rope, int64_t length) {
       const bool beyond = length > rope.original_positions;
       f /= (beyond ? rope.long_factors : rope.short_factors)[static_cast<std::size_t>(i)];
     }
+    if (rope.type == RopeType::kProportional) f = i < rope.turning ? f / rope.factor : 0.0;
     frequencies[static_cast<std::size_t>(i)] = f;
   }
   if (rope.type == RopeType::kYarn) stretch_yarn(rope, frequencies);

@@ -69,6 +69,7 @@ WeightTraffic weight_traffic(const ModelDirectory& directory, const ModelSpec& s
   std::optional<Inventory> inventory;
   for (const SpecTensor& tensor : spec_tensors(spec)) {
     if (!tensor.matrix || (tensor.name == embedding && !spec.head.tied)) continue;
+    if (spec.layer_inputs && tensor.name == spec.layer_inputs->table + ".weight") continue;
     const MatrixTotals one = totals_of(directory, tensor, inventory);
     MatrixTotals& group = tensor.name == head ? traffic.head : traffic.layers;
     group.weights += one.weights;

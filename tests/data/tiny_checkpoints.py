@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 import tiny_experts as routed
+import tiny_gemma4 as gemma4
 import tiny_hybrid as hybrid
 import tiny_latent as latent
+import tiny_minimax as minimax
 import tiny_phi_glm_cohere as more
 import tiny_state_space as spaces
 
@@ -64,6 +66,10 @@ class Case:
             return routed.matrices(values)
         if self.model_type in latent.ARCHITECTURES:
             return latent.matrices(values)
+        if self.model_type in gemma4.ARCHITECTURES:
+            return gemma4.matrices(values)
+        if self.model_type in minimax.ARCHITECTURES:
+            return minimax.matrices(values)
         return int(values["num_hidden_layers"]) * more.matrices_of_a_layer(self.model_type)
 
     @property
@@ -71,6 +77,8 @@ class Case:
         """Tokens of a longer sequence that belongs to the case; 0: none."""
         if self.model_type in spaces.ARCHITECTURES:
             return spaces.LONG
+        if self.model_type in minimax.ARCHITECTURES:
+            return minimax.LONG
         return hybrid.LONG if self.model_type in hybrid.ARCHITECTURES else 0
 
     @property
@@ -208,6 +216,14 @@ CASES += [
 CASES += [
     Case(name, values, dtype, shards, fused_experts=fused, stock=stock)
     for name, values, dtype, shards, fused, stock in latent.CASES
+]
+CASES += [
+    Case(name, values, dtype, shards, absent=absent, stock=stock)
+    for name, values, dtype, shards, absent, stock in gemma4.CASES
+]
+CASES += [
+    Case(name, values, dtype, shards, fused_experts=fused, absent=absent, stock=False)
+    for name, values, dtype, shards, fused, absent in minimax.CASES
 ]
 QWEN2 = {"model_type": "qwen2", "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}
 QWEN3 = {**QWEN2, "model_type": "qwen3", "head_dim": 64}
@@ -382,6 +398,8 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         **spaces.ARCHITECTURES,
         **routed.ARCHITECTURES,
         **latent.ARCHITECTURES,
+        **gemma4.ARCHITECTURES,
+        **minimax.ARCHITECTURES,
         "qwen2": "Qwen2ForCausalLM",
         "qwen3": "Qwen3ForCausalLM",
         "granite": "GraniteForCausalLM",
@@ -395,6 +413,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     if case.model_type in ("mistral", "mixtral", "qwen2"):
         del values["attention_bias"], values["mlp_bias"]
     foreign = {**more.FOREIGN_KEYS, **routed.FOREIGN_KEYS, **latent.FOREIGN_KEYS}
+    foreign |= {**gemma4.FOREIGN_KEYS, **minimax.FOREIGN_KEYS}
     for key in foreign.get(case.model_type, ()):
         del values[key]
     if case.model_type in spaces.ARCHITECTURES:
@@ -412,6 +431,8 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
             hybrid.old_spelling(values)
     if case.model_type in ("gemma2", "gemma3_text"):
         del values["hidden_act"]
+    if case.model_type in gemma4.ARCHITECTURES and spelling == "new":
+        gemma4.new_spelling(values)
     if spelling == "new" and "sliding_window_pattern" in values:
         every = values.pop("sliding_window_pattern")
         values.setdefault(
@@ -431,6 +452,8 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         values["dtype"] = torch_dtype
         return values
     values["torch_dtype"] = torch_dtype
+    if case.model_type in gemma4.ARCHITECTURES:
+        return values
     rope = dict(values.pop("rope_parameters", {}))
     if not rope:
         return values
@@ -523,6 +546,12 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
 
     if case.model_type in latent.ARCHITECTURES:
         yield from latent.tensors(c, numbers.normal, case.fused_experts)
+        return
+    if case.model_type in gemma4.ARCHITECTURES:
+        yield from gemma4.tensors(c, numbers.normal)
+        return
+    if case.model_type in minimax.ARCHITECTURES:
+        yield from minimax.tensors(c, numbers.normal, case.fused_experts)
         return
 
     def matrix(out: int, columns: int) -> Floats:
@@ -654,6 +683,10 @@ def write_readable_checkpoint(case: Case, folder: Path, spelling: str = "new", *
     values = {**case.config, **READABLE, **more}
     if case.model_type in spaces.ARCHITECTURES:
         values |= spaces.readable(values, values["hidden_size"])
+    if case.model_type in gemma4.ARCHITECTURES:
+        values = {**values, **gemma4.readable(values), **more}
+    if case.model_type in minimax.ARCHITECTURES:
+        values |= minimax.readable(values)
     write_checkpoint(replace(case, config=values), folder, spelling)
     demo = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
     for file in ("tokenizer.json", "tokenizer_config.json"):

@@ -207,6 +207,19 @@ def configs() -> None:
     tables = {"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": None}
     text = {**LLAMA, "model_type": "gemma3_text", "rope_parameters": tables}
     put("config", "gemma3", compact({"model_type": "gemma3", "text_config": text}))
+    keys = {"global_head_dim": 32, "num_kv_shared_layers": 1, "attention_k_eq_v": True}
+    inputs = {"hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 8}
+    gemma4 = {**LLAMA, **keys, **inputs, "num_hidden_layers": 3, "model_type": "gemma4_text"}
+    gemma4["layer_types"] = ["sliding_attention", "full_attention", "full_attention"]
+    put("config", "gemma4_text", compact(gemma4))
+    some = {"enable_moe_block": True, "top_k_experts": 2, "moe_intermediate_size": 32}
+    shapes = {"per_layer_config": {"0": {"head_dim": 32, "num_key_value_heads": 2}}}
+    text = {**LLAMA, **some, **shapes, "num_experts": 4, "hidden_size_per_layer_input": 0}
+    text |= {"final_logit_softcapping": 30.0, "use_bidirectional_attention": "vision"}
+    put("config", "gemma4", compact({"model_type": "gemma4", "text_config": text}))
+    lightning = {"num_hidden_layers": 2, "linear_attn_alpha_factor": 2, "mlp_beta_factor": 0.5}
+    lightning["layer_types"] = ["linear_attention", "full_attention"]
+    put("config", "minimax", compact({**routed, **lightning, "model_type": "minimax"}))
     backbone = {"expand": 2, "state_size": 8, "conv_kernel": 4, "use_bias": True}
     spaces: dict[str, dict[str, Any]] = {
         "mamba": {"time_step_rank": "auto"},

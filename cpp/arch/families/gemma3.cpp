@@ -1,7 +1,5 @@
 // gemma3's text model, alone or inside the multimodal gemma3: gemma2's norms, queries and keys
 // normed per head, and two kinds of layers with a rotary table each. Written flat, as gemma3_text.
-#include <array>
-
 #include "arch/families/families.h"
 #include "arch/families/gemma_blocks.h"
 #include "arch/families/layer_windows.h"
@@ -62,23 +60,11 @@ ModelSpec spec(const ModelConfig& config) {
   return model;
 }
 
-/// A wrapper's text part in its place; what belongs to the whole checkpoint is kept.
-Json flat_config(const ModelConfig& source) {
-  Json flat = source.text();
-  constexpr std::array<std::string_view, 4> kKept = {"bos_token_id", "eos_token_id", "pad_token_id",
-                                                     "transformers_version"};
-  for (const std::string_view key : kKept) {
-    if (const Json* value = source.root().find(key)) flat[key] = *value;
-  }
-  flat["model_type"] = "gemma3_text";
-  flat["architectures"] = Json::Array{"Gemma3ForCausalLM"};
-  return flat;
-}
-
 void complete_config(Json& config, const ModelConfig& source) {
   const LlamaTraits traits = traits_of(source);
   const ModelSpec model = spec(source);
-  if (source.root().find("text_config") != nullptr) config = flat_config(source);
+  if (source.root().find("text_config") != nullptr)
+    config = flat_text_config(source, "gemma3_text", "Gemma3ForCausalLM");
   complete_gemma_config(config, source, traits, model, kActivation);
   write_layer_rope(config, source, model.ropes[0], kFull);
   config["rope_local_base_freq"] = model.ropes[1].theta;

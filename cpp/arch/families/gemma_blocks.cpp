@@ -1,5 +1,6 @@
 #include "arch/families/gemma_blocks.h"
 
+#include <array>
 #include <cmath>
 #include <string>
 
@@ -43,11 +44,15 @@ int64_t query_scalar(const ModelConfig& config) {
 }  // namespace
 
 LlamaTraits gemma_traits(const ModelConfig& config, std::string_view model_type,
-                         std::string_view activation_key) {
+                         std::string_view activation_key, std::string_view of_images) {
   const Json* both_ways = config.find("use_bidirectional_attention");
-  if (both_ways != nullptr && !(both_ways->is_bool() && !both_ways->as_bool())) {
-    unsupported(config, "use_bidirectional_attention: only false is supported in a " +
-                            config.model_type() + " model");
+  const bool causal =
+      both_ways == nullptr || (both_ways->is_bool() && !both_ways->as_bool()) ||
+      (!of_images.empty() && both_ways->is_string() && both_ways->as_string() == of_images);
+  if (!causal) {
+    unsupported(config, "use_bidirectional_attention: only " +
+                            (of_images.empty() ? "false" : "null or " + std::string(of_images)) +
+                            " is supported in a " + config.model_type() + " model");
   }
   LlamaTraits traits;
   traits.model_type = model_type;
@@ -61,9 +66,25 @@ LlamaTraits gemma_traits(const ModelConfig& config, std::string_view model_type,
 
 ModelSpec gemma_spec(const ModelConfig& config, const LlamaTraits& traits) {
   ModelSpec spec = llama_spec(config, traits);
-  spec.embedding.scale =
-      rounded(std::sqrt(static_cast<double>(spec.hidden)), config.dtype().value_or(DType::kF32));
+  spec.embedding.scale = trained_root(config, spec.hidden);
   return spec;
+}
+
+float trained_root(const ModelConfig& config, int64_t n) {
+  return rounded(std::sqrt(static_cast<double>(n)), config.dtype().value_or(DType::kF32));
+}
+
+Json flat_text_config(const ModelConfig& source, std::string_view model_type,
+                      std::string_view architecture) {
+  Json flat = source.text();
+  constexpr std::array<std::string_view, 4> kKept = {"bos_token_id", "eos_token_id", "pad_token_id",
+                                                     "transformers_version"};
+  for (const std::string_view key : kKept) {
+    if (const Json* value = source.root().find(key)) flat[key] = *value;
+  }
+  flat["model_type"] = model_type;
+  flat["architectures"] = Json::Array{architecture};
+  return flat;
 }
 
 double query_scale(const ModelConfig& config) {

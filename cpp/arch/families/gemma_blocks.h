@@ -1,5 +1,5 @@
-// What the first three generations of gemma share beyond llama: gains stored as w - 1, a
-// feed-forward gated by GELU, an embedding multiplied by the root of its size.
+// What the generations of gemma share beyond llama: a feed-forward gated by GELU, an embedding
+// multiplied by the root of its size and, in the first three, gains stored as w - 1.
 #pragma once
 
 #include <optional>
@@ -9,13 +9,22 @@
 
 namespace jang {
 
-/// Defaults of all three, for the family to add to. `activation_key`: where it names its GELU.
-/// Error{kUnsupportedModel} for another activation and for attention without a causal mask.
+/// Defaults of the first three, for the family to add to. `activation_key`: where it names its
+/// GELU. Error{kUnsupportedModel} for another activation and for attention without a causal mask;
+/// `of_images`: what use_bidirectional_attention is where it speaks of other tokens than text.
 LlamaTraits gemma_traits(const ModelConfig& config, std::string_view model_type,
-                         std::string_view activation_key);
+                         std::string_view activation_key, std::string_view of_images = {});
 /// llama_spec, and the embedding's factor: sqrt(hidden) rounded to the dtype of the config, in
 /// which the model was trained, whatever it is computed in.
 ModelSpec gemma_spec(const ModelConfig& config, const LlamaTraits& traits);
+
+/// sqrt(n), rounded like the embedding's factor.
+float trained_root(const ModelConfig& config, int64_t n);
+
+/// A wrapper's text part in its place, under these names; what belongs to the whole checkpoint is
+/// kept.
+Json flat_text_config(const ModelConfig& source, std::string_view model_type,
+                      std::string_view architecture);
 
 /// query_pre_attn_scalar^-1/2.
 double query_scale(const ModelConfig& config);

@@ -15,11 +15,12 @@ AttentionLayer::AttentionLayer(const AttentionSpec& spec, WeightBinder& binder)
     v_ = rows_of(all, spec.q.out + spec.k.out, spec.v.out);
   } else {
     q_ = binder.linear(spec.q);
-    k_ = binder.linear(spec.k);
-    v_ = binder.linear(spec.v);
+    if (!shares()) k_ = binder.linear(spec.k);
+    if (!shares() && !spec.keys_as_values) v_ = binder.linear(spec.v);
   }
   q_norm_ = make_norm(spec.q_norm, binder);
   k_norm_ = make_norm(spec.k_norm, binder);
+  if (spec.v_norm && !spec.v_norm->path.empty()) v_weight_ = binder.norm(*spec.v_norm);
 }
 
 bool AttentionLayer::forward(LayerContext& context, const float* x, float* out) const {
@@ -38,11 +39,13 @@ bool AttentionLayer::project(LayerContext& context, const float* x) const {
   work.q.reserve_discarding(static_cast<std::size_t>(tokens * spec_.n_heads * spec_.head_dim));
   if (spec_.gated) work.gated_q.reserve_discarding(static_cast<std::size_t>(tokens * q_.rows));
   float* const q = spec_.gated ? work.gated_q.data() : work.q.data();
-  work.k.reserve_discarding(static_cast<std::size_t>(tokens * k_.rows));
-  work.v.reserve_discarding(static_cast<std::size_t>(tokens * v_.rows));
+  const int64_t rows = spec_.n_kv_heads * spec_.head_dim;  // of keys, and of values
+  work.k.reserve_discarding(static_cast<std::size_t>(tokens * rows));
+  work.v.reserve_discarding(static_cast<std::size_t>(tokens * rows));
   const LinearJob jobs[] = {
-      {&q_, q, q_.rows}, {&k_, work.k.data(), k_.rows}, {&v_, work.v.data(), v_.rows}};
-  return context.linear.run(jobs, x, tokens);
+      {&q_, q, q_.rows}, {&k_, work.k.data(), rows}, {&v_, work.v.data(), rows}};
+  const std::size_t count = shares() ? 1 : spec_.keys_as_values ? 2 : 3;
+  return context.linear.run(std::span(jobs).first(count), x, tokens);
 }
 
 void AttentionLayer::prepare_heads(const LayerContext& context, const SequenceSlice& sequence,
@@ -117,9 +120,21 @@ void AttentionLayer::rotate_and_store(LayerContext& context) const {
     float* q = work.q.data() + sequence.row * spec_.n_heads * dim;
     float* k = work.k.data() + sequence.row * kv_heads * dim;
     float* v = work.v.data() + sequence.row * kv_heads * dim;
+    if (spec_.keys_as_values)
+      std::copy_n(k + begin * kv_heads * dim, (end - begin) * kv_heads * dim,
+                  v + begin * kv_heads * dim);
     for (int64_t t = begin; t < end; ++t) {
       prepare_heads(context, sequence, t, q_norm_, spec_.n_heads, q + t * spec_.n_heads * dim);
-      prepare_heads(context, sequence, t, k_norm_, kv_heads, k + t * kv_heads * dim);
+      if (!shares()) prepare_heads(context, sequence, t, k_norm_, kv_heads, k + t * kv_heads * dim);
+    }
+    if (shares()) {
+      if (sequence.cache->type() == KvType::kQ4) rotate(q, spec_.n_heads);
+      return;
+    }
+    if (spec_.v_norm) {
+      float* const first = v + begin * kv_heads * dim;
+      context.kernels.rms_norm(first, dim, v_weight_.empty() ? nullptr : v_weight_.data(), 0.0f,
+                               spec_.v_norm->eps, (end - begin) * kv_heads, dim, first, dim);
     }
     if (spec_.clip > 0.0f) {
       context.kernels.clamp(v + begin * kv_heads * dim, spec_.clip, (end - begin) * kv_heads * dim);

@@ -28,10 +28,13 @@ class AttentionLayer {
   void rotate_and_store(LayerContext& context) const;
   void part_gates(LayerContext& context) const;
   void apply_gates(LayerContext& context) const;
+  /// Keys and values are another layer's.
+  bool shares() const noexcept { return spec_.shared_layer >= 0; }
 
   AttentionSpec spec_;
   LinearWeight q_, k_, v_, o_;
   std::optional<NormLayer> q_norm_, k_norm_;
+  std::vector<float> v_weight_;  // of the values' norm, [head_dim]; empty: 1
 };
 
 }  // namespace jang

@@ -174,14 +174,14 @@ void AttentionPass::run_chunk(const SequenceTiles& s, int64_t head, int64_t rows
   const SequenceSlice& sequence = *s.sequence;
   const int64_t length = sequence.position + sequence.tokens;
   clear(state, rows, s.padded);
+  const auto [cache, layer] = keys_of(sequence);
   context_.kernels.attend(
       {.queries = own.queries,
        .query_stride = s.padded,
        .positions = own.positions,
        .n_queries = static_cast<int>(rows),
-       .kv = {sequence.cache->key_blocks(context_.layer, head),
-              sequence.cache->value_blocks(context_.layer, head), length, static_cast<int>(dim_),
-              static_cast<int>(dim_), sequence.cache->type()},
+       .kv = {cache->key_blocks(layer, head), cache->value_blocks(layer, head), length,
+              static_cast<int>(dim_), static_cast<int>(dim_), cache->type()},
        .key_begin = chunk * kChunk,
        .key_end = std::min(length, (chunk + 1) * kChunk),
        .window = spec_.window,
@@ -205,6 +205,12 @@ void AttentionPass::finish(const SequenceTiles& s, int64_t head, int64_t row, in
 void AttentionPass::merge(const SequenceTiles& s, const SoftmaxState& state,
                           const SoftmaxState& next, int64_t rows) const {
   context_.kernels.merge_attention(state, next, static_cast<int>(rows), static_cast<int>(s.padded));
+}
+
+std::pair<const KvCache*, int64_t> AttentionPass::keys_of(const SequenceSlice& sequence) const {
+  if (spec_.shared_layer < 0) return {sequence.cache, context_.layer};
+  if (sequence.shared_keys != nullptr) return {sequence.shared_keys, 0};
+  return {sequence.cache, spec_.shared_layer};
 }
 
 int64_t AttentionPass::first_chunk(int64_t position) const {

@@ -2,6 +2,7 @@
 // the input of the output projection.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "arch/spec.h"
@@ -48,6 +49,8 @@ class AttentionPass {
     return s.sequence->position + row / group_;
   }
   int64_t first_chunk(int64_t position) const;
+  /// The cache that holds the keys and values, and as which layer's.
+  std::pair<const KvCache*, int64_t> keys_of(const SequenceSlice& sequence) const;
   /// Where head `row % group_` of token `row / group_` lies in rows of all heads.
   int64_t head_row(const SequenceTiles& s, int64_t head, int64_t row) const {
     return (s.sequence->row + row / group_) * spec_.n_heads + head * group_ + row % group_;

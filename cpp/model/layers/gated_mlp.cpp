@@ -1,22 +1,8 @@
 #include "model/layers/gated_mlp.h"
 
+#include "model/layers/activation.h"
+
 namespace jang {
-namespace {
-
-/// gate = act(gate) * up
-void activate(const kernels::KernelTable& kernels, Activation activation, float* gate,
-              const float* up, int64_t n) {
-  switch (activation) {
-    case Activation::kSilu:
-      return kernels.silu_mul(gate, up, n, gate);
-    case Activation::kGeluTanh:
-      return kernels.gelu_mul(gate, up, n, true, gate);
-    case Activation::kGelu:
-      return kernels.gelu_mul(gate, up, n, false, gate);
-  }
-}
-
-}  // namespace
 
 GatedMlpLayer::GatedMlpLayer(const GatedMlpSpec& spec, WeightBinder& binder)
     : activation_(spec.activation), down_(binder.linear(spec.down)) {

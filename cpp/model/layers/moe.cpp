@@ -2,6 +2,8 @@
 
 #include <functional>
 
+#include "model/layers/activation.h"
+
 namespace jang {
 
 namespace {
@@ -33,18 +35,42 @@ MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
                     stored_bytes(down_.front())) {
   if (!spec.correction.empty())
     correction_ = binder.values(spec.correction, {static_cast<uint64_t>(spec.experts)});
+  if (!spec.expert_scale.empty())
+    expert_scale_ = binder.values(spec.expert_scale, {static_cast<uint64_t>(spec.experts)});
+  if (spec.router_norm) {
+    router_norm_ =
+        binder.values(spec.router_norm->path, {static_cast<uint64_t>(spec.router_norm->size)});
+    for (float& weight : router_norm_) weight *= spec.router_scale;
+  }
+  pre_norm_ = make_norm(spec.pre_norm, binder);
+  post_norm_ = make_norm(spec.post_norm, binder);
   if (!spec.shared) return;
   shared_.emplace(spec.shared->mlp, binder);
+  shared_pre_norm_ = make_norm(spec.shared->pre_norm, binder);
+  shared_post_norm_ = make_norm(spec.shared->post_norm, binder);
   if (spec.shared->gate) shared_gate_ = binder.linear(*spec.shared->gate);
 }
 
 bool MoeLayer::forward(LayerContext& context, const float* x, float* out) const {
   if (shared_ && !run_shared(context, x)) return false;
-  if (!route(context, x) || !activate(context, x) || !project_down(context)) return false;
+  if (!route(context, x) || !activate(context, normed(context, pre_norm_, x)) ||
+      !project_down(context)) {
+    return false;
+  }
   combine(context, out);
+  if (post_norm_) post_norm_->forward(context.kernels, context.pool, out, context.tokens, out);
   if (shared_) add_shared(context, out);
   context.work.expert_bytes += expert_bytes_ * context.work.groups.groups().size();
   return true;
+}
+
+const float* MoeLayer::normed(const LayerContext& context, const std::optional<NormLayer>& norm,
+                              const float* x) const {
+  if (!norm) return x;
+  AlignedBuffer<float>& out = context.work.moe_normed;
+  out.reserve_discarding(static_cast<std::size_t>(context.tokens * context.hidden));
+  norm->forward(context.kernels, context.pool, x, context.tokens, out.data());
+  return out.data();
 }
 
 // work.shared = the shared expert's output, work.open = its gate before the logistic function.
@@ -57,7 +83,13 @@ bool MoeLayer::run_shared(LayerContext& context, const float* x) const {
     const LinearJob job{&*shared_gate_, work.open.data(), 1};
     if (!context.linear.run_exact({&job, 1}, x, context.tokens)) return false;
   }
-  return shared_->forward(context, x, work.shared.data());
+  if (!shared_->forward(context, normed(context, shared_pre_norm_, x), work.shared.data()))
+    return false;
+  if (shared_post_norm_) {
+    shared_post_norm_->forward(context.kernels, context.pool, work.shared.data(), context.tokens,
+                               work.shared.data());
+  }
+  return true;
 }
 
 void MoeLayer::add_shared(LayerContext& context, float* out) const {
@@ -82,6 +114,16 @@ bool MoeLayer::route(LayerContext& context, const float* x) const {
   work.router.reserve_discarding(tokens * experts);
   work.chosen.reserve_discarding(tokens * top_k);
   work.expert_weights.reserve_discarding(tokens * top_k);
+  if (!router_norm_.empty()) {
+    const int64_t n = context.hidden;
+    work.moe_normed.reserve_discarding(tokens * static_cast<std::size_t>(n));
+    float* const own = work.moe_normed.data();
+    context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+      context.kernels.rms_norm(x + begin * n, n, router_norm_.data(), 0.0f, spec_.router_norm->eps,
+                               end - begin, n, own + begin * n, n);
+    });
+    x = own;
+  }
   const LinearJob job{&router_, work.router.data(), spec_.experts};
   if (!context.linear.run_exact({&job, 1}, x, context.tokens)) return false;
   const bool preferences = has_preferences(spec_);
@@ -129,7 +171,8 @@ bool MoeLayer::activate(LayerContext& context, const float* x) const {
     const ExpertRows& group = groups[static_cast<std::size_t>(set)];
     // Row by row: where a row is cut into registers then does not depend on the rows before it.
     for (int64_t row = group.first; row < group.first + group.rows; ++row) {
-      context.kernels.silu_mul(gate + row * width, up + row * width, width, gate + row * width);
+      jang::activate(context.kernels, spec_.activation, gate + row * width, up + row * width,
+                     width);
     }
     work.expert_inner.complete(group.first, group.rows);
   };
@@ -161,7 +204,11 @@ void MoeLayer::combine(LayerContext& context, float* out) const {
       float* sum = out + t * hidden;
       for (int64_t slot = 0; slot < spec_.top_k; ++slot) {
         const int64_t pair = t * spec_.top_k + slot;
-        const float weight = work.expert_weights[static_cast<std::size_t>(pair)];
+        float weight = work.expert_weights[static_cast<std::size_t>(pair)];
+        if (!expert_scale_.empty()) {
+          const int64_t expert = work.chosen[static_cast<std::size_t>(pair)];
+          weight *= expert_scale_[static_cast<std::size_t>(expert)];
+        }
         const float* y =
             work.expert_out.data() + work.groups.places()[static_cast<std::size_t>(pair)] * hidden;
         if (slot == 0) {

@@ -5,6 +5,9 @@
 //   the slots of a token added in order of falling weight, then the shared expert, which was
 //   computed first.
 //
+// Where the parts have norms of their own, `x` is the hidden states and each part norms them for
+// itself.
+//
 // An expert's matrices are slices of the stack, read where they lie and once for all tokens that
 // chose it; only activation rows are gathered.
 #pragma once
@@ -14,6 +17,7 @@
 #include "arch/spec.h"
 #include "model/layer_context.h"
 #include "model/layers/gated_mlp.h"
+#include "model/norm_layer.h"
 #include "model/weights.h"
 
 namespace jang {
@@ -28,6 +32,9 @@ class MoeLayer {
   bool forward(LayerContext& context, const float* x, float* out) const;
 
  private:
+  /// The input of a part that has a norm of its own, in Workspace::moe_normed; else x.
+  const float* normed(const LayerContext& context, const std::optional<NormLayer>& norm,
+                      const float* x) const;
   bool run_shared(LayerContext& context, const float* x) const;
   void add_shared(LayerContext& context, float* out) const;
   bool route(LayerContext& context, const float* x) const;
@@ -41,7 +48,10 @@ class MoeLayer {
   LinearWeight router_;
   std::vector<LinearWeight> gate_, up_, down_;  // by expert
   std::vector<float> correction_;               // of the choice, [experts]; empty: none
-  uint64_t expert_bytes_;                       // of one expert
+  std::vector<float> expert_scale_;             // of their outputs, [experts]; empty: none
+  std::vector<float> router_norm_;              // the weight of the router's own norm; empty: none
+  std::optional<NormLayer> pre_norm_, post_norm_, shared_pre_norm_, shared_post_norm_;
+  uint64_t expert_bytes_;  // of one expert
 };
 
 }  // namespace jang

@@ -149,7 +149,7 @@ TEST(Inventory, Gemma4Experts) {
   sources.add("model.layers.0.experts.gate_up_proj", {3, 20, 64});
   sources.add("model.layers.0.experts.down_proj", {3, 64, 10});
   const Inventory inventory =
-      build_inventory(config("gemma4_text", ", \"tie_word_embeddings\": false"), sources.list);
+      build_inventory(config("gemma4", ", \"tie_word_embeddings\": false"), sources.list);
   EXPECT_NO_THROW(find(inventory, "model.layers.0.experts.switch_glu.gate_proj.weight"));
   EXPECT_NO_THROW(find(inventory, "model.layers.0.experts.switch_glu.down_proj.weight"));
 }
@@ -280,7 +280,7 @@ TEST(Inventory, Drops) {
     }
   }
   const Inventory gemma =
-      build_inventory(config("gemma4_text", ", \"num_kv_shared_layers\": 1"), shared.list);
+      build_inventory(config("gemma4", ", \"num_kv_shared_layers\": 1"), shared.list);
   EXPECT_EQ(gemma.dropped.size(), 3u);
   EXPECT_NO_THROW(find(gemma, "model.layers.1.self_attn.q_proj.weight"));
   EXPECT_NO_THROW(find(gemma, "model.layers.0.self_attn.k_proj.weight"));

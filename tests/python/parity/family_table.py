@@ -163,6 +163,10 @@ def large(case: tiny.Case) -> tiny.Case:
     values.pop("layer_types", None)
     if case.model_type in tiny.spaces.ARCHITECTURES:
         values |= tiny.spaces.large(case.model_type)
+    if case.model_type in tiny.gemma4.ARCHITECTURES:
+        values |= tiny.gemma4.large(values)
+    if case.model_type in tiny.minimax.ARCHITECTURES:
+        values |= tiny.minimax.large()
     if values.get("sliding_window"):
         values["sliding_window"] = 4096
     return replace(case, config=values, dtype="BF16", shards=0)

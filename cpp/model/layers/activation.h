@@ -1,0 +1,15 @@
+// The gate of a gated feed-forward: one name for the kernels of all activations.
+#pragma once
+
+#include <cstdint>
+
+#include "arch/spec.h"
+#include "kernels/kernel_table.h"
+
+namespace jang {
+
+/// gate = act(gate) * up, n floats.
+void activate(const kernels::KernelTable& kernels, Activation activation, float* gate,
+              const float* up, int64_t n);
+
+}  // namespace jang
