@@ -142,6 +142,17 @@ struct Mamba2Spec {
   bool operator==(const Mamba2Spec&) const = default;
 };
 
+/// A short causal convolution between two gates: out(C * convolution(B * x)).
+struct ShortConvSpec {
+  LinearSpec in;  // rows: B, C, x
+  LinearSpec out;
+  std::string convolution;  // path of its weight [channels, taps, 1], and of its bias if it has one
+  bool convolution_bias = false;
+  int64_t channels = 0;
+  int64_t taps = 0;
+  bool operator==(const ShortConvSpec&) const = default;
+};
+
 /// `count` matrices of one shape, the stack's tensor being [count, out, in].
 struct StackSpec {
   std::string path;
@@ -220,6 +231,7 @@ struct MoeSpec {
   int64_t top_k = 0;
   RouterRule rule = RouterRule::kSoftmaxThenTopK;
   bool renormalize = false;  // weights are divided by their sum
+  float least_sum = 1e-20f;  // kSigmoid only: is added to that sum
   float jitter = 0.0f;       // kSparseMixer only
   std::optional<SharedExpertSpec> shared;
   Activation activation = Activation::kSilu;
@@ -234,8 +246,8 @@ struct MoeSpec {
   bool operator==(const MoeSpec&) const = default;
 };
 
-using MixerSpec =
-    std::variant<AttentionSpec, DeltaNetSpec, LatentAttentionSpec, MambaSpec, Mamba2Spec>;
+using MixerSpec = std::variant<AttentionSpec, DeltaNetSpec, LatentAttentionSpec, MambaSpec,
+                               Mamba2Spec, ShortConvSpec>;
 using FeedForwardSpec = std::variant<GatedMlpSpec, MoeSpec, PlainMlpSpec>;
 
 /// h += residual * post_norm(mixer(pre_norm(h))); h += residual * ff_post_norm(ff(ff_pre_norm(h))).

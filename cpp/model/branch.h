@@ -22,6 +22,7 @@
 #include "model/layers/moe.h"
 #include "model/layers/parallel.h"
 #include "model/layers/plain_mlp.h"
+#include "model/layers/short_conv.h"
 #include "model/norm_layer.h"
 #include "model/weights.h"
 
@@ -30,7 +31,7 @@ namespace jang {
 struct Branch {
   std::optional<NormLayer> pre_norm, post_norm;
   std::variant<AttentionLayer, DeltaNetLayer, LatentAttentionLayer, MambaLayer, Mamba2Layer,
-               GatedMlpLayer, MoeLayer, PlainMlpLayer, ParallelLayer>
+               ShortConvLayer, GatedMlpLayer, MoeLayer, PlainMlpLayer, ParallelLayer>
       body;
   float residual = 1.0f;
   int64_t layer = 0;  // of the caches

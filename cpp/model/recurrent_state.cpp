@@ -50,6 +50,9 @@ struct RecurrentState::DimsOf {
             .updates = spec.inner(),
             .decay = spec.heads};
   }
+  Dims operator()(const ShortConvSpec& spec) const {
+    return {.channels = spec.channels, .taps = spec.taps};
+  }
 };
 
 std::vector<RecurrentState::Dims> RecurrentState::dims_of(const ModelSpec& spec) {
