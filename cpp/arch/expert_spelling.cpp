@@ -17,7 +17,7 @@ ExpertSpelling expert_spelling(const ModelConfig& config, std::span<const std::s
     if (name.ends_with(".block_sparse_moe.input_linear.weight")) return ExpertSpelling::kLinear;
   }
   const std::string& type = config.model_type();
-  if (type == "mixtral" || type == "phimoe" || type == "minimax_m2")
+  if (type == "mixtral" || type == "phimoe" || type == "minimax_m2" || type == "lfm2_moe")
     return ExpertSpelling::kMixtral;
   return type.starts_with("granitemoe") ? ExpertSpelling::kLinear : ExpertSpelling::kSingle;
 }

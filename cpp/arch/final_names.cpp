@@ -69,7 +69,7 @@ std::string with_prefix(const ModelConfig& config, std::string_view source) {
     if (!name.starts_with("language_model.")) name.insert(0, "language_model.");
     return name;
   }
-  if (one_of(type, {"gemma3", "gemma3_text"})) {  // written flat, as gemma3_text
+  if (one_of(type, {"gemma3", "gemma3_text", "lfm2"})) {  // written flat, as the text model
     if (swap_prefix(name, "model.language_model.", "model.")) return name;
     swap_prefix(name, "language_model.", "");
     return name;

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import tiny_experts as routed
 import tiny_hybrid as hybrid
 import tiny_latent as latent
+import tiny_lfm2_jamba as mixed
 import tiny_phi_glm_cohere as more
 import tiny_state_space as spaces
 
@@ -64,6 +65,8 @@ class Case:
             return routed.matrices(values)
         if self.model_type in latent.ARCHITECTURES:
             return latent.matrices(values)
+        if self.model_type in mixed.ARCHITECTURES:
+            return mixed.matrices(values)
         return int(values["num_hidden_layers"]) * more.matrices_of_a_layer(self.model_type)
 
     @property
@@ -71,6 +74,8 @@ class Case:
         """Tokens of a longer sequence that belongs to the case; 0: none."""
         if self.model_type in spaces.ARCHITECTURES:
             return spaces.LONG
+        if self.model_type in mixed.ARCHITECTURES:
+            return mixed.LONG
         return hybrid.LONG if self.model_type in hybrid.ARCHITECTURES else 0
 
     @property
@@ -365,6 +370,10 @@ CASES += [
     Case(name, values, dtype=dtype, shards=shards, absent=absent, stock=stock)
     for name, values, dtype, shards, absent, stock in spaces.CASES
 ]
+CASES += [
+    Case(name, values, dtype, shards, fused_experts=fused, absent=absent, stock=stock)
+    for name, values, dtype, shards, fused, absent, stock in mixed.CASES
+]
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -382,6 +391,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         **spaces.ARCHITECTURES,
         **routed.ARCHITECTURES,
         **latent.ARCHITECTURES,
+        **mixed.ARCHITECTURES,
         "qwen2": "Qwen2ForCausalLM",
         "qwen3": "Qwen3ForCausalLM",
         "granite": "GraniteForCausalLM",
@@ -395,6 +405,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     if case.model_type in ("mistral", "mixtral", "qwen2"):
         del values["attention_bias"], values["mlp_bias"]
     foreign = {**more.FOREIGN_KEYS, **routed.FOREIGN_KEYS, **latent.FOREIGN_KEYS}
+    foreign |= mixed.FOREIGN_KEYS
     for key in foreign.get(case.model_type, ()):
         del values[key]
     if case.model_type in spaces.ARCHITECTURES:
@@ -431,6 +442,8 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         values["dtype"] = torch_dtype
         return values
     values["torch_dtype"] = torch_dtype
+    if case.model_type in mixed.ARCHITECTURES:
+        mixed.old_spelling(values)
     rope = dict(values.pop("rope_parameters", {}))
     if not rope:
         return values
@@ -523,6 +536,10 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
 
     if case.model_type in latent.ARCHITECTURES:
         yield from latent.tensors(c, numbers.normal, case.fused_experts)
+        return
+
+    if case.model_type in mixed.ARCHITECTURES:
+        yield from mixed.tensors(c, numbers.normal, case.fused_experts)
         return
 
     def matrix(out: int, columns: int) -> Floats:
@@ -654,6 +671,8 @@ def write_readable_checkpoint(case: Case, folder: Path, spelling: str = "new", *
     values = {**case.config, **READABLE, **more}
     if case.model_type in spaces.ARCHITECTURES:
         values |= spaces.readable(values, values["hidden_size"])
+    if case.model_type in mixed.ARCHITECTURES:
+        values |= mixed.readable(values, values["hidden_size"])
     write_checkpoint(replace(case, config=values), folder, spelling)
     demo = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
     for file in ("tokenizer.json", "tokenizer_config.json"):

@@ -163,6 +163,8 @@ def large(case: tiny.Case) -> tiny.Case:
     values.pop("layer_types", None)
     if case.model_type in tiny.spaces.ARCHITECTURES:
         values |= tiny.spaces.large(case.model_type)
+    if case.model_type in tiny.mixed.ARCHITECTURES:
+        values |= tiny.mixed.large(case.model_type)
     if values.get("sliding_window"):
         values["sliding_window"] = 4096
     return replace(case, config=values, dtype="BF16", shards=0)
