@@ -188,6 +188,10 @@ struct ConvTask {
   bool silu;   // act: x / (1 + e^-x); else none
   float* out;  // [tokens] rows, out_stride apart; not x
   int64_t out_stride;
+  // Gates, [tokens] rows of the stride of x, or null: the inputs are x times input_gate, those of
+  // the history such products already, and the outputs are multiplied by output_gate.
+  const float* input_gate = nullptr;
+  const float* output_gate = nullptr;
 };
 
 /// Tokens of a gated delta rule that are taken together; a state is known where a chunk begins.

@@ -81,6 +81,7 @@ void check_bound(const ModelConfig& config, const Bound& bound) {
 std::string canonical_model_type(const std::string& name, bool wrapped) {
   if (wrapped && name == "gemma3") return "gemma3_text";
   if (wrapped && name == "gemma4") return "gemma4_text";
+  if (wrapped && name == "lfm2_vl") return "lfm2";
   if (name == "qwen3_5_text") return "qwen3_5";
   if (name == "qwen3_5_moe_text") return "qwen3_5_moe";
   return name;
@@ -229,7 +230,10 @@ int64_t ModelConfig::layers() const {
 }
 
 bool ModelConfig::tied_embeddings() const {
-  for (const std::string_view key : {"tie_word_embeddings", "tie_embedding"}) {
+  // Only lfm2 has the second name, which there beats the first.
+  const bool renamed = model_type_.starts_with("lfm2");
+  for (const std::string_view key : {"tie_embedding", "tie_word_embeddings"}) {
+    if (key == "tie_embedding" && !renamed) continue;
     if (const std::optional<bool> value = boolean(key)) return *value;
   }
   for (const std::string_view name : kTiedByDefault) {

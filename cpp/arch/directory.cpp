@@ -126,6 +126,21 @@ void take_stored_halves(ModelSpec& spec, const Stored& stored) {
   }
 }
 
+/// Other writers give lfm2's feed-forward the names of most families.
+template <typename Stored>
+void take_stored_names(ModelSpec& spec, const Stored& stored) {
+  constexpr std::string_view kGate = "feed_forward.w1";
+  for (LayerSpec& layer : spec.layers) {
+    auto* mlp = layer.feed_forward ? std::get_if<GatedMlpSpec>(&*layer.feed_forward) : nullptr;
+    if (mlp == nullptr || !mlp->gate.path.ends_with(kGate) || stored(mlp->gate.path)) continue;
+    const std::string base = mlp->gate.path.substr(0, mlp->gate.path.size() - 2);
+    if (!stored(base + "gate_proj")) continue;
+    mlp->gate.path = base + "gate_proj";
+    mlp->up.path = base + "up_proj";
+    mlp->down.path = base + "down_proj";
+  }
+}
+
 void collect_renamed(ModelDirectory& directory) {
   for (const CheckpointTensor& tensor : directory.checkpoint.tensors()) {
     if (is_dropped(directory.config, tensor.name)) continue;
@@ -241,6 +256,7 @@ ModelSpec directory_spec(const ModelDirectory& directory) {
     return directory.find_tensor(path + ".weight") != nullptr;
   };
   take_stored_halves(spec, stored);
+  take_stored_names(spec, stored);
   if (!spec.head.tied) return spec;
   const std::string& head = spec.head.linear.path;
   if (!stored(head)) return spec;

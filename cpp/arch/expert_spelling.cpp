@@ -20,7 +20,7 @@ ExpertSpelling expert_spelling(const ModelConfig& config, std::span<const std::s
   }
   const std::string& type = config.model_type();
   if (type.starts_with("gemma4")) return ExpertSpelling::kFused;
-  if (type == "mixtral" || type == "phimoe" || type.starts_with("minimax"))
+  if (type == "mixtral" || type == "phimoe" || type == "lfm2_moe" || type.starts_with("minimax"))
     return ExpertSpelling::kMixtral;
   return type.starts_with("granitemoe") ? ExpertSpelling::kLinear : ExpertSpelling::kSingle;
 }

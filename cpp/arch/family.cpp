@@ -19,7 +19,8 @@ constexpr std::array kFamilies = {
     &kQwen2MoeFamily,   &kOlmoeFamily,   &kGraniteMoeFamily,  &kPhiMoeFamily,
     &kMiniMaxM2Family,  &kGlm4MoeFamily, &kDeepseekV3Family,  &kDeepseekV2Family,
     &kMambaFamily,      &kMamba2Family,  &kFalconMambaFamily, &kGraniteMoeHybridFamily,
-    &kGemma4TextFamily, &kMiniMaxFamily,
+    &kGemma4TextFamily, &kMiniMaxFamily, &kLfm2Family,        &kLfm2MoeFamily,
+    &kJambaFamily,
 };
 
 // Sorted. Wrapped spellings ("gemma3", "gemma4") are the outer names of the text models beside

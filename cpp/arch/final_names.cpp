@@ -70,7 +70,7 @@ std::string with_prefix(const ModelConfig& config, std::string_view source) {
     return name;
   }
   // Written flat, under the text model's name.
-  if (one_of(type, {"gemma3", "gemma3_text", "gemma4", "gemma4_text"})) {
+  if (one_of(type, {"gemma3", "gemma3_text", "gemma4", "gemma4_text", "lfm2"})) {
     if (swap_prefix(name, "model.language_model.", "model.")) return name;
     swap_prefix(name, "language_model.", "");
     return name;

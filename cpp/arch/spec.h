@@ -164,6 +164,17 @@ struct LightningSpec {
   bool operator==(const LightningSpec&) const = default;
 };
 
+/// A short causal convolution between two gates: out(C * convolution(B * x)).
+struct ShortConvSpec {
+  LinearSpec in;  // rows: B, C, x
+  LinearSpec out;
+  std::string convolution;  // path of its weight [channels, taps, 1], and of its bias if it has one
+  bool convolution_bias = false;
+  int64_t channels = 0;
+  int64_t taps = 0;
+  bool operator==(const ShortConvSpec&) const = default;
+};
+
 /// `count` matrices of one shape, the stack's tensor being [count, out, in].
 struct StackSpec {
   std::string path;
@@ -244,6 +255,7 @@ struct MoeSpec {
   int64_t top_k = 0;
   RouterRule rule = RouterRule::kSoftmaxThenTopK;
   bool renormalize = false;  // weights are divided by their sum
+  float least_sum = 1e-20f;  // kSigmoid only: is added to that sum
   float jitter = 0.0f;       // kSparseMixer only
   std::optional<SharedExpertSpec> shared;
   Activation activation = Activation::kSilu;
@@ -266,7 +278,7 @@ struct MoeSpec {
 };
 
 using MixerSpec = std::variant<AttentionSpec, DeltaNetSpec, LatentAttentionSpec, MambaSpec,
-                               Mamba2Spec, LightningSpec>;
+                               Mamba2Spec, LightningSpec, ShortConvSpec>;
 using FeedForwardSpec = std::variant<GatedMlpSpec, MoeSpec, PlainMlpSpec>;
 
 /// h += norm(projection(act(gate h) * e)), e being the layer's own input of the token

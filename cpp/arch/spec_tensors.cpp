@@ -98,6 +98,11 @@ class Collector {
     norm(spec.norm);
     linear(spec.out);
   }
+  void operator()(const ShortConvSpec& spec) {
+    linear(spec.in);
+    convolution(spec.convolution, spec.channels, spec.taps, spec.convolution_bias);
+    linear(spec.out);
+  }
   void operator()(const LatentAttentionSpec& spec) {
     if (spec.q_a) linear(*spec.q_a);
     norm(spec.q_norm);

@@ -21,6 +21,7 @@ struct BindBody {
   Body operator()(const MambaSpec& spec) const { return MambaLayer(spec, binder); }
   Body operator()(const Mamba2Spec& spec) const { return Mamba2Layer(spec, binder); }
   Body operator()(const LightningSpec& spec) const { return LightningLayer(spec, binder); }
+  Body operator()(const ShortConvSpec& spec) const { return ShortConvLayer(spec, binder); }
   Body operator()(const GatedMlpSpec& spec) const { return GatedMlpLayer(spec, binder); }
   Body operator()(const MoeSpec& spec) const { return MoeLayer(spec, binder); }
   Body operator()(const PlainMlpSpec& spec) const { return PlainMlpLayer(spec, binder); }

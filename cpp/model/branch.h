@@ -24,6 +24,7 @@
 #include "model/layers/moe.h"
 #include "model/layers/parallel.h"
 #include "model/layers/plain_mlp.h"
+#include "model/layers/short_conv.h"
 #include "model/norm_layer.h"
 #include "model/weights.h"
 
@@ -33,7 +34,7 @@ struct Branch {
   std::optional<NormLayer> pre_norm, post_norm;
   std::variant<AttentionLayer, DeltaNetLayer, LatentAttentionLayer, MambaLayer, Mamba2Layer,
                LightningLayer, GatedMlpLayer, MoeLayer, PlainMlpLayer, ParallelLayer,
-               LayerInputLayer>
+               LayerInputLayer, ShortConvLayer>
       body;
   float residual = 1.0f;
   int64_t layer = 0;  // of the caches

@@ -56,6 +56,9 @@ struct RecurrentState::DimsOf {
             .keys = spec.inner(),
             .updates = spec.inner()};
   }
+  Dims operator()(const ShortConvSpec& spec) const {
+    return {.channels = spec.channels, .taps = spec.taps};
+  }
 };
 
 std::vector<RecurrentState::Dims> RecurrentState::dims_of(const ModelSpec& spec) {

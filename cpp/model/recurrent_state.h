@@ -18,7 +18,7 @@ namespace jang {
 
 /// The memory of one layer in one slot. What the rows of a token hold is the layer's own affair: of
 /// delta rules keys, updates and logarithms of decays, of mamba2 B, x times step and the same, of
-/// mamba B, convolved x and steps.
+/// mamba B, convolved x and steps; short convolutions have their inputs alone.
 struct StateSlot {
   float* state;  // at the chunk's beginning
   float*

@@ -23,9 +23,6 @@ float weight_among_near(const MoeSpec& spec, const float* logits, std::span<cons
   return 1.0f / sum;
 }
 
-// What the sum of chosen logistic scores is kept above.
-constexpr float kLeastSum = 1e-20f;
-
 /// Scores that are logistic functions of logits, in place; `ones` is overwritten.
 void take_sigmoid(const kernels::KernelTable& kernels, float* logits, float* ones, int64_t n) {
   std::fill_n(ones, n, 1.0f);
@@ -84,7 +81,7 @@ void choose_experts(const MoeSpec& spec, const kernels::KernelTable& kernels, fl
   for (int64_t i = 0; i < spec.top_k; ++i) weights[i] = logits[chosen[i]];
   if (late) kernels.softmax(weights, spec.top_k);
   if (spec.renormalize) {
-    float sum = sigmoid ? kLeastSum : 0.0f;
+    float sum = sigmoid ? spec.least_sum : 0.0f;
     for (int64_t i = 0; i < spec.top_k; ++i) sum += weights[i];
     for (int64_t i = 0; i < spec.top_k; ++i) weights[i] /= sum;
   }
@@ -100,7 +97,7 @@ void router_probabilities(const MoeSpec& spec, const kernels::KernelTable& kerne
   if (spec.rule == RouterRule::kTopKThenSoftmax || spec.rule == RouterRule::kSparseMixer)
     kernels.softmax(probabilities, spec.experts);
   if (spec.rule != RouterRule::kSigmoid) return;
-  float sum = kLeastSum;
+  float sum = spec.least_sum;
   for (int64_t e = 0; e < spec.experts; ++e) sum += scores[e];
   kernels.scale(probabilities, 1.0f / sum, spec.experts);
 }

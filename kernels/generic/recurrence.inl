@@ -1,5 +1,5 @@
-// What surrounds a recurrence: the depthwise convolution before it, the gates of delta rules and of
-// state space models, and output gates.
+// What surrounds a recurrence: the depthwise convolution before it, which with gates of its own is
+// a layer by itself, the gates of delta rules and of state space models, and output gates.
 //
 // Layout: channels are lanes, weights [taps][channels]. Operations: taps multiply-adds and an
 // exponential per channel and token; the limit approached is reading and writing the rows.
@@ -67,10 +67,14 @@ inline void conv_lanes(const ConvTask& task, int64_t t, int64_t c, int64_t lanes
     const int64_t at = t - before + j;
     const float* row =
         at < 0 ? task.history + (before + at) * task.history_stride : task.x + at * task.x_stride;
-    sum = fma(load_some(task.weights + j * task.weight_stride + c, lanes),
-              load_some(row + c, lanes), sum);
+    vf input = load_some(row + c, lanes);
+    if (at >= 0 && task.input_gate != nullptr)
+      input = input * load_some(task.input_gate + at * task.x_stride + c, lanes);
+    sum = fma(load_some(task.weights + j * task.weight_stride + c, lanes), input, sum);
   }
   if (task.silu) sum = sum / (exp(-sum) + 1.0f);
+  if (task.output_gate != nullptr)
+    sum = sum * load_some(task.output_gate + t * task.x_stride + c, lanes);
   float* out = task.out + t * task.out_stride + c;
   if (lanes == kLanes) {
     store(out, sum);

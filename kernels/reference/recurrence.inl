@@ -11,11 +11,13 @@ void causal_conv(const ConvTask& task) {
       double sum = task.bias != nullptr ? task.bias[c] : 0.0;
       for (int64_t j = 0; j < task.taps; ++j) {
         const int64_t at = t - task.taps + 1 + j;
-        const float input = at < 0 ? task.history[(task.taps - 1 + at) * task.history_stride + c]
-                                   : task.x[at * task.x_stride + c];
-        sum += static_cast<double>(task.weights[j * task.weight_stride + c]) * input;
+        double input = at < 0 ? task.history[(task.taps - 1 + at) * task.history_stride + c]
+                              : task.x[at * task.x_stride + c];
+        if (at >= 0 && task.input_gate != nullptr) input *= task.input_gate[at * task.x_stride + c];
+        sum += task.weights[j * task.weight_stride + c] * input;
       }
       if (task.silu) sum /= 1.0 + std::exp(-sum);
+      if (task.output_gate != nullptr) sum *= task.output_gate[t * task.x_stride + c];
       task.out[t * task.out_stride + c] = static_cast<float>(sum);
     }
   }

@@ -23,6 +23,7 @@ import tiny_experts as routed
 import tiny_gemma4 as gemma4
 import tiny_hybrid as hybrid
 import tiny_latent as latent
+import tiny_lfm2_jamba as mixed
 import tiny_minimax as minimax
 import tiny_phi_glm_cohere as more
 import tiny_state_space as spaces
@@ -70,6 +71,8 @@ class Case:
             return gemma4.matrices(values)
         if self.model_type in minimax.ARCHITECTURES:
             return minimax.matrices(values)
+        if self.model_type in mixed.ARCHITECTURES:
+            return mixed.matrices(values)
         return int(values["num_hidden_layers"]) * more.matrices_of_a_layer(self.model_type)
 
     @property
@@ -79,6 +82,8 @@ class Case:
             return spaces.LONG
         if self.model_type in minimax.ARCHITECTURES:
             return minimax.LONG
+        if self.model_type in mixed.ARCHITECTURES:
+            return mixed.LONG
         return hybrid.LONG if self.model_type in hybrid.ARCHITECTURES else 0
 
     @property
@@ -381,6 +386,10 @@ CASES += [
     Case(name, values, dtype=dtype, shards=shards, absent=absent, stock=stock)
     for name, values, dtype, shards, absent, stock in spaces.CASES
 ]
+CASES += [
+    Case(name, values, dtype, shards, fused_experts=fused, absent=absent, stock=stock)
+    for name, values, dtype, shards, fused, absent, stock in mixed.CASES
+]
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -400,6 +409,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         **latent.ARCHITECTURES,
         **gemma4.ARCHITECTURES,
         **minimax.ARCHITECTURES,
+        **mixed.ARCHITECTURES,
         "qwen2": "Qwen2ForCausalLM",
         "qwen3": "Qwen3ForCausalLM",
         "granite": "GraniteForCausalLM",
@@ -414,6 +424,7 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
         del values["attention_bias"], values["mlp_bias"]
     foreign = {**more.FOREIGN_KEYS, **routed.FOREIGN_KEYS, **latent.FOREIGN_KEYS}
     foreign |= {**gemma4.FOREIGN_KEYS, **minimax.FOREIGN_KEYS}
+    foreign |= mixed.FOREIGN_KEYS
     for key in foreign.get(case.model_type, ()):
         del values[key]
     if case.model_type in spaces.ARCHITECTURES:
@@ -454,6 +465,8 @@ def config(case: Case, spelling: str = "new") -> dict[str, Any]:
     values["torch_dtype"] = torch_dtype
     if case.model_type in gemma4.ARCHITECTURES:
         return values
+    if case.model_type in mixed.ARCHITECTURES:
+        mixed.old_spelling(values)
     rope = dict(values.pop("rope_parameters", {}))
     if not rope:
         return values
@@ -552,6 +565,10 @@ def tensors(case: Case) -> Iterator[tuple[str, Floats]]:
         return
     if case.model_type in minimax.ARCHITECTURES:
         yield from minimax.tensors(c, numbers.normal, case.fused_experts)
+        return
+
+    if case.model_type in mixed.ARCHITECTURES:
+        yield from mixed.tensors(c, numbers.normal, case.fused_experts)
         return
 
     def matrix(out: int, columns: int) -> Floats:
@@ -687,6 +704,8 @@ def write_readable_checkpoint(case: Case, folder: Path, spelling: str = "new", *
         values = {**values, **gemma4.readable(values), **more}
     if case.model_type in minimax.ARCHITECTURES:
         values |= minimax.readable(values)
+    if case.model_type in mixed.ARCHITECTURES:
+        values |= mixed.readable(values, values["hidden_size"])
     write_checkpoint(replace(case, config=values), folder, spelling)
     demo = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
     for file in ("tokenizer.json", "tokenizer_config.json"):

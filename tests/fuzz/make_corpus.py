@@ -235,6 +235,16 @@ def configs() -> None:
     granite = {"mamba_n_heads": 4, "mamba_d_head": "auto", "shared_intermediate_size": 32}
     hybrid_granite = {**routed, **mixed_layers, **granite, "model_type": "granitemoehybrid"}
     put("config", "granitemoehybrid", compact(hybrid_granite))
+    short = {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "conv_L_cache": 3}
+    widths = {"block_multiple_of": 8, "block_ffn_dim_multiplier": 1.3, "block_ff_dim": 48}
+    put("config", "lfm2", compact({**LLAMA, **short, **widths, "model_type": "lfm2"}))
+    listed = {"full_attn_idxs": [0], "tie_embedding": False, "conv_bias": True}
+    put("config", "lfm2_numbers", compact({**LLAMA, **listed, "model_type": "lfm2"}))
+    sparse = {**routed, **short, "num_dense_layers": 1, "routed_scaling_factor": 2.0}
+    put("config", "lfm2_moe", compact({**sparse, "model_type": "lfm2_moe"}))
+    rhythm = {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 3}
+    selective = {"mamba_dt_rank": "auto", "mamba_d_state": 4, "mamba_expand": 2}
+    put("config", "jamba", compact({**routed, **rhythm, **selective, "model_type": "jamba"}))
     put("config", "map", compact({**LLAMA, "quantization": width_map(4)}))
     mixed = {"group_size": 64, "bits": 4, "model.norm": False, "lm_head": True, "x": {"bits": 8}}
     put("config", "mixed_map", compact({**LLAMA, "quantization": mixed}))

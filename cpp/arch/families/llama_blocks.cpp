@@ -22,7 +22,8 @@ int64_t required_or(const ModelConfig& config, std::string_view key, int64_t fal
 Shape read_shape(const ModelConfig& config, const LlamaTraits& traits) {
   Shape shape;
   shape.hidden = config.required_integer("hidden_size", 1, ModelConfig::kMaxDim);
-  shape.intermediate = config.required_integer("intermediate_size", 1, ModelConfig::kMaxDim);
+  shape.intermediate =
+      required_or(config, "intermediate_size", traits.default_intermediate, ModelConfig::kMaxDim);
   shape.heads =
       required_or(config, "num_attention_heads", traits.default_heads, ModelConfig::kMaxHeads);
   // null means one key head per query head; absence says so only where it is the model's default.
@@ -93,7 +94,7 @@ float norm_epsilon(const ModelConfig& config, std::string_view key, double fallb
 ModelSpec llama_spec(const ModelConfig& config, const LlamaTraits& traits) {
   if (!traits.own_activation && traits.activation == Activation::kSilu) require_silu(config);
   const Shape shape = read_shape(config, traits);
-  const float eps = norm_epsilon(config, "rms_norm_eps", traits.default_eps);
+  const float eps = norm_epsilon(config, traits.eps_key, traits.default_eps);
   ModelSpec spec;
   spec.model_type = traits.model_type;
   spec.hidden = shape.hidden;
@@ -237,7 +238,7 @@ void complete_llama_config(Json& config, const ModelConfig& source, const LlamaT
   config["mlp_bias"] = mlp != nullptr && mlp->gate.bias;
   config["max_position_embeddings"] = spec.max_positions;
   if (traits.activation == Activation::kSilu) config["hidden_act"] = "silu";
-  if (source.find("rms_norm_eps") == nullptr) config["rms_norm_eps"] = traits.default_eps;
+  if (source.find(traits.eps_key) == nullptr) config[traits.eps_key] = traits.default_eps;
   config["tie_word_embeddings"] = spec.head.tied;
   if (traits.ropes.empty()) {
     write_rope(config, source, spec.ropes.front());

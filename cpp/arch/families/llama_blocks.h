@@ -30,6 +30,7 @@ struct LlamaTraits {
   QkNorm qk_norm = QkNorm::kNone;  // before rotary
   double default_theta = 10000.0;
   double default_eps = 1e-6;
+  std::string_view eps_key = "rms_norm_eps";
   int64_t default_head_dim = 0;  // 0: hidden_size / num_attention_heads
   int64_t default_positions = 2048;
   bool kv_heads_may_be_absent = false;  // then as many as query heads
@@ -42,6 +43,7 @@ struct LlamaTraits {
   int64_t default_heads = 0;                  // 0: the key is required; so below
   int64_t default_kv_heads = 0;
   int64_t default_vocabulary = 0;
+  int64_t default_intermediate = 0;
   std::optional<double> scale = {};  // on q.k, else head_dim^-1/2
   std::vector<RopeSpec> ropes = {};  // empty: one, read from the config
 };

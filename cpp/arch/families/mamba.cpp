@@ -9,23 +9,13 @@ namespace {
 constexpr int64_t kStatesIfAbsent = 16;
 constexpr double kMixerEpsilonIfAbsent = 1e-6;
 
-/// time_step_rank: a number or "auto", a sixteenth of the hidden size.
-int64_t step_rank(const ModelConfig& config, int64_t hidden) {
-  const Json* value = config.find("time_step_rank");
-  if (value == nullptr || (value->is_string() && value->as_string() == "auto"))
-    return (hidden + 15) / 16;
-  if (value->is_string()) {
-    config.fail("time_step_rank", "expected an integer or \"auto\", found \"" +
-                                      value->as_string().substr(0, 40) + '"');
-  }
-  return *config.integer("time_step_rank", 1, kMostStateSpaceChannels);
-}
+constexpr std::string_view kRank = "time_step_rank";
 
 bool has_norms(const ModelConfig& config) { return config.model_type() == "falcon_mamba"; }
 
 ModelSpec spec(const ModelConfig& config) {
   const StateSpaceShape shape = read_state_space(config, kStatesIfAbsent);
-  const int64_t rank = step_rank(config, shape.hidden);
+  const int64_t rank = step_rank(config, kRank, shape.hidden);
   std::optional<float> eps;
   if (has_norms(config)) eps = norm_epsilon(config, "mixer_rms_eps", kMixerEpsilonIfAbsent);
   return state_space_model(config, shape, [&](const std::string& base) {
@@ -53,7 +43,7 @@ ModelSpec spec(const ModelConfig& config) {
 void complete_config(Json& config, const ModelConfig& source) {
   const StateSpaceShape shape = read_state_space(source, kStatesIfAbsent);
   complete_state_space(config, shape);
-  config["time_step_rank"] = step_rank(source, shape.hidden);
+  config[kRank] = step_rank(source, kRank, shape.hidden);
   if (has_norms(source) && source.find("mixer_rms_eps") == nullptr)
     config["mixer_rms_eps"] = kMixerEpsilonIfAbsent;
 }

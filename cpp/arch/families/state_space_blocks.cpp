@@ -32,6 +32,17 @@ int64_t read_inner(const ModelConfig& config, std::string_view key, int64_t fall
   return inner;
 }
 
+int64_t step_rank(const ModelConfig& config, std::string_view key, int64_t hidden) {
+  const Json* value = config.find(key);
+  if (value == nullptr || (value->is_string() && value->as_string() == "auto"))
+    return (hidden + 15) / 16;
+  if (value->is_string()) {
+    config.fail(
+        key, "expected an integer or \"auto\", found \"" + value->as_string().substr(0, 40) + '"');
+  }
+  return *config.integer(key, 1, kMostStateSpaceChannels);
+}
+
 StateSpaceShape read_state_space(const ModelConfig& config, int64_t default_state) {
   require_silu(config);
   StateSpaceShape shape;

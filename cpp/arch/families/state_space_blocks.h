@@ -31,6 +31,10 @@ inline constexpr int64_t kMostStates = 4096;
 int64_t read_inner(const ModelConfig& config, std::string_view key, int64_t fallback,
                    int64_t hidden);
 
+/// The channels that the steps of a selective state space are made of: a number or "auto", a
+/// sixteenth of the hidden size, as is absence.
+int64_t step_rank(const ModelConfig& config, std::string_view key, int64_t hidden);
+
 /// Refuses what no such model has; `default_state`: of state_size.
 StateSpaceShape read_state_space(const ModelConfig& config, int64_t default_state);
 

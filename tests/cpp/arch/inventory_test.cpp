@@ -317,20 +317,20 @@ TEST(Inventory, ZeroCentredNormsAreShiftedWhereConvolutionsAreRaw) {
 }
 
 TEST(Inventory, RefusesWhatIsNoPlainWeight) {
-  EXPECT_EQ(code_of(config("jamba"), Sources().ends().add("x.weight", {8, 64}, DType::kI32)),
+  EXPECT_EQ(code_of(config("gemma3"), Sources().ends().add("x.weight", {8, 64}, DType::kI32)),
             ErrorCode::kUnsupportedFormat);
-  EXPECT_EQ(code_of(config("jamba"), Sources().ends().add("x.weight_scale_inv", {8, 64})),
+  EXPECT_EQ(code_of(config("gemma3"), Sources().ends().add("x.weight_scale_inv", {8, 64})),
             ErrorCode::kUnsupportedFormat);
   const Sources twice = Sources()
                             .ends()
                             .add("model.language_model.norm.weight", {64})
                             .add("language_model.model.norm.weight", {64});
-  EXPECT_EQ(code_of(config("jamba"), twice), ErrorCode::kExtraTensor);
+  EXPECT_EQ(code_of(config("gemma3"), twice), ErrorCode::kExtraTensor);
 }
 
 TEST(Inventory, UnknownNamesWarn) {
   const Inventory inventory = build_inventory(
-      config("jamba"), Sources().ends().add("model.layers.0.attention.wq.weight", {64, 64}).list);
+      config("gemma3"), Sources().ends().add("model.layers.0.attention.wq.weight", {64, 64}).list);
   const bool warned = std::any_of(
       inventory.warnings.begin(), inventory.warnings.end(),
       [](const std::string& warning) { return warning.find("attention.wq") != std::string::npos; });
@@ -340,8 +340,8 @@ TEST(Inventory, UnknownNamesWarn) {
 
 // Heads of a model type without a family, so that nothing else is needed.
 TEST(TiedHead, Cases) {
-  const ModelConfig tied = config("jamba", ", \"tie_word_embeddings\": true");
-  const ModelConfig untied = config("jamba", ", \"tie_word_embeddings\": false");
+  const ModelConfig tied = config("gemma3", ", \"tie_word_embeddings\": true");
+  const ModelConfig untied = config("gemma3", ", \"tie_word_embeddings\": false");
   const auto head_warned = [](const Inventory& inventory) {
     return std::any_of(inventory.warnings.begin(), inventory.warnings.end(),
                        [](const std::string& w) { return w.find("lm_head") != std::string::npos; });

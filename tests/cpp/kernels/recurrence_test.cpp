@@ -175,6 +175,43 @@ TEST_P(RecurrenceTest, CausalConvOfSomeChannels) {
   EXPECT_TRUE(same_bits(whole, parts));
 }
 
+TEST_P(RecurrenceTest, CausalConvWithGates) {
+  constexpr int64_t kTokens = 5;
+  for (const int64_t channels : {3, 16, 40}) {
+    for (const int taps : {1, 3, 4}) {
+      Conv conv(kTokens, channels, taps);
+      const auto size = static_cast<std::size_t>(kTokens * channels);
+      const std::vector<float> before = normal_floats(size, 11), behind = normal_floats(size, 12);
+      GuardedFloats out(size);
+      std::vector<float> parts(size), expected(size);
+      const auto gated = [&](int64_t first, int64_t end, float* to) {
+        ConvTask task = conv.task(0, end, false, true, to);
+        task.first = first;
+        task.input_gate = before.data();
+        task.output_gate = behind.data();
+        kernels().causal_conv(task);
+      };
+      gated(0, kTokens, out.data());
+      for (int64_t t = 0; t < kTokens; ++t) gated(t, t + 1, parts.data());
+      EXPECT_TRUE(same_bits(out.span(), parts));
+      // A convolution without gates, of products, what it gives being multiplied.
+      const auto history = static_cast<std::size_t>((taps - 1) * channels);
+      for (std::size_t i = 0; i < size; ++i) conv.inputs[history + i] *= before[i];
+      reference().causal_conv(conv.task(0, kTokens, false, true, expected.data()));
+      for (std::size_t i = 0; i < size; ++i) {
+        const std::size_t c = i % static_cast<std::size_t>(channels);
+        double scale = std::fabs(conv.bias[c]);
+        for (int j = 0; j < taps; ++j) {
+          const auto row = static_cast<std::size_t>(j * channels);
+          scale += std::fabs(conv.weights[c + row] * conv.inputs[i + row]);
+        }
+        scale *= std::fabs(behind[i]);
+        ASSERT_NEAR(out[i], expected[i] * behind[i], (taps + 5) * kRounding * scale);
+      }
+    }
+  }
+}
+
 /// A sequence of one head: what a chunk rule is given, and what comes of it.
 struct Sequence {
   int tokens, keys, values;

@@ -126,6 +126,23 @@ TEST(GroupedRouting, IsTheDefinition) {
   }
 }
 
+TEST(GroupedRouting, TheLeastSumKeepsSmallWeightsSmall) {
+  MoeSpec spec;
+  spec.experts = 3;
+  spec.top_k = 2;
+  spec.rule = RouterRule::kSigmoid;
+  spec.renormalize = true;
+  const std::vector<float> logits = {-14.0f, -40.0f, -15.0f};
+  const double first = std::exp(-14.0), second = std::exp(-15.0);  // 8.3e-7 and 3.1e-7
+  for (const float least : {1e-20f, 1e-6f}) {
+    spec.least_sum = least;
+    const Choice choice = choose(spec, logits, {});
+    EXPECT_EQ(choice.chosen, (std::vector<int64_t>{0, 2}));
+    EXPECT_NEAR(choice.weights[0], first / (first + second + static_cast<double>(least)), 1e-5);
+    EXPECT_NEAR(choice.weights[1], second / (first + second + static_cast<double>(least)), 1e-5);
+  }
+}
+
 TEST(GroupedRouting, ProbabilitiesAreSharesOfTheScores) {
   MoeSpec spec;
   spec.experts = 4;

@@ -197,6 +197,26 @@ TEST(RecurrentState, StateSpacesHaveTheirOwnRows) {
   EXPECT_FALSE(cache.fits(other));
 }
 
+TEST(RecurrentState, ShortConvolutionsRememberTheirInputsAlone) {
+  ModelSpec spec;
+  spec.layers.resize(2);
+  ShortConvSpec conv;
+  conv.channels = 20;
+  conv.taps = 3;
+  spec.layers[0].mixer = spec.layers[1].mixer = conv;
+  KvCache cache(spec, KvType::kF32);
+  cache.reserve(kChunk);
+  const StateSlot one = cache.recurrent().slot(0, 0), other = cache.recurrent().slot(1, 0);
+  for (int64_t i = 0; i < 2 * 20; ++i) ASSERT_EQ(one.inputs[i], 0.0f);
+  EXPECT_GE(other.inputs - one.inputs, (kChunk + 2) * 20);
+  EXPECT_LT(other.inputs - one.inputs, (kChunk + 2) * 20 + 16);
+  EXPECT_EQ(one.present, nullptr);
+  // The slot of the next chunk is another, and told apart by its state's place.
+  EXPECT_NE(cache.recurrent().slot(0, kChunk).state, one.state);
+  std::get<ShortConvSpec>(spec.layers[1].mixer).taps = 4;
+  EXPECT_FALSE(cache.fits(spec));
+}
+
 TEST(RecurrentState, BytesAreOfOneSlotOrTwo) {
   const ModelSpec spec = one_delta_layer();
   EXPECT_EQ(RecurrentState::bytes_for(spec, 0), 0u);

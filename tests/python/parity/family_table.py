@@ -167,6 +167,8 @@ def large(case: tiny.Case) -> tiny.Case:
         values |= tiny.gemma4.large(values)
     if case.model_type in tiny.minimax.ARCHITECTURES:
         values |= tiny.minimax.large()
+    if case.model_type in tiny.mixed.ARCHITECTURES:
+        values |= tiny.mixed.large(case.model_type)
     if values.get("sliding_window"):
         values["sliding_window"] = 4096
     return replace(case, config=values, dtype="BF16", shards=0)
