@@ -7,7 +7,7 @@
 #   make stubs     regenerate python/jang_tools/_core.pyi                    make packages  build and try sdist and wheel
 #   make tidy      clang-tidy, slow                                          make gates     instructions that kernels take
 #   make families  measure every family, for docs/families.md                make kills     kill conversions, KILLS=200
-#   make clean     remove what these made
+#   make clean     remove what these made                                    make parity-full  random models, SEEDS=8 a family
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=DIR another place for the environment.
 
@@ -19,6 +19,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 SECONDS ?= 15
+SEEDS ?= 8
+FIRST ?= 0
 KILLS ?= 200
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export PYTHON
@@ -32,7 +34,7 @@ sources := $(shell find cmake cpp kernels python/jang_tools -type f \( -name '*.
   -o -name '*.cmake' -o -name CMakeLists.txt -o -name '*.py' -o -name '*.pyi' -o -name py.typed \)) \
   CMakeLists.txt README.md LICENSE NOTICE
 
-.PHONY: help demo test lint tidy parity families gates bench packages sanitize fuzz kills arm stubs clean setup
+.PHONY: help demo test lint tidy parity parity-full families gates bench packages sanitize fuzz kills arm stubs clean setup
 help:
 	@sed -n '3,13s/^# \{0,1\}//p' Makefile
 
@@ -106,6 +108,12 @@ stubs: $(VENV)/.package $(VENV)/.lint
 
 parity: .venv-parity/.ready
 	@.venv-parity/bin/python tests/python/parity/make_logits.py --check
+
+# Ten minutes. FIRST=N begins with another seed.
+parity-full: .venv-parity/.ready $(VENV)/.package $(VENV)/.test
+	@rm -rf build/random-models
+	@.venv-parity/bin/python tests/python/parity/random_models.py build/random-models --seeds $(SEEDS) --first $(FIRST)
+	@$(in_venv) python tests/python/parity/compare_models.py build/random-models
 
 # Half an hour, on an idle machine: docs/families.md.
 families: $(VENV)/.package $(VENV)/.test

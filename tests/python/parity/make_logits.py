@@ -28,13 +28,18 @@ FROM_CONFIG = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
 TOLERANCE = 1e-5  # of the largest logit, between two runs of the reference itself
 
 
-def reference_logits(folder: Path, tokens: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
-    """Logits of transformers, [sequences, length, vocabulary]."""
+def reference_logits(
+    folder: Path, tokens: npt.NDArray[np.int32], dtype: str = "float32"
+) -> npt.NDArray[np.float32]:
+    """Logits of transformers computing in `dtype`, [sequences, length, vocabulary]."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model, info = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+        folder,
+        dtype=getattr(torch, dtype),
+        attn_implementation="eager",
+        output_loading_info=True,
     )
     # What follows from the config is not stored by all writers.
     info["missing_keys"] = {key for key in info["missing_keys"] if not key.endswith(FROM_CONFIG)}
