@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -41,7 +42,9 @@ PAIRS = {
     "Q6_K": 6,
     "Q8_0": 8,
 }
-DENSE = [name for name, shape in SHAPES.items() if not shape.experts]
+DENSE = {
+    name: shape for name, shape in SHAPES.items() if isinstance(shape, Shape) and not shape.experts
+}
 STATES = ("repacked", "plain")
 # Threads of the one that waits may spin for a moment before they sleep.
 _QUIET_SECONDS = 0.05
@@ -177,10 +180,7 @@ def compare_row(row: Row, ours: Path, theirs: Path, jobs: list[Job], rounds: int
 
 
 def parameters(shape: Shape) -> int:
-    total = 0
-    for _, dims in shape.modules():
-        total += dims[0] * (dims[1] if len(dims) == 2 else 1)
-    return total
+    return sum(math.prod(tensor.dims) for tensor in shape.tensors(None, 64))
 
 
 def tool(script: str, *arguments: object) -> str:
@@ -197,7 +197,7 @@ def tool(script: str, *arguments: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", choices=DENSE, default="mistral-7b")
+    parser.add_argument("--shape", choices=list(DENSE), default="mistral-7b")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--types", default=",".join(PAIRS), help="types of GGUF, by comma")
     parser.add_argument("--rounds", type=int, default=5)
@@ -213,7 +213,7 @@ def main() -> None:
     if unknown := [kind for kind in types if kind not in PAIRS]:
         raise SystemExit(f"--types: expected some of {', '.join(PAIRS)}, found {unknown[0]}")
 
-    shape = SHAPES[arguments.shape].with_layers(arguments.layers)
+    shape = DENSE[arguments.shape].with_layers(arguments.layers)
     weights = parameters(shape)
     jobs = [
         Job("prefill", arguments.prompt),

@@ -33,7 +33,9 @@ FILE_TYPES = {
     "Q6_K": 18,
     "Q8_0": 7,
 }
-DENSE = [name for name, shape in SHAPES.items() if not shape.experts]
+DENSE = {
+    name: shape for name, shape in SHAPES.items() if isinstance(shape, Shape) and not shape.experts
+}
 _NAMES = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -50,8 +52,9 @@ _NAMES = {
 }
 
 
-def gguf_name(path: str) -> str:
-    """`model.layers.3.mlp.up_proj` -> `blk.3.ffn_up.weight`."""
+def gguf_name(name: str) -> str:
+    """`model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`."""
+    path = name.removesuffix(".weight")
     if not path.startswith("model.layers."):
         return f"{_NAMES[path]}.weight"
     layer, module = path.removeprefix("model.layers.").split(".", 1)
@@ -76,7 +79,7 @@ def write_source(path: Path, shape: Shape) -> None:
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(shape.vocabulary)
     writer.add_tokenizer_model("none")  # tokens come as numbers
-    for name, dims in shape.modules():
+    for name, dims, _ in shape.tensors(None, 64):
         if len(dims) == 1:
             writer.add_tensor_info(gguf_name(name), dims, np.dtype(np.float32), 4 * dims[0])
         else:
@@ -118,7 +121,7 @@ def main() -> None:
     actions = parser.add_subparsers(dest="action", required=True)
     source = actions.add_parser("source", help="write the bf16 file")
     source.add_argument("file", type=Path)
-    source.add_argument("--shape", choices=DENSE, default="mistral-7b")
+    source.add_argument("--shape", choices=list(DENSE), default="mistral-7b")
     source.add_argument("--layers", type=int)
     convert = actions.add_parser("quantize", help="quantize a source")
     convert.add_argument("source", type=Path)
@@ -127,7 +130,7 @@ def main() -> None:
     convert.add_argument("--threads", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.action == "source":
-        write_source(arguments.file, SHAPES[arguments.shape].with_layers(arguments.layers))
+        write_source(arguments.file, DENSE[arguments.shape].with_layers(arguments.layers))
     else:
         quantize(arguments.source, arguments.type, arguments.file, arguments.threads)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +23,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import jang_tools
+import tiny_checkpoints as checkpoints
 from jang_tools.bench import plot, synthetic
 from jang_tools.bench.measure import (
     Measurements,
@@ -78,6 +81,44 @@ def test_synthetic_models_are_sound_and_their_logits_ordinary(
     assert len(set(logits.argmax(axis=1).tolist())) > (12 if shape.experts else 20)
 
 
+# A case of every type, in its own widths: some groups must be smaller, some rows stay plain.
+TYPES = {case.model_type: case for case in reversed(checkpoints.CASES)}
+
+
+@pytest.mark.parametrize("model_type", sorted(TYPES))
+def test_any_config_is_a_shape(model_type: str, tmp_path: Path) -> None:
+    values = checkpoints.config(TYPES[model_type], "old")
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    shape = find_shape(str(tmp_path / "config.json"))
+    assert shape == find_shape(str(tmp_path))
+    assert shape.model_type == model_type
+    written = write_checkpoint(tmp_path / "model", shape, 4, 64)
+    found = jang_tools.inspect(tmp_path / "model")
+    assert found.bytes == written
+    assert not jang_tools.verify(tmp_path / "model").faults
+    wanted = jang_tools.plan(tmp_path, profile="uniform-4", group_size=64)
+    assert found.parameters == wanted.parameters
+    logits = load_model(tmp_path / "model", "exact")(list(range(40)))
+    assert np.isfinite(logits).all()
+    assert len(set(logits.argmax(axis=1).tolist())) > 1
+
+
+def test_layers_of_a_config_are_its_first(tmp_path: Path) -> None:
+    shape = SHAPES["qwen3.5-9b"].with_layers(4)
+    assert shape.layers == 4
+    assert shape.config()["layer_types"] == ["linear_attention"] * 3 + ["full_attention"]
+    names = [tensor.name for tensor in shape.tensors(4, 64)]
+    assert sum(".self_attn.q_proj." in name for name in names) == 1
+    assert SHAPES["qwen3.5-9b"].with_layers(None).layers == 32
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"num_hidden_layers": 0}'])
+def test_a_file_that_is_no_config_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ArgumentError, match=re.escape(f"{tmp_path}/config.json: ")):
+        find_shape(str(tmp_path))
+
+
 def test_the_bytes_follow_from_the_arguments_alone(tmp_path: Path) -> None:
     for name, bits in (("a", 3), ("b", 3), ("c", 5)):
         write_checkpoint(tmp_path / name, TINY, bits)
@@ -125,10 +166,10 @@ def test_plain_values_are_those_of_the_plain_checkpoint(tmp_path: Path) -> None:
     data = next((tmp_path / "m").glob("*.safetensors")).read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    for path, values in synthetic.plain_values(TINY):
-        begin, end = header[f"{path}.weight"]["data_offsets"]
-        assert list(values.shape) == header[f"{path}.weight"]["shape"]
-        assert values.tobytes() == data[8 + length + begin : 8 + length + end], path
+    for name, values in synthetic.plain_values(TINY):
+        begin, end = header[name]["data_offsets"]
+        assert list(values.shape) == header[name]["shape"]
+        assert values.tobytes() == data[8 + length + begin : 8 + length + end], name
 
 
 def test_named_shapes_have_the_published_number_of_weights() -> None:
@@ -139,9 +180,10 @@ def test_named_shapes_have_the_published_number_of_weights() -> None:
         "qwen-0.5b-like": 0.49,
         "mistral-7b": 7.24,
         "qwen3-30b-a3b": 30.5,
+        "qwen3.5-9b": 9.0,
     }
     for name, expected in billions.items():
-        weights = sum(int(np.prod(dims)) for _, dims in SHAPES[name].modules())
+        weights = sum(math.prod(tensor.dims) for tensor in SHAPES[name].tensors(None, 64))
         assert weights / 1e9 == pytest.approx(expected, rel=0.01), name
 
 
@@ -161,7 +203,7 @@ def test_impossible_models_are_refused(bits: int, group: int, layers: int, text:
 def test_groups_must_divide_the_rows() -> None:
     with pytest.raises(ArgumentError, match="128 does not divide the 320 columns of tiny"):
         checkpoint_bytes(replace(TINY, inner=320), 4, 128)
-    with pytest.raises(ArgumentError, match="shape: expected one of llama-8b"):
+    with pytest.raises(ArgumentError, match=r"expected a config.json or one of llama-8b"):
         find_shape("llama-9b")
 
 
@@ -228,8 +270,8 @@ def test_tokens_of_synthetic_models_choose_many_experts() -> None:
     """Router rows times normed embeddings, as the first layer about sees them."""
     shape = SHAPES["tiny-moe"].with_layers(1)
     values = {
-        path: (words.astype(np.uint32) << 16).view(np.float32)
-        for path, words in synthetic.plain_values(shape)
+        name.removesuffix(".weight"): (words.astype(np.uint32) << 16).view(np.float32)
+        for name, words in synthetic.plain_values(shape)
     }
     x = values["model.embed_tokens"]
     x = x / np.sqrt((x**2).mean(axis=1, keepdims=True))
@@ -411,6 +453,7 @@ def test_half_a_kept_model_is_removed(tmp_path: Path, monkeypatch: pytest.Monkey
         ([], "give --model MODEL or --shape NAME"),
         (["--model", "x", "--shape", "tiny"], "give --model MODEL or --shape NAME"),
         (["--model", "x", "--bits", "4"], "--bits belongs to --shape"),
+        (["--shape", "llama-9b"], "expected a config.json or one of llama-8b"),
         (["--shape", "tiny", "--depth", "a"], "'a' is not a list"),
         (["--shape", "tiny", "--depth", "-1"], "-1 is smaller than 0"),
         (["--shape", "tiny", "--batch", "0"], "0 is smaller than 1"),
@@ -554,7 +597,7 @@ def test_a_peer_that_crashes_ends_its_rows_and_nothing_else(
 
 def test_gguf_names_of_all_modules_are_different() -> None:
     models = script("peers/gguf_models.py")
-    names = [models.gguf_name(path) for path, _ in TINY.modules()]
+    names = [models.gguf_name(tensor.name) for tensor in TINY.tensors(None, 64)]
     assert len(set(names)) == len(names) == 3 + 9 * TINY.layers
     assert models.gguf_name("model.layers.11.mlp.down_proj") == "blk.11.ffn_down.weight"
     assert set(models.FILE_TYPES) == set(script("peers/compare.py").PAIRS)

@@ -1,15 +1,17 @@
 """Shapes of well-known models, for synthetic ones of the same speed; no weights, no arithmetic.
 
-A shape is a Llama-style stack: attention with grouped heads, RMSNorm, and a gated MLP or routed
-experts. Only what decides the speed is here; vocabulary and head are those of the model that the
-shape is named after.
+A shape is either the few numbers of a Llama-style stack, for which no compiled core is needed, or
+any `config.json`, of which the core plans the tensors as for a conversion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from jang_tools.errors import ArgumentError
 
@@ -17,9 +19,17 @@ WIDTHS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
 
 
+class TensorShape(NamedTuple):
+    """A tensor of a model. ``group``: None if it stays plain, as norms and routers do."""
+
+    name: str
+    dims: tuple[int, ...]  # logical: rows and columns, experts before them
+    group: int | None
+
+
 @dataclass(frozen=True)
 class Shape:
-    """What decides how long a token takes."""
+    """A Llama-style stack: attention with grouped heads, RMSNorm, a gated MLP or routed experts."""
 
     name: str
     hidden: int
@@ -79,8 +89,20 @@ class Shape:
             }
         return values
 
-    def modules(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Path and shape of every module, matrices and norms, in the order of the layers."""
+    def tensors(self, bits: int | None, group_size: int) -> Iterator[TensorShape]:
+        """Those of the model quantized to one width, or plain, in the order of the layers.
+        ArgumentError if groups do not divide the rows."""
+        for path, dims in self._modules():
+            # Models keep their routers as they are.
+            quantized = bits is not None and len(dims) > 1 and not path.endswith(".mlp.gate")
+            columns = dims[-1]
+            if quantized and columns % group_size != 0:
+                raise ArgumentError(
+                    f"group_size: {group_size} does not divide the {columns} columns of {self.name}"
+                )
+            yield TensorShape(f"{path}.weight", dims, group_size if quantized else None)
+
+    def _modules(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         hidden, width, kv_width = self.hidden, self.heads * self.head_dim, self.kv_width
         yield "model.embed_tokens", (self.vocabulary, hidden)
         for layer in range(self.layers):
@@ -108,17 +130,105 @@ class Shape:
         if not self.tied:
             yield "lm_head", (self.vocabulary, hidden)
 
-    @staticmethod
-    def is_quantized(path: str, dims: tuple[int, ...]) -> bool:
-        """Matrices and stacks of them, but for routers, which models keep as they are."""
-        return len(dims) > 1 and not path.endswith(".mlp.gate")
-
     @property
     def kv_width(self) -> int:
         return self.kv_heads * self.head_dim
 
 
-SHAPES = {
+@dataclass(frozen=True)
+class ConfigShape:
+    """Any model that can be planned from its ``config.json``."""
+
+    name: str
+    values: Mapping[str, Any]
+
+    @property
+    def model_type(self) -> str:
+        return str(self.values.get("model_type"))
+
+    @property
+    def layers(self) -> int:
+        return int(self.values["num_hidden_layers"])
+
+    def with_layers(self, layers: int | None) -> ConfigShape:
+        """The first ``layers`` of them, with the kinds that lists name; None changes nothing."""
+        if layers is None:
+            return self
+        values = dict(self.values) | {"num_hidden_layers": layers}
+        for key, value in self.values.items():
+            if isinstance(value, list) and len(value) == self.layers:
+                values[key] = value[:layers]
+        return replace(self, values=values)
+
+    def config(self) -> dict[str, Any]:
+        """``config.json`` of an unquantized checkpoint of this shape."""
+        return dict(self.values)
+
+    def tensors(self, bits: int | None, group_size: int) -> Iterator[TensorShape]:
+        """Those of the model quantized to one width, or plain, in the order of converted files.
+        Groups are smaller where columns need it. Raises what planning raises."""
+        from jang_tools import _core
+
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(self.values), encoding="utf-8")
+            profile = f"uniform-{bits or 4}"
+            plan = _core.plan_directory(folder, profile=profile, group_size=group_size)
+        for tensor in plan.tensors:
+            kept = bits is None or tensor.bits is None or tensor.role == "router"
+            yield TensorShape(tensor.name, tensor.shape, None if kept else tensor.group_size)
+
+
+AnyShape = Shape | ConfigShape
+
+
+def read_shape(path: Path) -> ConfigShape:
+    """The shape that a ``config.json``, or a directory with one, describes. ArgumentError."""
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"{file}: {error}", code="argument") from error
+    count = values.get("num_hidden_layers") if isinstance(values, dict) else None
+    if not isinstance(count, int) or count < 1:
+        raise ArgumentError(
+            f"{file}: expected num_hidden_layers of a language model", code="argument"
+        )
+    return ConfigShape(file.absolute().parent.name, values)
+
+
+_QWEN3_5_9B = {
+    "architectures": ["Qwen3_5ForCausalLM"],
+    "model_type": "qwen3_5_text",
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 32,
+    "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 8,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+    "vocab_size": 248_320,
+    "max_position_embeddings": 32_768,
+    "rms_norm_eps": 1e-6,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 10_000_000.0,
+        "partial_rotary_factor": 0.25,
+        "mrope_section": [11, 11, 10],
+        "mrope_interleaved": True,
+    },
+    "hidden_act": "silu",
+    "attn_output_gate": True,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "eos_token_id": 2,
+}
+
+SHAPES: dict[str, AnyShape] = {
     shape.name: shape
     for shape in (
         Shape("llama-8b", 4096, 14336, 32, 32, 8, 128, 128_256),
@@ -143,6 +253,7 @@ SHAPES = {
             chosen=8,
             expert_inner=768,
         ),
+        ConfigShape("qwen3.5-9b", _QWEN3_5_9B),
         Shape("tiny", 256, 512, 2, 4, 2, 64, 512, rope_theta=10_000.0, max_positions=8192),
         Shape(
             "tiny-moe",
@@ -164,8 +275,13 @@ SHAPES = {
 }
 
 
-def find_shape(name: str) -> Shape:
-    """The shape of that name, or an ArgumentError that lists the names."""
-    if name not in SHAPES:
-        raise ArgumentError(f"shape: expected one of {', '.join(SHAPES)}, found '{name}'")
-    return SHAPES[name]
+def find_shape(name: str) -> AnyShape:
+    """The shape of that name, or of that config file; an ArgumentError that lists the names."""
+    if name in SHAPES:
+        return SHAPES[name]
+    if Path(name).exists():
+        return read_shape(Path(name))
+    raise ArgumentError(
+        f"expected a config.json or one of {', '.join(SHAPES)}, found '{name}'",
+        code="argument",
+    )

@@ -15,12 +15,12 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from jang_tools.bench.shapes import GROUP_SIZES, WIDTHS, Shape
+from jang_tools.bench.shapes import GROUP_SIZES, WIDTHS, AnyShape
 from jang_tools.errors import ArgumentError, IoError
 
 SHARD_BYTES = 2 << 30
@@ -91,8 +91,8 @@ def _bf16(values: npt.NDArray[np.floating]) -> Words:
     return rounded.astype("<u2")
 
 
-def check_widths(shape: Shape, bits: int | None, group_size: int) -> None:
-    """ArgumentError if the format has no such width or groups do not divide the rows."""
+def check_widths(shape: AnyShape, bits: int | None, group_size: int) -> None:
+    """ArgumentError if the format has no such width or group size."""
     if bits is not None and bits not in WIDTHS:
         raise ArgumentError(f"bits: expected one of {', '.join(map(str, WIDTHS))}, found {bits}")
     if group_size not in GROUP_SIZES:
@@ -100,14 +100,9 @@ def check_widths(shape: Shape, bits: int | None, group_size: int) -> None:
         raise ArgumentError(f"group_size: expected one of {sizes}, found {group_size}")
     if shape.layers < 1:
         raise ArgumentError(f"layers: expected at least 1, found {shape.layers}")
-    for _, dims in shape.modules():
-        if bits is not None and len(dims) > 1 and dims[-1] % group_size != 0:
-            raise ArgumentError(
-                f"group_size: {group_size} does not divide the {dims[-1]} columns of {shape.name}"
-            )
 
 
-def checkpoint_bytes(shape: Shape, bits: int | None, group_size: int = 64) -> int:
+def checkpoint_bytes(shape: AnyShape, bits: int | None, group_size: int = 64) -> int:
     """Bytes of all tensors; headers add some kilobytes."""
     check_widths(shape, bits, group_size)
     return sum(tensor.nbytes for tensor in _tensors(shape, bits, group_size))
@@ -115,7 +110,7 @@ def checkpoint_bytes(shape: Shape, bits: int | None, group_size: int = 64) -> in
 
 def write_checkpoint(
     folder: Path,
-    shape: Shape,
+    shape: AnyShape,
     bits: int | None,
     group_size: int = 64,
     *,
@@ -124,7 +119,8 @@ def write_checkpoint(
     """Writes ``folder``, which must not exist; returns the bytes of its weight files.
 
     ``bits`` None: plain bf16; else a stock MLX directory with bf16 scales and biases and every
-    matrix but routers at that width. Raises IoError if the disk has no room for it.
+    matrix but routers at that width, with smaller groups where its columns need them. Raises
+    IoError if the disk has no room for it, and what planning raises.
     """
     check_widths(shape, bits, group_size)
     tensors = list(_tensors(shape, bits, group_size))
@@ -133,8 +129,11 @@ def write_checkpoint(
     folder.mkdir(parents=True)
     config = shape.config()
     if bits is not None:
-        pair = {"bits": bits, "group_size": group_size, "mode": "affine"}
-        config |= {"quantization": pair, "quantization_config": pair}
+        entries: dict[str, Any] = {"bits": bits, "group_size": group_size, "mode": "affine"}
+        for name, _, group in shape.tensors(bits, group_size):
+            if group not in (None, group_size):
+                entries[name.removesuffix(".weight")] = {"bits": bits, "group_size": group}
+        config |= {"quantization": entries, "quantization_config": entries}
     _write_json(folder / "config.json", config)
 
     shards = list(_shards(tensors))
@@ -157,32 +156,40 @@ def write_checkpoint(
     return written
 
 
-def plain_values(shape: Shape) -> Iterator[tuple[str, Words]]:
-    """Path and bf16 values, in the shape of the module, of each module of the plain checkpoint."""
+def plain_values(shape: AnyShape) -> Iterator[tuple[str, Words]]:
+    """Name and bf16 values, in its shape, of each tensor of the plain checkpoint."""
     blocks = _Blocks()
-    for (path, dims), tensor in zip(shape.modules(), _tensors(shape, None, 64), strict=True):
+    for tensor in _tensors(shape, None, 64):
         block = np.frombuffer(blocks.get(tensor.content), dtype="<u2")
-        yield path, np.resize(np.roll(block, -tensor.start), dims)
+        yield tensor.name, np.resize(np.roll(block, -tensor.start), tensor.shape)
 
 
-def _tensors(shape: Shape, bits: int | None, group_size: int) -> Iterator[_Tensor]:
-    for number, (path, dims) in enumerate(shape.modules()):
+def _tensors(shape: AnyShape, bits: int | None, group_size: int) -> Iterator[_Tensor]:
+    for number, (name, dims, group) in enumerate(shape.tensors(bits, group_size)):
         start = number * _STEP
-        if len(dims) == 1:
-            yield _Tensor(f"{path}.weight", "BF16", dims, 2 * dims[0], "norm", start)
+        weights = math.prod(dims)
+        if bits is None or group is None:
+            yield _Tensor(name, "BF16", dims, 2 * weights, _plain_content(name, dims), start)
             continue
         *outer, columns = dims
         rows = math.prod(outer)
-        if bits is None or not shape.is_quantized(path, dims):
-            content = f"dense:{columns}"
-            yield _Tensor(f"{path}.weight", "BF16", dims, 2 * rows * columns, content, start)
-            continue
-        words, groups = columns * bits // 32, columns // group_size
-        yield _Tensor(f"{path}.weight", "U32", (*outer, words), 4 * rows * words, "codes", start)
+        words, groups = columns * bits // 32, columns // group
+        yield _Tensor(name, "U32", (*outer, words), 4 * rows * words, "codes", start)
+        path = name.removesuffix(".weight")
         for kind in ("scale", "bias"):  # the same start: a group's pair belongs together
             content = f"{kind}:{bits}:{columns}"
             name = f"{path}.{'scales' if kind == 'scale' else 'biases'}"
             yield _Tensor(name, "BF16", (*outer, groups), 2 * rows * groups, content, start)
+
+
+def _plain_content(name: str, dims: tuple[int, ...]) -> str:
+    """Vectors are near 1, as gains of norms; biases near 0; matrices keep the variance."""
+    if name.endswith("bias"):
+        return "dense:256"
+    if len(dims) == 1:
+        return "norm"
+    taps = dims[-1] == 1 and len(dims) == 3  # of a convolution of each channel
+    return f"dense:{dims[-2] if taps else dims[-1]}"
 
 
 def _shards(tensors: list[_Tensor]) -> Iterator[list[_Tensor]]:

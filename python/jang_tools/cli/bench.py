@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from jang_tools.bench.shapes import GROUP_SIZES, SHAPES, WIDTHS, Shape
+from jang_tools.bench.shapes import GROUP_SIZES, SHAPES, WIDTHS, AnyShape, find_shape
 from jang_tools.cli.options import fetch, output_options, precision_option, threads_option
 from jang_tools.cli.ui import Ui, format_size, format_table
 from jang_tools.errors import ArgumentError
@@ -40,13 +40,20 @@ def _numbers(minimum: int) -> Any:
     return parse
 
 
+def _shape(_: click.Context, __: click.Parameter, value: str | None) -> AnyShape | None:
+    try:
+        return None if value is None else find_shape(value)
+    except ArgumentError as error:
+        raise click.BadParameter(str(error)) from None
+
+
 @click.command("bench")
 @click.option("--model", metavar="MODEL", help="Directory or Hub id of the model to measure.")
 @click.option(
     "--shape",
-    metavar="NAME",
-    type=click.Choice(list(SHAPES)),
-    help=f"Measure a synthetic model instead: {', '.join(SHAPES)}.",
+    metavar="NAME|FILE",
+    callback=_shape,
+    help=f"Measure a synthetic model instead: that of a config.json, or {', '.join(SHAPES)}.",
 )
 @click.option(
     "--layers", type=click.IntRange(min=1), help="Layers of the shape [default: all of them]."
@@ -120,7 +127,7 @@ def _numbers(minimum: int) -> Any:
 def command(
     ui: Ui,
     model: str | None,
-    shape: str | None,
+    shape: AnyShape | None,
     layers: int | None,
     bits: str | None,
     group_size: str | None,
@@ -140,7 +147,7 @@ def command(
     how much of the memory's bandwidth a test turns into tokens. All figures are medians.
     """
     if (model is None) == (shape is None):
-        raise click.UsageError("give --model MODEL or --shape NAME")
+        raise click.UsageError("give --model MODEL or --shape NAME|FILE")
     for name, value in (
         ("--layers", layers),
         ("--bits", bits),
@@ -163,22 +170,22 @@ def command(
         _measure(ui, path, path.name, subject, settings, precision, threads, plot)
         return
     assert shape is not None
-    chosen = SHAPES[shape].with_layers(layers)
+    chosen = shape.with_layers(layers)
     width, group = int(bits or _BITS), int(group_size or _GROUP_SIZE)
     subject = {
         "model": None,
-        "shape": shape,
+        "shape": shape.name,
         "layers": chosen.layers,
         "bits": width,
         "group_size": group,
     }
-    title = f"{shape}, {chosen.layers} layers, {width} bits (group size {group})"
+    title = f"{chosen.name}, {chosen.layers} layers, {width} bits (group size {group})"
     with _synthetic(ui, chosen, width, group, keep) as path:
         _measure(ui, path, title, subject, settings, precision, threads, plot)
 
 
 @contextmanager
-def _synthetic(ui: Ui, shape: Shape, bits: int, group: int, keep: Path | None) -> Iterator[Path]:
+def _synthetic(ui: Ui, shape: AnyShape, bits: int, group: int, keep: Path | None) -> Iterator[Path]:
     """The directory of a synthetic model, removed at the end unless it is to be kept."""
     from jang_tools.bench.synthetic import checkpoint_bytes, write_checkpoint
 

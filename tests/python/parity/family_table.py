@@ -3,8 +3,8 @@
 
 Parity of all cases of tests/data/tiny_checkpoints.py with the stored logits of transformers and
 between ways of cutting a sequence; of one converted directory a family with stock mlx-lm; how many
-matrices gptq solves; and speed on a model of about a billion weights in the family's shape, whose
-random weights are thrown away. Needs 6 GB of disk; half an hour.
+matrices gptq solves; and speed on a model of about a billion random weights in the family's shape.
+Needs 2 GB of disk; a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,8 @@ sys.path.insert(0, str(ROOT / "tests" / "data"))
 import tiny_checkpoints as tiny  # noqa: E402
 from jang_tools import _core, convert  # noqa: E402
 from jang_tools.bench.machine import cpu_name  # noqa: E402
+from jang_tools.bench.shapes import ConfigShape  # noqa: E402
+from jang_tools.bench.synthetic import write_checkpoint  # noqa: E402
 from jang_tools.calibration import BUILTIN, read_calibration_text  # noqa: E402
 from jang_tools.model import load_model  # noqa: E402
 
@@ -139,21 +140,6 @@ def measure_converted(case: tiny.Case, row: Row, folder: Path) -> None:
         row.stock = relative(theirs, load_model(folder / "out", "exact", threads=2)(tokens))
 
 
-class Slices:
-    """Stands in for the random numbers of the tiny checkpoints: pieces of one block."""
-
-    _BLOCK = np.random.RandomState(5).standard_normal(1 << 22).astype(np.float32)
-
-    def __init__(self, seed: str) -> None:
-        del seed
-        self._at = 0
-
-    def normal(self, shape: tuple[int, ...], deviation: float) -> Logits:
-        self._at = (self._at + 4093) % len(self._BLOCK)
-        values = np.resize(np.roll(self._BLOCK, self._at), shape)
-        return (values * np.float32(deviation)).astype(np.float32)
-
-
 def large(case: tiny.Case) -> tiny.Case:
     """The case at the size that is timed; windows as wide as ordinary models have them."""
     values = {**case.config, **LARGE}
@@ -175,15 +161,9 @@ def large(case: tiny.Case) -> tiny.Case:
 
 
 def measure_speed(case: tiny.Case, row: Row, folder: Path) -> None:
-    ordinary = tiny.Numbers
-    tiny.Numbers = Slices  # type: ignore[assignment, misc]
-    try:
-        tiny.write_checkpoint(large(case), folder / "large")
-    finally:
-        tiny.Numbers = ordinary  # type: ignore[misc]
-    convert(folder / "large", folder / "packed", profile="uniform-4", method="rtn")
-    shutil.rmtree(folder / "large")
-    command = [sys.executable, "-m", "jang_tools.cli.main", "bench", "--model", folder / "packed"]
+    shape = ConfigShape(case.model_type, tiny.config(large(case), "old"))
+    write_checkpoint(folder / "large", shape, 4)
+    command = [sys.executable, "-m", "jang_tools.cli.main", "bench", "--model", folder / "large"]
     command += ["--depth", "0", "--batch", "none", "--rounds", "5", "--json", "--quiet"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     for result in json.loads(done.stdout)["results"]:
