@@ -161,10 +161,10 @@ def large(case: tiny.Case) -> tiny.Case:
 
 
 def measure_speed(case: tiny.Case, row: Row, folder: Path) -> None:
-    shape = ConfigShape(case.model_type, tiny.config(large(case), "old"))
+    shape = ConfigShape(case.model_type, tiny.config(large(case)))
     write_checkpoint(folder / "large", shape, 4)
     command = [sys.executable, "-m", "jang_tools.cli.main", "bench", "--model", folder / "large"]
-    command += ["--depth", "0", "--batch", "none", "--rounds", "5", "--json", "--quiet"]
+    command += ["--depth", "0", "--batch", "none", "--rounds", "3", "--json", "--quiet"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     for result in json.loads(done.stdout)["results"]:
         if result["kind"] == "prefill":
