@@ -26,6 +26,7 @@ import tiny_hybrid
 import tiny_latent
 import tiny_lfm2_jamba
 import tiny_minimax
+import tiny_nemotron_falcon
 import tiny_phi_glm_cohere
 import tiny_state_space
 from tiny_case import BASE, FAMILIES, LENGTH, VOCABULARY, Case, Floats, Tensors
@@ -45,6 +46,7 @@ for module in (
     tiny_minimax,
     tiny_state_space,
     tiny_lfm2_jamba,
+    tiny_nemotron_falcon,
 ):
     CASES += module.FAMILY.cases
     FAMILIES.update(dict.fromkeys(module.FAMILY.architectures, module.FAMILY))
