@@ -24,10 +24,10 @@ struct Family {
   /// Sets biases that stock mlx-lm has in every model of the family. Those that a source lacks are
   /// written as zeros, and complete_config says that they are there. nullptr: it has none such.
   void (*add_stock_biases)(ModelSpec& spec) = nullptr;
-  /// Factors that the type's own checkpoints have in the config, by final name; nullptr: none.
-  TensorFactors (*factors)(const ModelConfig& config) = nullptr;
   /// Why stock mlx-lm cannot load what is written; empty: it can.
   std::string_view without_stock = {};
+  /// Factors that the type's own checkpoints have in the config, by final name; nullptr: none.
+  TensorFactors (*factors)(const ModelConfig& config) = nullptr;
 };
 
 /// nullptr if no family file exists for it.
