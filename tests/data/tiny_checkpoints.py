@@ -101,6 +101,17 @@ def encode(values: Floats, dtype: str) -> bytes:
     return rounded.astype("<u2").tobytes()
 
 
+def stored_tensors(case: Case) -> Tensors:
+    """Names and values in file order, as they are stored."""
+    for name, values in tensors(case):
+        words = np.frombuffer(
+            encode(values, case.dtype), {"F32": "<f4", "F16": "<f2"}.get(case.dtype, "<u2")
+        )
+        if case.dtype == "BF16":
+            words = (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        yield name, words.astype(np.float32).reshape(values.shape)
+
+
 def write_safetensors(path: Path, entries: list[tuple[str, str, tuple[int, ...], bytes]]) -> None:
     """Writes (name, dtype, shape, payload) in the given order."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

@@ -191,6 +191,8 @@ CASES: list[tuple[str, Values, str, int, bool, tuple[str, ...], bool]] = [
             "mamba_n_groups": 4,
             "mamba_rms_norm": True,
             "time_step_limit": [0.15, 0.6],
+            "mlp_multipliers": [1.0, 1.0],
+            "key_multiplier": 1.0,
             "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5},
         },
         "F16",
@@ -376,6 +378,46 @@ def tensors(case: Case, draw: Draw) -> Tensors:
             yield "lm_head.weight", matrix(c["vocab_size"], hidden)
 
     yield from nemotron() if c["model_type"] == "nemotron_h" else falcon()
+
+
+def factors(values: Mapping[str, Any]) -> dict[str, tuple[float, Any]]:
+    """By the last part of a module's path: what falcon_h1's multipliers make of its input and of
+    its result, a number or one for each row."""
+    inner, shared = inner_channels(values), values["mamba_n_groups"] * values["mamba_d_state"]
+    sizes = [inner, inner, shared, shared, values["mamba_n_heads"]]
+    into, (gate, down) = values["attention_in_multiplier"], values["mlp_multipliers"]
+    return {
+        "embed_tokens": (1.0, values["embedding_multiplier"]),
+        "lm_head": (1.0, values["lm_head_multiplier"]),
+        "q_proj": (into, 1.0),
+        "k_proj": (into, values["key_multiplier"]),
+        "v_proj": (into, 1.0),
+        "o_proj": (1.0, values["attention_out_multiplier"]),
+        "in_proj": (values["ssm_in_multiplier"], np.repeat(values["ssm_multipliers"], sizes)),
+        "out_proj": (1.0, values["ssm_out_multiplier"]),
+        "gate_proj": (1.0, gate),
+        "down_proj": (1.0, down),
+    }
+
+
+def without_multipliers(config: Mapping[str, Any]) -> Values:
+    """The config, all multipliers of which are 1."""
+    values = dict(config)
+    for key, value in config.items():
+        if "multiplier" in key:
+            values[key] = [1.0] * len(value) if isinstance(value, list) else 1.0
+    return values
+
+
+def multiplied(values: Mapping[str, Any], stored: Tensors) -> Tensors:
+    """Tensors of a checkpoint of falcon_h1 with its multipliers in them, in float32. Biases take
+    what multiplies a result."""
+    parts = factors(values)
+    for name, numbers in stored:
+        *_, module, part = f".{name}".split(".")
+        before, behind = parts.get(module, (1.0, 1.0))
+        factor = np.asarray(before * behind if part == "weight" else behind).astype(np.float32)
+        yield name, numbers * (factor[:, None] if factor.ndim and numbers.ndim == 2 else factor)
 
 
 FAMILY = Family(

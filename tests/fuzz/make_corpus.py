@@ -250,7 +250,11 @@ def configs() -> None:
     put("config", "nemotron_h", compact({**routed, **letters, **heads, "model_type": "nemotron_h"}))
     named = {"layers_block_type": ["linear_attention", "moe"], "num_hidden_layers": 2}
     put("config", "nemotron_h_list", compact({**routed, **named, "model_type": "nemotron_h"}))
-    scales = {"ssm_multipliers": [1, 2, 0.5, 1, 1], "mlp_multipliers": [0.5, 2], "key_multiplier": 2}
+    scales = {
+        "ssm_multipliers": [1, 2, 0.5, 1, 1],
+        "mlp_multipliers": [0.5, 2],
+        "key_multiplier": 2,
+    }
     spread = {"mamba_d_ssm": None, "mamba_d_head": "auto", "mamba_n_heads": 4, **scales}
     put("config", "falcon_h1", compact({**LLAMA, **spread, "model_type": "falcon_h1"}))
     put("config", "map", compact({**LLAMA, "quantization": width_map(4)}))
