@@ -31,7 +31,7 @@ from test_mlx import stock_model
 TOLERANCE = 1e-4  # of the largest logit, against transformers
 PIECES = 2e-5  # likewise, of one way of cutting a sequence against another
 STOCK = 1e-3  # likewise, of stock mlx-lm against us
-# Of these gamma - 1 in sources is written as gamma, or weights beside multipliers as their products,
+# Of these gamma - 1 is written as gamma, or weights beside multipliers as their products,
 # in the source's dtype: only F32 does not round them.
 ROUNDED = ("qwen3_next", "qwen3_5", "falcon_h1")
 CUTS = [0, 1, 2, 31, 32, 40, 59, 75]  # one token, across the chunks of recurrent layers
