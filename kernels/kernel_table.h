@@ -370,6 +370,8 @@ struct KernelTable {
   // approximation 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), else x/2 (1 + erf(x / sqrt 2)).
   void (*gelu_mul)(const float* gate, const float* up, int64_t n, bool tanh_form,
                    float* out) = nullptr;
+  // out = max(x, 0)^2, n floats; in place allowed; a NaN stays.
+  void (*relu_squared)(const float* x, int64_t n, float* out) = nullptr;
   // Rotates the first 2*half channels of each of `heads` vectors, head_stride apart, in place.
   // interleaved false: pairs (i, i+half); true: (2i, 2i+1). cos, sin: [half].
   void (*rope)(float* x, int64_t head_stride, int heads, int half, bool interleaved,

@@ -226,10 +226,20 @@ int64_t ModelConfig::experts() const {
 }
 
 int64_t ModelConfig::layers() const {
-  return integer("num_hidden_layers", 1, kMaxLayers).value_or(0);
+  if (const auto stated = integer("num_hidden_layers", 1, kMaxLayers)) return *stated;
+  // Where every layer has a name, their list or pattern says it as well.
+  for (const std::string_view key : {"layers_block_type", "layer_types"}) {
+    const Json* list = find(key);
+    if (list != nullptr && list->is_array()) return static_cast<int64_t>(list->as_array().size());
+  }
+  const Json* pattern = find("hybrid_override_pattern");
+  return pattern != nullptr && pattern->is_string()
+             ? static_cast<int64_t>(pattern->as_string().size())
+             : 0;
 }
 
 bool ModelConfig::tied_embeddings() const {
+  if (model_type_ == "nemotron_h") return false;  // whatever the flag says
   // Only lfm2 has the second name, which there beats the first.
   const bool renamed = model_type_.starts_with("lfm2");
   for (const std::string_view key : {"tie_embedding", "tie_word_embeddings"}) {

@@ -43,7 +43,7 @@ class ModelConfig {
 
   /// num_experts, num_local_experts or n_routed_experts; 0 without experts.
   int64_t experts() const;
-  /// num_hidden_layers; 0 if the config does not say.
+  /// num_hidden_layers, or how many layers are named; 0 if the config does not say.
   int64_t layers() const;
   /// tie_word_embeddings (tie_embedding in lfm2), or the default of the model type.
   bool tied_embeddings() const;

@@ -236,14 +236,13 @@ ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access acc
 
 namespace {
 
-/// Whether norms of a family that knows both forms lie here as gamma - 1. Other writers of JANG
-/// turned the convolutions and not the norms; what they did is what they said.
-bool norms_are_raw(const ModelDirectory& directory) {
-  if (!has_zero_centred_norms(directory.config.model_type())) return false;
+/// Whether values that stock mlx-lm changes along with the convolutions lie here as Hugging Face
+/// has them. Other writers of JANG turned the convolutions alone; what they did is what they said.
+bool values_are_raw(const ModelDirectory& directory, std::string_view stamp_key) {
   if (directory.format != DirectoryFormat::kJang)
     return holds_raw_convolutions(source_tensors(directory.checkpoint));
-  const Json* stamp = directory.config.root().find(kNormsShiftedKey);
-  if (stamp == nullptr) stamp = directory.jang_config->find(kNormsShiftedKey);
+  const Json* stamp = directory.config.root().find(stamp_key);
+  if (stamp == nullptr) stamp = directory.jang_config->find(stamp_key);
   return stamp == nullptr || !stamp->is_bool() || !stamp->as_bool();
 }
 
@@ -251,7 +250,10 @@ bool norms_are_raw(const ModelDirectory& directory) {
 
 ModelSpec directory_spec(const ModelDirectory& directory) {
   ModelSpec spec = require_family(directory.config).spec(directory.config);
-  if (norms_are_raw(directory)) add_one_to_norms(spec);
+  if (has_zero_centred_norms(directory.config.model_type()) &&
+      values_are_raw(directory, kNormsShiftedKey)) {
+    add_one_to_norms(spec);
+  }
   const auto stored = [&](const std::string& path) {
     return directory.find_tensor(path + ".weight") != nullptr;
   };
@@ -266,6 +268,19 @@ ModelSpec directory_spec(const ModelDirectory& directory) {
     spec.head.tied = false;
   }
   return spec;
+}
+
+TensorFactors directory_factors(const ModelDirectory& directory) {
+  TensorFactors factors = factors_of(directory.config);
+  if (factors.empty() || !values_are_raw(directory, kFactorsFoldedKey)) return {};
+  const ModelSpec own = require_family(directory.config).spec(directory.config);
+  const std::string embedding = directory_spec(directory).embedding.path + ".weight";
+  const auto it = factors.find(own.embedding.path + ".weight");
+  // A head that serves as the embedding has its factors.
+  if (embedding == own.embedding.path + ".weight") return factors;
+  factors.erase(embedding);
+  if (it != factors.end()) factors.emplace(embedding, it->second);
+  return factors;
 }
 
 std::vector<int64_t> eos_token_ids(const ModelDirectory& directory) {

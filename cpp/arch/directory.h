@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "arch/config.h"
+#include "arch/folded_factors.h"
 #include "arch/spec.h"
 #include "io/checkpoint.h"
 #include "io/json.h"
@@ -67,6 +68,9 @@ ModelDirectory open_model_directory(const std::filesystem::path& path,
 /// whose own tensor differs is untied, a tied model that stores only lm_head embeds with it, and
 /// halves of a gate_up_proj are two modules. Throws like require_family.
 ModelSpec directory_spec(const ModelDirectory& directory);
+
+/// Factors that the directory's tensors do not hold, by the names that directory_spec gives them.
+TensorFactors directory_factors(const ModelDirectory& directory);
 
 /// Union of eos ids of config.json (text and root) and generation_config.json, sorted. Tokenizer
 /// ids are added by the caller, who has the tokenizer.

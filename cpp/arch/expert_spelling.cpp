@@ -12,8 +12,10 @@ ExpertSpelling expert_spelling(const ModelConfig& config, std::span<const std::s
     config.fail("num_experts", "more than 1,000,000 experts in all layers together");
   }
   for (const std::string& name : names) {
-    if (name.ends_with(".experts.gate_up_proj")) return ExpertSpelling::kFused;
+    if (name.ends_with(".experts.gate_up_proj") || name.ends_with(".experts.up_proj"))
+      return ExpertSpelling::kFused;
     if (name.ends_with(".switch_mlp.gate_proj.weight") ||
+        name.ends_with(".switch_mlp.fc1.weight") ||
         name.ends_with(".experts.switch_glu.gate_proj.weight"))
       return ExpertSpelling::kStacked;
     if (name.ends_with(".block_sparse_moe.input_linear.weight")) return ExpertSpelling::kLinear;
@@ -31,7 +33,14 @@ void add_stack(std::vector<SourceTensor>& out, ExpertSpelling spelling, SourceTe
   const std::string_view module = beside ? kBeside : kBlock;
   const std::size_t at = stack.name.find(module);
   const std::string block = stack.name.substr(0, at), experts = block + ".experts.";
-  const std::string part = stack.name.substr(at + module.size());  // "gate_proj.weight"
+  std::string part = stack.name.substr(at + module.size());  // "gate_proj.weight"
+  const bool gateless = part.starts_with("fc");              // nemotron_h
+  if (gateless && spelling != ExpertSpelling::kStacked)
+    part = part.starts_with("fc1") ? "up_proj.weight" : "down_proj.weight";
+  if (gateless && spelling == ExpertSpelling::kFused) {
+    out.push_back({experts + part.substr(0, part.size() - 7), stack.dtype, stack.shape});
+    return;
+  }
   if (spelling == ExpertSpelling::kStacked) {
     out.push_back(std::move(stack));
   } else if (spelling == ExpertSpelling::kFused || spelling == ExpertSpelling::kLinear) {

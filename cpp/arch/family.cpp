@@ -11,16 +11,16 @@ namespace jang {
 namespace {
 
 constexpr std::array kFamilies = {
-    &kLlamaFamily,      &kMistralFamily, &kMixtralFamily,     &kQwen3MoeFamily,
-    &kQwen2Family,      &kQwen3Family,   &kGraniteFamily,     &kOlmo2Family,
-    &kSmolLm3Family,    &kGemmaFamily,   &kGemma2Family,      &kGemma3TextFamily,
-    &kPhi3Family,       &kPhiFamily,     &kGlm4Family,        &kCohereFamily,
-    &kCohere2Family,    &kQwen35Family,  &kQwen35MoeFamily,   &kQwen3NextFamily,
-    &kQwen2MoeFamily,   &kOlmoeFamily,   &kGraniteMoeFamily,  &kPhiMoeFamily,
-    &kMiniMaxM2Family,  &kGlm4MoeFamily, &kDeepseekV3Family,  &kDeepseekV2Family,
-    &kMambaFamily,      &kMamba2Family,  &kFalconMambaFamily, &kGraniteMoeHybridFamily,
-    &kGemma4TextFamily, &kMiniMaxFamily, &kLfm2Family,        &kLfm2MoeFamily,
-    &kJambaFamily,
+    &kLlamaFamily,      &kMistralFamily,   &kMixtralFamily,     &kQwen3MoeFamily,
+    &kQwen2Family,      &kQwen3Family,     &kGraniteFamily,     &kOlmo2Family,
+    &kSmolLm3Family,    &kGemmaFamily,     &kGemma2Family,      &kGemma3TextFamily,
+    &kPhi3Family,       &kPhiFamily,       &kGlm4Family,        &kCohereFamily,
+    &kCohere2Family,    &kQwen35Family,    &kQwen35MoeFamily,   &kQwen3NextFamily,
+    &kQwen2MoeFamily,   &kOlmoeFamily,     &kGraniteMoeFamily,  &kPhiMoeFamily,
+    &kMiniMaxM2Family,  &kGlm4MoeFamily,   &kDeepseekV3Family,  &kDeepseekV2Family,
+    &kMambaFamily,      &kMamba2Family,    &kFalconMambaFamily, &kGraniteMoeHybridFamily,
+    &kGemma4TextFamily, &kMiniMaxFamily,   &kLfm2Family,        &kLfm2MoeFamily,
+    &kJambaFamily,      &kNemotronHFamily, &kFalconH1Family,
 };
 
 // Sorted. Wrapped spellings ("gemma3", "gemma4") are the outer names of the text models beside

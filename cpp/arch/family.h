@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "arch/config.h"
+#include "arch/folded_factors.h"
 #include "arch/spec.h"
 
 namespace jang {
@@ -25,6 +26,8 @@ struct Family {
   void (*add_stock_biases)(ModelSpec& spec) = nullptr;
   /// Why stock mlx-lm cannot load what is written; empty: it can.
   std::string_view without_stock = {};
+  /// Factors that the type's own checkpoints have in the config, by final name; nullptr: none.
+  TensorFactors (*factors)(const ModelConfig& config) = nullptr;
 };
 
 /// nullptr if no family file exists for it.

@@ -83,6 +83,13 @@ std::string with_prefix(const ModelConfig& config, std::string_view source) {
                                    : ".block_sparse_moe.gate.weight");
     return name;
   }
+  if (type == "nemotron_h") {
+    // Names in memory, and those that other writers give the experts.
+    swap_prefix(name, "model.", "backbone.");
+    swap_part(name, ".switch_mlp.up_proj", ".switch_mlp.fc1");
+    swap_part(name, ".switch_mlp.down_proj", ".switch_mlp.fc2");
+    return name;
+  }
   swap_prefix(name, "model.language_model.", "language_model.model.");
   return name;
 }

@@ -144,6 +144,17 @@ class Builder {
     for (FinalTensor& tensor : result_.tensors) describe(config_, tensor);
   }
 
+  /// Under their last names, so that a tensor has the factors of what it serves as.
+  void take_factors() {
+    if (!holds_raw_convolutions(sources_)) return;
+    const TensorFactors factors = factors_of(config_);
+    if (factors.empty()) return;
+    for (FinalTensor& tensor : result_.tensors) {
+      const auto it = factors.find(tensor.name);
+      if (it != factors.end()) tensor.factors = it->second;
+    }
+  }
+
   void decide_head(std::optional<bool> heads_equal) {
     const bool unknown = is_unknown_model_type(config_.model_type());
     auto& tensors = result_.tensors;
@@ -351,6 +362,7 @@ Inventory build_inventory(const ModelConfig& config, std::span<const SourceTenso
   Builder builder(config, sources);
   builder.place_all();
   builder.decide_head(heads_equal);
+  builder.take_factors();
   builder.order();
   builder.check();
   builder.add_zeros();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "arch/config.h"
+#include "arch/folded_factors.h"
 #include "arch/roles.h"
 #include "base/dtype.h"
 
@@ -47,11 +48,13 @@ struct FinalTensor {
   /// Stored transposed: each range is a matrix of the tensor, whose columns are the range's rows
   /// and whose rows are these columns of the source.
   std::optional<SourceColumns> transposed;
-  /// Why the ranges alone do not make this tensor (a transpose, changed values), or empty. Such a
+  /// Why the ranges do not make this tensor (alternating columns, say), or empty. Such a
   /// tensor can be planned, not converted; `ranges` is then empty.
   std::string obstacle;
   /// Added to every value: norms that are stored as gamma - 1 (zero_centred_norms.h).
   float shift = 0.0f;
+  /// What values of the source are multiplied by (folded_factors.h); never of a transposed tensor.
+  std::vector<RowFactor> factors;
   /// No source has it and all its values are 0 (Family::add_stock_biases); `ranges` is empty.
   bool zeros = false;
 

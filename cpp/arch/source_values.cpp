@@ -64,6 +64,7 @@ void gather_values(const Checkpoint& checkpoint, const FinalTensor& tensor, uint
         std::memcpy(out + r * columns * size, data + ((at.row + r) * width + column) * size,
                     columns * size);
       }
+      multiply_by_factors(tensor, row, count, column, columns, out);
     }
     out += count * columns * size;
     row += count;

@@ -1,5 +1,5 @@
-// Values of a final tensor copied together from its sources: what must be done wherever they do not
-// lie in the files as the tensor has them.
+// Values of a final tensor copied together from its sources, and multiplied by its factors: what
+// must be done wherever they do not lie in the files as the tensor has them.
 //
 // Relies on the inventory for where they are; leaves views of what does lie there to its users.
 #pragma once

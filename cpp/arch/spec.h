@@ -127,16 +127,17 @@ struct MambaSpec {
 
 /// State spaces of heads, a state [state][head_dim] each, that decay as a whole; B and C of the
 /// g-th of `groups` equal parts of the heads are the g-th of theirs. The result is multiplied by
-/// silu(z), and then normed in `groups` equal parts.
+/// silu(z), and normed in `groups` equal parts, if there is a norm.
 struct Mamba2Spec {
   LinearSpec in;  // rows: z, x, B of all groups, C of all groups, steps
   LinearSpec out;
   std::string convolution;  // path of its weight [channels, taps, 1], and of its bias if it has one
   bool convolution_bias = false;
-  std::string decay;      // tensor [heads]: ln of the rate at which a state is forgotten
-  std::string skip;       // tensor [heads]
-  std::string step_bias;  // tensor [heads]
-  NormSpec norm;          // of inner() channels
+  std::string decay;              // tensor [heads]: ln of the rate at which a state is forgotten
+  std::string skip;               // tensor [heads]
+  std::string step_bias;          // tensor [heads]
+  std::optional<NormSpec> norm;   // of inner() channels
+  bool norm_before_gate = false;  // else of what the gate has multiplied
   int64_t heads = 0;
   int64_t head_dim = 0;
   int64_t groups = 0;
@@ -173,6 +174,18 @@ struct ShortConvSpec {
   int64_t channels = 0;
   int64_t taps = 0;
   bool operator==(const ShortConvSpec&) const = default;
+};
+
+/// attention(x) + mamba(x).
+struct ParallelMixerSpec {
+  AttentionSpec attention;
+  Mamba2Spec mamba;
+  bool operator==(const ParallelMixerSpec&) const = default;
+};
+
+/// The layer is its feed-forward alone.
+struct NoMixerSpec {
+  bool operator==(const NoMixerSpec&) const = default;
 };
 
 /// `count` matrices of one shape, the stack's tensor being [count, out, in].
@@ -212,7 +225,12 @@ struct LatentAttentionSpec {
   bool operator==(const LatentAttentionSpec&) const = default;
 };
 
-enum class Activation { kSilu, kGelu, kGeluTanh };
+enum class Activation {
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kReluSquared,  // max(x, 0)^2, only without a gate
+};
 struct GatedMlpSpec {
   LinearSpec gate, up, down;
   Activation activation = Activation::kSilu;
@@ -244,10 +262,13 @@ struct SharedExpertSpec {
   std::optional<LinearSpec> gate;  // [1][hidden]
   /// Of its input and of its output, where the routed experts have norms of their own.
   std::optional<NormSpec> pre_norm = std::nullopt, post_norm = std::nullopt;
+  /// In the place of `mlp`, which then has no paths.
+  std::optional<PlainMlpSpec> plain = std::nullopt;
   bool operator==(const SharedExpertSpec&) const = default;
 };
 
-/// Sum over the chosen experts of weight * down(act(gate x) * up x); shapes of one expert.
+/// Sum over the chosen experts of weight * down(act(gate x) * up x), or of weight * down(act(up x))
+/// where gate has no path; shapes of one expert.
 struct MoeSpec {
   LinearSpec router;  // [experts][hidden]
   StackSpec gate, up, down;
@@ -274,11 +295,16 @@ struct MoeSpec {
   /// Of the routed experts' input and of their sum.
   std::optional<NormSpec> pre_norm = std::nullopt, post_norm = std::nullopt;
   std::string expert_scale = {};  // tensor [experts] that outputs are multiplied by; empty: none
+  /// The routed experts' x is latent_in of the block's input, and their sum passes latent_out; both
+  /// or neither.
+  std::optional<LinearSpec> latent_in = std::nullopt, latent_out = std::nullopt;
+  bool gated() const noexcept { return !gate.path.empty(); }
   bool operator==(const MoeSpec&) const = default;
 };
 
-using MixerSpec = std::variant<AttentionSpec, DeltaNetSpec, LatentAttentionSpec, MambaSpec,
-                               Mamba2Spec, LightningSpec, ShortConvSpec>;
+using MixerSpec =
+    std::variant<AttentionSpec, DeltaNetSpec, LatentAttentionSpec, MambaSpec, Mamba2Spec,
+                 LightningSpec, ShortConvSpec, ParallelMixerSpec, NoMixerSpec>;
 using FeedForwardSpec = std::variant<GatedMlpSpec, MoeSpec, PlainMlpSpec>;
 
 /// h += norm(projection(act(gate h) * e)), e being the layer's own input of the token
@@ -300,7 +326,7 @@ struct NormedResidualSpec {
 
 /// h += residual * post_norm(mixer(pre_norm(h))); h += residual * ff_post_norm(ff(ff_pre_norm(h))).
 /// Parallel: h += residual * post_norm(mixer(n) + ff(n)), n = pre_norm(h); a dense ff with no
-/// norms.
+/// norms. Without a mixer the first of the two is not there.
 struct LayerSpec {
   std::optional<NormSpec> pre_norm, post_norm, ff_pre_norm, ff_post_norm;
   MixerSpec mixer;
@@ -337,6 +363,7 @@ struct HeadSpec {
   bool tied = false;  // then the embedding's matrix serves
   LinearSpec linear;
   float multiplier = 1.0f;
+  float tied_multiplier = 1.0f;  // beside it, of a tied head: the embedding holds its own factor
   float softcap = 0.0f;
   bool operator==(const HeadSpec&) const = default;
 };

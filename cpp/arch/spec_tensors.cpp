@@ -92,6 +92,11 @@ class Collector {
     norm(spec.norm);
     linear(spec.out);
   }
+  void operator()(const ParallelMixerSpec& spec) {
+    (*this)(spec.attention);
+    (*this)(spec.mamba);
+  }
+  void operator()(const NoMixerSpec& /*spec*/) {}
   void operator()(const LightningSpec& spec) {
     linear(spec.qkv);
     linear(spec.gate);
@@ -137,9 +142,16 @@ class Collector {
     if (!spec.expert_scale.empty()) vector(spec.expert_scale, spec.experts);
     norm(spec.pre_norm);
     norm(spec.post_norm);
-    for (const StackSpec* part : {&spec.gate, &spec.up, &spec.down}) stack(*part, spec.top_k);
+    if (spec.latent_in) linear(*spec.latent_in);
+    if (spec.gated()) stack(spec.gate, spec.top_k);
+    for (const StackSpec* part : {&spec.up, &spec.down}) stack(*part, spec.top_k);
+    if (spec.latent_out) linear(*spec.latent_out);
     if (!spec.shared) return;
-    (*this)(spec.shared->mlp);
+    if (spec.shared->plain) {
+      (*this)(*spec.shared->plain);
+    } else {
+      (*this)(spec.shared->mlp);
+    }
     norm(spec.shared->pre_norm);
     norm(spec.shared->post_norm);
     if (spec.shared->gate) linear(*spec.shared->gate);

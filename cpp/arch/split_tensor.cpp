@@ -128,6 +128,11 @@ std::vector<FinalTensor> split_fused_experts(const ModelConfig& config, const Sp
                 : type.starts_with("gemma4") ? ".experts.switch_glu."
                                              : ".switch_mlp.");
   const auto& s = source.shape;
+  if (type == "nemotron_h") {  // without a gate
+    splitter.require_rank(3);
+    const char* name = what == "up_proj" ? ".switch_mlp.fc1.weight" : ".switch_mlp.fc2.weight";
+    return {splitter.whole(parent + name)};
+  }
   if (what == "gate_up_proj_bias" || what == "down_proj_bias") {
     splitter.require_rank(2);
     if (what == "down_proj_bias") return {splitter.whole(stack + "down_proj.bias")};
@@ -175,13 +180,6 @@ std::vector<FinalTensor> split_latent(const ModelConfig& config, const Splitter&
                         {heads, value, rank})};
 }
 
-// What falcon_h1 folds its multipliers into.
-bool changes_values(const ModelConfig& config, const std::string& path,
-                    const std::vector<uint64_t>& shape) {
-  if (config.model_type() != "falcon_h1") return false;
-  return shape.size() >= 2 && path.find("conv1d") == std::string::npos;
-}
-
 }  // namespace
 
 std::vector<FinalTensor> split_tensor(const ModelConfig& config, const SourceTensor& source,
@@ -196,7 +194,8 @@ std::vector<FinalTensor> split_tensor(const ModelConfig& config, const SourceTen
   const std::string parent = dot == std::string::npos ? std::string() : path.substr(0, dot);
 
   if (parent.ends_with(".experts") && !weight &&
-      one_of(last, {"gate_up_proj", "down_proj", "gate_up_proj_bias", "down_proj_bias"})) {
+      (one_of(last, {"gate_up_proj", "down_proj", "gate_up_proj_bias", "down_proj_bias"}) ||
+       (type == "nemotron_h" && last == "up_proj"))) {
     return split_fused_experts(config, splitter, source, parent.substr(0, parent.size() - 8), last);
   }
   if (type.starts_with("granitemoe") && parent.ends_with(".block_sparse_moe")) {
@@ -222,12 +221,7 @@ std::vector<FinalTensor> split_tensor(const ModelConfig& config, const SourceTen
   if (weight && convolution && s.size() == 3 && s[1] == 1 && s[2] > 1) {
     return {splitter.reshaped(name, {s[0], s[2], 1})};
   }
-  FinalTensor tensor = splitter.whole(name);
-  if (changes_values(config, path, s)) {
-    tensor.ranges.clear();
-    tensor.obstacle = "its values change in conversion";
-  }
-  return {tensor};
+  return {splitter.whole(name)};
 }
 
 }  // namespace jang

@@ -60,7 +60,7 @@ class BranchObserver : public LinearObserver {
   bool on_routed_input(const RoutedInput& input) override {
     if (input.down) return true;
     // The branch may overwrite it.
-    experts_input_.assign(input.x, input.x + input.tokens * input.spec.gate.in);
+    experts_input_.assign(input.x, input.x + input.tokens * input.spec.up.in);
     return true;
   }
   bool on_head_input(const HeadInput& input) override {
@@ -133,8 +133,7 @@ class Collection {
       std::vector<Branch> branches;
       append_branches(layer, 0, binder_, branches);
       for (std::size_t b = 0; b < branches.size(); ++b) {
-        const MoeSpec* moe = b == 1 ? std::get_if<MoeSpec>(&*layer.feed_forward) : nullptr;
-        collect(branches[b], moe);
+        collect(branches[b], routed_block(layer, b));
       }
       drop_pages();
     }
@@ -186,7 +185,7 @@ class Collection {
     for (const BranchObserver::HeadStage& stage : observer.head_stages())
       writer_.write(stage.path, stage.moments.sums());
     if (!experts) return;
-    writer_.write(moe->gate.path, experts->input());
+    if (moe->gated()) writer_.write(moe->gate.path, experts->input());
     writer_.write(moe->up.path, experts->input());
     writer_.write(moe->down.path, experts->inner());
   }

@@ -32,7 +32,7 @@ ExpertMoments::ExpertMoments(ExpertRoutes& routes, bool down, int64_t columns, i
 ExpertMoments ExpertMoments::of_gate_and_up(const MoeSpec& spec, ExpertRoutes& routes,
                                             int64_t tokens, const ExpertScratch& scratch,
                                             ThreadPool& pool) {
-  return {routes, false, spec.gate.in, tokens, scratch, pool};
+  return {routes, false, spec.up.in, tokens, scratch, pool};
 }
 
 ExpertMoments ExpertMoments::of_down(const MoeSpec& spec, ExpertRoutes& routes,

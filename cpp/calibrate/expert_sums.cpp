@@ -47,7 +47,7 @@ void add_row(const float* row, double weight, double* sums, int64_t columns) {
 ExpertSums::ExpertSums(const MoeSpec& spec)
     : experts_(spec.experts),
       top_k_(spec.top_k),
-      hidden_(spec.gate.in),
+      hidden_(spec.up.in),
       width_(spec.down.in),
       input_(zeros(experts_, hidden_)),
       inner_(zeros(experts_, width_)) {}

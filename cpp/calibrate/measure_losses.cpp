@@ -64,8 +64,8 @@ struct BranchMoments : LinearObserver {
   bool on_routed_input(const RoutedInput& input) override {
     if (input.down) return true;
     if (next == stages.size()) {
-      stages.push_back({{input.spec.gate.path},
-                        std::make_unique<InputMoments>(input.spec.gate.in, HessianKind::kDiagonal,
+      stages.push_back({{input.spec.up.path},
+                        std::make_unique<InputMoments>(input.spec.up.in, HessianKind::kDiagonal,
                                                        false, sequences),
                         false,
                         true});
@@ -299,11 +299,11 @@ void LossMeter::measure_branch(const LayerSpec& layer, std::size_t branch, std::
     const FinalTensor& tensor = plan_.tensors[planned_.at(path)].tensor;
     groups[probe_group(tensor.role)].push_back(measure(path, rule));
   };
-  const MoeSpec* moe = branch == 1 ? std::get_if<MoeSpec>(&*layer.feed_forward) : nullptr;
+  const MoeSpec* moe = routed_block(layer, branch);
   for (BranchMoments::Stage& stage : seen.stages) {
     if (stage.experts) {
       const std::vector<float> weights = column_weights(stage.moments->hessian());
-      add(moe->gate.path, {nullptr, weights});
+      if (moe->gated()) add(moe->gate.path, {nullptr, weights});
       add(moe->up.path, {nullptr, weights});
       add(moe->down.path, {});
       continue;

@@ -369,8 +369,7 @@ void ModelSolve::solve_branch(const LayerSpec& layer, std::size_t branch) {
       if (planned(path)) solve(path, solver);
     }
   }
-  if (branch == 1 && std::holds_alternative<MoeSpec>(*layer.feed_forward))
-    solve_experts(layer, branch);
+  if (routed_block(layer, branch) != nullptr) solve_experts(layer, branch);
   advance(quantized_, quantized_.bind(layer, branch));
   if (full) advance(*full_, *full);
 }

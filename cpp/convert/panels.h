@@ -40,7 +40,7 @@ void cut_panels(uint32_t tensor, uint64_t rows, uint64_t columns, uint64_t eleme
 Panel whole_panel(uint32_t index, const FinalTensor& tensor);
 
 /// The values of a panel of `tensor`: a view into the map if they lie there in one piece as they
-/// are, else copied together, and shifted, into `scratch`, where zeros are made too.
+/// are, else copied together, multiplied and shifted, into `scratch`, where zeros are made too.
 SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
                        AlignedBuffer<std::byte>& scratch);
 /// CRC-32 of the bytes that a panel is made of, as they lie in the source.

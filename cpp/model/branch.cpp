@@ -1,6 +1,7 @@
 #include "model/branch.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "base/error.h"
@@ -22,6 +23,7 @@ struct BindBody {
   Body operator()(const Mamba2Spec& spec) const { return Mamba2Layer(spec, binder); }
   Body operator()(const LightningSpec& spec) const { return LightningLayer(spec, binder); }
   Body operator()(const ShortConvSpec& spec) const { return ShortConvLayer(spec, binder); }
+  Body operator()(const ParallelMixerSpec& spec) const { return ParallelMixerLayer(spec, binder); }
   Body operator()(const GatedMlpSpec& spec) const { return GatedMlpLayer(spec, binder); }
   Body operator()(const MoeSpec& spec) const { return MoeLayer(spec, binder); }
   Body operator()(const PlainMlpSpec& spec) const { return PlainMlpLayer(spec, binder); }
@@ -72,8 +74,22 @@ const float* Branch::leave(const LayerContext& context, const Branch* next, floa
   return normed;
 }
 
+namespace {
+
+bool has_mixer(const LayerSpec& spec) noexcept {
+  return !std::holds_alternative<NoMixerSpec>(spec.mixer);
+}
+
+}  // namespace
+
 std::size_t branch_count(const LayerSpec& spec) noexcept {
-  return (spec.feed_forward && !spec.parallel ? 2u : 1u) + (spec.layer_input ? 1u : 0u);
+  const std::size_t dense = spec.feed_forward && !spec.parallel ? 1u : 0u;
+  return (has_mixer(spec) ? 1u : 0u) + dense + (spec.layer_input ? 1u : 0u);
+}
+
+const MoeSpec* routed_block(const LayerSpec& spec, std::size_t branch) noexcept {
+  if (!spec.feed_forward || spec.parallel || branch != (has_mixer(spec) ? 1u : 0u)) return nullptr;
+  return std::get_if<MoeSpec>(&*spec.feed_forward);
 }
 
 void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
@@ -84,12 +100,17 @@ void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
     return;
   }
   const auto append = [&](const auto& before, const auto& after, const auto& part) {
-    out.push_back({make_norm(before, binder), make_norm(after, binder),
-                   std::visit(BindBody{binder}, part), spec.residual, layer});
+    const auto bind = [&](const auto& body) {
+      if constexpr (!std::is_same_v<std::decay_t<decltype(body)>, NoMixerSpec>) {
+        out.push_back({make_norm(before, binder), make_norm(after, binder), BindBody{binder}(body),
+                       spec.residual, layer});
+      }
+    };
+    std::visit(bind, part);
   };
-  append(spec.pre_norm, spec.post_norm, spec.mixer);
   const auto& normed = spec.normed_residual;
-  if (normed) {
+  append(spec.pre_norm, spec.post_norm, spec.mixer);
+  if (has_mixer(spec) && normed) {
     out.back().kept = normed->mixer_kept;
     out.back().residual = normed->mixer_added;
   }

@@ -23,6 +23,7 @@
 #include "model/layers/mamba2.h"
 #include "model/layers/moe.h"
 #include "model/layers/parallel.h"
+#include "model/layers/parallel_mixer.h"
 #include "model/layers/plain_mlp.h"
 #include "model/layers/short_conv.h"
 #include "model/norm_layer.h"
@@ -34,7 +35,7 @@ struct Branch {
   std::optional<NormLayer> pre_norm, post_norm;
   std::variant<AttentionLayer, DeltaNetLayer, LatentAttentionLayer, MambaLayer, Mamba2Layer,
                LightningLayer, GatedMlpLayer, MoeLayer, PlainMlpLayer, ParallelLayer,
-               LayerInputLayer, ShortConvLayer>
+               LayerInputLayer, ShortConvLayer, ParallelMixerLayer>
       body;
   float residual = 1.0f;
   int64_t layer = 0;  // of the caches
@@ -56,8 +57,11 @@ struct Branch {
 /// How many branches a layer has: a parallel one is a single branch.
 std::size_t branch_count(const LayerSpec& spec) noexcept;
 
-/// Binds the branches of a layer: its mixer, then its feed-forward and its own input if it has
-/// these.
+/// The routed feed-forward that the layer's branch of that number is, or nullptr.
+const MoeSpec* routed_block(const LayerSpec& spec, std::size_t branch) noexcept;
+
+/// Binds the branches of a layer: its mixer, then its feed-forward and its own input, as far as it
+/// has these.
 void append_branches(const LayerSpec& spec, int64_t layer, WeightBinder& binder,
                      std::vector<Branch>& out);
 

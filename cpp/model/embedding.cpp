@@ -15,6 +15,9 @@ void embed_tokens(const LinearWeight& embedding, float scale, std::span<const in
     } else {
       kernels.dense_row(std::get<kernels::DenseMatrix>(embedding.matrix), token, out);
     }
+    if (!embedding.factors.empty()) {
+      kernels.scale(out, embedding.factors[static_cast<std::size_t>(token)], embedding.columns);
+    }
     if (scale != 1.0f) kernels.scale(out, scale, embedding.columns);
     out += embedding.columns;
   }

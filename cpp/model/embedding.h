@@ -8,7 +8,8 @@
 
 namespace jang {
 
-/// out[t] = scale * row tokens[t], [tokens][columns of `embedding`]. Tokens are rows of it.
+/// out[t] = scale * row tokens[t] (times its factor), [tokens][columns of `embedding`]. Tokens are
+/// rows of it.
 void embed_tokens(const LinearWeight& embedding, float scale, std::span<const int32_t> tokens,
                   float* out);
 

@@ -18,6 +18,8 @@ KvCacheDim dim_of(const LayerSpec& layer) {
   if (const auto* latent = std::get_if<LatentAttentionSpec>(&layer.mixer))
     return {1, latent->key_dim(), false};
   const auto* attention = std::get_if<AttentionSpec>(&layer.mixer);
+  if (const auto* parallel = std::get_if<ParallelMixerSpec>(&layer.mixer))
+    attention = &parallel->attention;
   if (attention == nullptr || attention->shared_layer >= 0) return {};
   return {attention->n_kv_heads, attention->head_dim};
 }

@@ -54,6 +54,13 @@ void LinearRunner::multiply(const LinearJob& job, const LinearInput& input, int6
                              job.stride, row_begin, row_end);
     }
   }
+  if (!weight.factors.empty()) {
+    const float* const factors = weight.factors.data();
+    for (int64_t t = 0; t < tokens; ++t) {
+      float* const row = job.out + t * job.stride;
+      for (int64_t i = row_begin; i < row_end; ++i) row[i] *= factors[i];
+    }
+  }
   if (weight.bias.empty()) return;
   for (int64_t t = 0; t < tokens; ++t) {
     kernels_.add(job.out + t * job.stride + row_begin, weight.bias.data() + row_begin,

@@ -1,4 +1,5 @@
-// y = x W^T + b for several matrices, their rows split over the pool in one region.
+// y = f (x W^T) + b for several matrices, their rows split over the pool in one region; f is a
+// factor of each row, most often 1.
 #pragma once
 
 #include <atomic>

@@ -18,7 +18,7 @@ LinearWeight bind_head(const HeadSpec& spec, const LinearWeight& embedding, Weig
 OutputHead::OutputHead(const ModelSpec& spec, const LinearWeight& embedding, WeightBinder& binder)
     : norm(spec.final_norm, binder),
       weight(bind_head(spec.head, embedding, binder)),
-      multiplier(spec.head.multiplier),
+      multiplier(spec.head.multiplier * (spec.head.tied ? spec.head.tied_multiplier : 1.0f)),
       softcap(spec.head.softcap) {}
 
 bool OutputHead::run(ThreadPool& pool, LinearRunner& linear, const float* h, int64_t tokens,

@@ -50,6 +50,8 @@ struct RecurrentState::DimsOf {
             .updates = spec.inner(),
             .decay = spec.heads};
   }
+  Dims operator()(const ParallelMixerSpec& spec) const { return (*this)(spec.mamba); }
+  Dims operator()(const NoMixerSpec& /*spec*/) const { return {}; }
   Dims operator()(const LightningSpec& spec) const {
     return {.state = spec.heads * spec.head_dim * spec.head_dim,
             .taps = 1,

@@ -77,8 +77,11 @@ LinearWeight rows_of(const LinearWeight& whole, int64_t first, int64_t rows) {
   part.matrix =
       std::visit([&](const auto& matrix) -> MatrixWeight { return rows_of(matrix, first, rows); },
                  whole.matrix);
-  if (!whole.bias.empty())
-    part.bias.assign(whole.bias.begin() + first, whole.bias.begin() + first + rows);
+  const auto slice = [&](const std::vector<float>& all, std::vector<float>& out) {
+    if (!all.empty()) out.assign(all.begin() + first, all.begin() + first + rows);
+  };
+  slice(whole.bias, part.bias);
+  slice(whole.factors, part.factors);
   return part;
 }
 
@@ -95,7 +98,9 @@ uint64_t stored_bytes(const LinearWeight& weight) {
 }
 
 WeightBinder::WeightBinder(const ModelDirectory& directory)
-    : directory_(directory), used_(directory.checkpoint.tensors().size(), false) {}
+    : directory_(directory),
+      factors_(directory_factors(directory)),
+      used_(directory.checkpoint.tensors().size(), false) {}
 
 void WeightBinder::use(const CheckpointTensor& tensor) {
   used_[static_cast<std::size_t>(&tensor - directory_.checkpoint.tensors().data())] = true;
@@ -161,11 +166,15 @@ LinearWeight WeightBinder::linear(const LinearSpec& spec) {
                                        static_cast<uint64_t>(spec.in)};
   if (const auto replaced = replaced_.find(spec.path); replaced != replaced_.end()) {
     JANG_ASSERT(replaced->second.rows == spec.out && replaced->second.columns == spec.in);
-    weight.matrix = replaced->second;
-  } else if (const QuantizedModule* quantized = module(spec.path, shape)) {
-    weight.matrix = affine_matrix(directory_, *quantized, spec.out, spec.in, 0);
+    weight.matrix = replaced->second;  // as it is written, factors included
   } else {
-    weight.matrix = dense(spec.path + ".weight", shape);
+    if (const QuantizedModule* quantized = module(spec.path, shape)) {
+      weight.matrix = affine_matrix(directory_, *quantized, spec.out, spec.in, 0);
+    } else {
+      weight.matrix = dense(spec.path + ".weight", shape);
+    }
+    if (const auto it = factors_.find(spec.path + ".weight"); it != factors_.end())
+      weight.factors = factor_of_rows(it->second, spec.out);
   }
   weight.bias = bias(spec);
   return weight;
@@ -190,7 +199,13 @@ kernels::DenseMatrix WeightBinder::dense(const std::string& name,
 
 std::vector<float> WeightBinder::bias(const LinearSpec& spec) {
   if (!spec.bias) return {};
-  return values(spec.path + ".bias", {static_cast<uint64_t>(spec.out)});
+  const std::string name = spec.path + ".bias";
+  std::vector<float> bias = values(name, {static_cast<uint64_t>(spec.out)});
+  const auto it = factors_.find(name);
+  if (it == factors_.end()) return bias;
+  const std::vector<float> factors = factor_of_rows(it->second, spec.out);
+  for (std::size_t i = 0; i < bias.size(); ++i) bias[i] *= factors[i];
+  return bias;
 }
 
 std::vector<LinearWeight> WeightBinder::stack(const StackSpec& spec) {

@@ -23,6 +23,9 @@ struct LinearWeight {
   std::string path;  // of the spec; empty for a matrix of a stack
   MatrixWeight matrix;
   std::vector<float> bias;  // empty or [rows]
+  /// Of its rows, in front of the bias, where a source keeps them apart (arch/folded_factors.h):
+  /// empty or [rows].
+  std::vector<float> factors;
   int64_t rows = 0;
   int64_t columns = 0;
 };
@@ -89,6 +92,7 @@ class WeightBinder {
   const Inventory& inventory() const;
 
   const ModelDirectory& directory_;
+  const TensorFactors factors_;
   bool any_quantized_ = false;
   mutable std::optional<Inventory> inventory_;  // of a plain checkpoint, once it is needed
   std::map<std::string, kernels::AffineMatrix, std::less<>> replaced_;

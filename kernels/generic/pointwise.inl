@@ -1,4 +1,5 @@
-// Elementwise layers: residual add, multipliers, soft caps, limits, SwiGLU, GeGLU and plain GELU.
+// Elementwise layers: residual add, multipliers, soft caps, limits, SwiGLU, GeGLU, plain GELU
+// and squared ReLU.
 
 void add(float* x, const float* y, int64_t n) {
   int64_t i = 0;
@@ -86,4 +87,11 @@ void gelu_mul(const float* gate, const float* up, int64_t n, bool tanh_form, flo
   } else {
     both([](vf x) { return gelu_erf_lanes(x); });
   }
+}
+
+void relu_squared(const float* x, int64_t n, float* out) {
+  mapped(x, n, out, [](vf v) {
+    const vf above = max(v, splat(0.0f));
+    return above * above;
+  });
 }

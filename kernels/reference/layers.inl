@@ -63,6 +63,13 @@ void gelu_mul(const float* gate, const float* up, int64_t n, bool tanh_form, flo
   }
 }
 
+void relu_squared(const float* x, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float above = x[i] < 0.0f ? 0.0f : x[i];
+    out[i] = above * above;
+  }
+}
+
 void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
   for (int64_t i = 0; i < n; ++i) {
     const double g = gate[i];

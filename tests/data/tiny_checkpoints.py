@@ -26,6 +26,7 @@ import tiny_hybrid
 import tiny_latent
 import tiny_lfm2_jamba
 import tiny_minimax
+import tiny_nemotron_falcon
 import tiny_phi_glm_cohere
 import tiny_state_space
 from tiny_case import BASE, FAMILIES, LENGTH, VOCABULARY, Case, Floats, Tensors
@@ -45,6 +46,7 @@ for module in (
     tiny_minimax,
     tiny_state_space,
     tiny_lfm2_jamba,
+    tiny_nemotron_falcon,
 ):
     CASES += module.FAMILY.cases
     FAMILIES.update(dict.fromkeys(module.FAMILY.architectures, module.FAMILY))
@@ -97,6 +99,17 @@ def encode(values: Floats, dtype: str) -> bytes:
     bits = values.astype("<f4").view("<u4").astype(np.uint64)
     rounded = (bits + 0x7FFF + ((bits >> np.uint64(16)) & np.uint64(1))) >> np.uint64(16)
     return rounded.astype("<u2").tobytes()
+
+
+def stored_tensors(case: Case) -> Tensors:
+    """Names and values in file order, as they are stored."""
+    for name, values in tensors(case):
+        words = np.frombuffer(
+            encode(values, case.dtype), {"F32": "<f4", "F16": "<f2"}.get(case.dtype, "<u2")
+        )
+        if case.dtype == "BF16":
+            words = (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
+        yield name, words.astype(np.float32).reshape(values.shape)
 
 
 def write_safetensors(path: Path, entries: list[tuple[str, str, tuple[int, ...], bytes]]) -> None:

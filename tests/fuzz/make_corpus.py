@@ -245,6 +245,18 @@ def configs() -> None:
     rhythm = {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 3}
     selective = {"mamba_dt_rank": "auto", "mamba_d_state": 4, "mamba_expand": 2}
     put("config", "jamba", compact({**routed, **rhythm, **selective, "model_type": "jamba"}))
+    letters = {"hybrid_override_pattern": "M*-E", "num_hidden_layers": 4, "mlp_hidden_act": "relu2"}
+    heads = {"mamba_num_heads": 4, "mamba_head_dim": 16, "n_groups": 2, "moe_latent_size": 32}
+    put("config", "nemotron_h", compact({**routed, **letters, **heads, "model_type": "nemotron_h"}))
+    named = {"layers_block_type": ["linear_attention", "moe"], "num_hidden_layers": 2}
+    put("config", "nemotron_h_list", compact({**routed, **named, "model_type": "nemotron_h"}))
+    scales = {
+        "ssm_multipliers": [1, 2, 0.5, 1, 1],
+        "mlp_multipliers": [0.5, 2],
+        "key_multiplier": 2,
+    }
+    spread = {"mamba_d_ssm": None, "mamba_d_head": "auto", "mamba_n_heads": 4, **scales}
+    put("config", "falcon_h1", compact({**LLAMA, **spread, "model_type": "falcon_h1"}))
     put("config", "map", compact({**LLAMA, "quantization": width_map(4)}))
     mixed = {"group_size": 64, "bits": 4, "model.norm": False, "lm_head": True, "x": {"bits": 8}}
     put("config", "mixed_map", compact({**LLAMA, "quantization": mixed}))

@@ -112,6 +112,18 @@ def test_layers_of_a_config_are_its_first(tmp_path: Path) -> None:
     assert SHAPES["qwen3.5-9b"].with_layers(None).layers == 32
 
 
+@pytest.mark.parametrize(
+    "named", [{"hybrid_override_pattern": "M*-E"}, {"layers_block_type": ["mamba", "mlp", "moe"]}]
+)
+def test_layers_with_names_need_no_number(named: dict[str, Any], tmp_path: Path) -> None:
+    (names,) = named.values()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nemotron_h", **named}))
+    shape = find_shape(str(tmp_path))
+    assert shape.layers == len(names)
+    cut = shape.with_layers(2)
+    assert (cut.layers, *cut.config().values()) == (2, "nemotron_h", names[:2], 2)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"num_hidden_layers": 0}'])
 def test_a_file_that_is_no_config_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)

@@ -12,6 +12,7 @@ import pytest
 
 import tiny_checkpoints as tiny
 import tiny_hybrid as hybrid
+import tiny_nemotron_falcon as falcon
 from jang_tools import _core, convert, plan
 
 TOLERANCE = 1e-4  # of the largest logit
@@ -92,6 +93,22 @@ def write_with_stored_norms(case: tiny.Case, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(tiny.config(case)))
 
 
+def write_with_multiplied_weights(case: tiny.Case, folder: Path) -> None:
+    """The case with its multipliers in the weights, where its converted directory has them."""
+    config = falcon.without_multipliers(tiny.config(case))
+    # Of a tied model the head is the embedding by a factor of its own.
+    for key in ("embedding_multiplier", "lm_head_multiplier"):
+        config[key] = case.values[key]
+    entries = []
+    for name, values in falcon.multiplied(case.values, tiny.stored_tensors(case)):
+        if name.endswith("conv1d.weight"):  # as those have it whose weights hold multipliers
+            values = values.reshape(values.shape[0], values.shape[2], 1)
+        entries.append((name, case.dtype, values.shape, tiny.encode(values, case.dtype)))
+    folder.mkdir()
+    tiny.write_safetensors(folder / "model.safetensors", entries)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def test_unquantized_output_is_the_same_model(case: tiny.Case, tmp_path: Path) -> None:
     tiny.write_checkpoint(case, tmp_path / "source")
     convert(tmp_path / "source", tmp_path / "out", method="rtn", rules=["*=none"])
@@ -99,6 +116,9 @@ def test_unquantized_output_is_the_same_model(case: tiny.Case, tmp_path: Path) -
     if case.model_type in hybrid.ARCHITECTURES and case.dtype == "BF16":
         expected = tmp_path / "expected"
         write_with_stored_norms(case, expected)
+    if case.model_type == "falcon_h1":
+        expected = tmp_path / "expected"
+        write_with_multiplied_weights(case, expected)
     found, wanted = logits(tmp_path / "out"), logits(expected)
     if case.model_type == "deepseek_v3":
         # Written stacks hold the matrix of the keys transposed, so its sums run in another order.

@@ -39,23 +39,26 @@ int64_t head_dim_of(const ModelConfig& config, const Mamba2Keys& keys, int64_t i
 
 }  // namespace
 
-Mamba2Spec read_mamba2(const ModelConfig& config, const Mamba2Keys& keys, int64_t hidden) {
+Mamba2Spec read_mamba2(const ModelConfig& config, const Mamba2Keys& keys, int64_t hidden,
+                       int64_t inner) {
   const auto read = [&](const Mamba2Keys::Key& key, int64_t high) {
     return config.integer(key.name, 1, high).value_or(key.fallback);
   };
   Mamba2Spec mixer;
-  const int64_t inner = read_inner(config, keys.expand.name, keys.expand.fallback, hidden);
+  const bool own = inner != 0, expands = !own && !keys.expand.name.empty();
+  if (expands) inner = read_inner(config, keys.expand.name, keys.expand.fallback, hidden);
   mixer.heads = read(keys.heads, ModelConfig::kMaxHeads);
   mixer.head_dim = head_dim_of(config, keys, inner, mixer.heads);
   mixer.groups = read(keys.groups, ModelConfig::kMaxHeads);
   mixer.state = read(keys.state, kMostStates);
   mixer.taps = read(keys.taps, kMostTaps);
-  if (mixer.inner() != inner) {
+  if ((own || expands) && mixer.inner() != inner) {
     config.fail(keys.heads.name, "expected " + std::string(keys.heads.name) + " * " +
                                      std::string(keys.head_dim.name) + " to be " +
-                                     std::string(keys.expand.name) + " * hidden_size, " +
-                                     std::to_string(inner) + ", found " +
-                                     std::to_string(mixer.inner()));
+                                     (own ? std::string("the ")
+                                          : std::string(keys.expand.name) + " * hidden_size, ") +
+                                     std::to_string(inner) + (own ? " inner channels" : "") +
+                                     ", found " + std::to_string(mixer.inner()));
   }
   if (mixer.heads % mixer.groups != 0) {
     config.fail(keys.groups.name, std::to_string(mixer.groups) + " does not divide the " +
@@ -78,7 +81,7 @@ Mamba2Spec mamba2_layer(const Mamba2Spec& shape, const std::string& base, int64_
   Mamba2Spec layer = shape;
   const int64_t inner = shape.inner();
   layer.in = {base + "in_proj", inner + shape.channels() + shape.heads, hidden, shape.in.bias};
-  layer.out = {base + "out_proj", hidden, inner, shape.in.bias};
+  layer.out = {base + "out_proj", hidden, inner, shape.out.bias};
   layer.convolution = base + "conv1d";
   layer.decay = base + "A_log";
   layer.skip = base + "D";
@@ -96,7 +99,8 @@ void complete_mamba2(Json& config, const ModelConfig& source, const Mamba2Keys& 
   config[keys.taps.name] = shape.taps;
   config[keys.bias] = shape.in.bias;
   config[keys.convolution_bias] = shape.convolution_bias;
-  if (source.find(keys.expand.name) == nullptr) config[keys.expand.name] = keys.expand.fallback;
+  if (!keys.expand.name.empty() && source.find(keys.expand.name) == nullptr)
+    config[keys.expand.name] = keys.expand.fallback;
   const Limits limits = step_limits(source);
   config["time_step_limit"] = Json::Array{Json(limits.low), Json(limits.high)};
 }

@@ -20,16 +20,18 @@ struct Mamba2Keys {
   Key groups{"n_groups", 8};
   Key state{"state_size", 128};
   Key taps{"conv_kernel", 4};
-  Key expand{"expand", 2};
+  Key expand{"expand", 2};  // without a name: the inner channels are those of the heads
   std::string_view bias = "use_bias";
   std::string_view convolution_bias = "use_conv_bias";
 };
 
-/// Sizes, limits and flags; `in.bias` holds, paths do not. Refuses what no such model has, among it
-/// heads that are not expand * hidden channels.
-Mamba2Spec read_mamba2(const ModelConfig& config, const Mamba2Keys& keys, int64_t hidden);
+/// Sizes, limits and flags; `in.bias` and `out.bias` hold, paths do not. Refuses what no such model
+/// has, among it heads that are not expand * hidden channels, or `inner` of them if that is not 0.
+Mamba2Spec read_mamba2(const ModelConfig& config, const Mamba2Keys& keys, int64_t hidden,
+                       int64_t inner = 0);
 
-/// The layer's mixer: `shape` with the paths below `base` and a norm of that epsilon.
+/// The layer's mixer: `shape` with the paths below `base` and a norm, of what the gate has
+/// multiplied, of that epsilon.
 Mamba2Spec mamba2_layer(const Mamba2Spec& shape, const std::string& base, int64_t hidden,
                         float eps);
 

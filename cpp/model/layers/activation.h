@@ -1,4 +1,4 @@
-// The gate of a gated feed-forward: one name for the kernels of all activations.
+// What lies between the matrices of a feed-forward: one name for the kernels of all activations.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace jang {
 
-/// gate = act(gate) * up, n floats.
+/// gate = act(gate) * up, n floats; up null: 1. silu needs an up, squared ReLU none.
 void activate(const kernels::KernelTable& kernels, Activation activation, float* gate,
               const float* up, int64_t n);
 

@@ -24,8 +24,8 @@ Mamba2Layer::Mamba2Layer(const Mamba2Spec& spec, WeightBinder& binder)
       convolution_(spec.convolution, spec.channels(), spec.taps, spec.convolution_bias, binder),
       rate_(binder.values(spec.decay, shape_of(spec.heads))),
       skip_(binder.values(spec.skip, shape_of(spec.heads))),
-      shift_(binder.values(spec.step_bias, shape_of(spec.heads))),
-      norm_(binder.norm(spec.norm)) {
+      shift_(binder.values(spec.step_bias, shape_of(spec.heads))) {
+  if (spec.norm) norm_ = binder.norm(*spec.norm);
   for (float& rate : rate_) rate = static_cast<float>(-std::exp(static_cast<double>(rate)));
 }
 
@@ -168,9 +168,13 @@ void Mamba2Layer::finish(LayerContext& context) const {
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t row = unit / spec_.groups, at = unit % spec_.groups * part;
       float* const out = work.attended.data() + row * inner + at;
+      const auto norm = [&] {
+        context.kernels.rms_norm(out, part, norm_.data() + at, 0.0f, spec_.norm->eps, 1, part, out,
+                                 part);
+      };
+      if (spec_.norm && spec_.norm_before_gate) norm();
       context.kernels.silu_mul(work.q.data() + row * in_.rows + at, out, part, out);
-      context.kernels.rms_norm(out, part, norm_.data() + at, 0.0f, spec_.norm.eps, 1, part, out,
-                               part);
+      if (spec_.norm && !spec_.norm_before_gate) norm();
     }
   });
 }

@@ -1,5 +1,5 @@
 // State spaces of heads over recurrent states: one projection, a causal convolution, the rule by
-// chunks, a gated norm, an output projection.
+// chunks, a gate and norm, an output projection.
 //
 //   in (z, x, B, C, steps) -> by token: convolution and silu, steps and decays -> by sequence and
 //   some heads of a group: the rule in chunks at multiples of kDeltaChunk positions, what the
@@ -46,7 +46,7 @@ class Mamba2Layer {
   LinearWeight in_, out_;
   CausalConvolution convolution_;
   std::vector<float> rate_, skip_, shift_;
-  std::vector<float> norm_;  // [inner]
+  std::vector<float> norm_;  // [inner]; empty: none
 };
 
 }  // namespace jang

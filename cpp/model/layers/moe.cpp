@@ -2,6 +2,7 @@
 
 #include <functional>
 
+#include "base/error.h"
 #include "model/layers/activation.h"
 
 namespace jang {
@@ -28,11 +29,18 @@ RoutedInput routed_input(const MoeSpec& spec, const LayerContext& context, bool 
 MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
     : spec_(spec),
       router_(binder.linear(spec.router)),
-      gate_(binder.stack(spec.gate)),
       up_(binder.stack(spec.up)),
       down_(binder.stack(spec.down)),
-      expert_bytes_(stored_bytes(gate_.front()) + stored_bytes(up_.front()) +
-                    stored_bytes(down_.front())) {
+      expert_bytes_(stored_bytes(up_.front()) + stored_bytes(down_.front())) {
+  if (spec.gated()) {
+    gate_ = binder.stack(spec.gate);
+    expert_bytes_ += stored_bytes(gate_.front());
+  }
+  JANG_ASSERT(spec.latent_in.has_value() == spec.latent_out.has_value());
+  if (spec.latent_in) {
+    latent_in_ = binder.linear(*spec.latent_in);
+    latent_out_ = binder.linear(*spec.latent_out);
+  }
   if (!spec.correction.empty())
     correction_ = binder.values(spec.correction, {static_cast<uint64_t>(spec.experts)});
   if (!spec.expert_scale.empty())
@@ -45,7 +53,11 @@ MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
   pre_norm_ = make_norm(spec.pre_norm, binder);
   post_norm_ = make_norm(spec.post_norm, binder);
   if (!spec.shared) return;
-  shared_.emplace(spec.shared->mlp, binder);
+  if (spec.shared->plain) {
+    shared_.emplace(PlainMlpLayer(*spec.shared->plain, binder));
+  } else {
+    shared_.emplace(GatedMlpLayer(spec.shared->mlp, binder));
+  }
   shared_pre_norm_ = make_norm(spec.shared->pre_norm, binder);
   shared_post_norm_ = make_norm(spec.shared->post_norm, binder);
   if (spec.shared->gate) shared_gate_ = binder.linear(*spec.shared->gate);
@@ -53,11 +65,12 @@ MoeLayer::MoeLayer(const MoeSpec& spec, WeightBinder& binder)
 
 bool MoeLayer::forward(LayerContext& context, const float* x, float* out) const {
   if (shared_ && !run_shared(context, x)) return false;
-  if (!route(context, x) || !activate(context, normed(context, pre_norm_, x)) ||
-      !project_down(context)) {
+  if (!route(context, x)) return false;
+  const float* const input = enter_experts(context, x);
+  if (input == nullptr || !activate(context, input) || !project_down(context) ||
+      !combine(context, out)) {
     return false;
   }
-  combine(context, out);
   if (post_norm_) post_norm_->forward(context.kernels, context.pool, out, context.tokens, out);
   if (shared_) add_shared(context, out);
   context.work.expert_bytes += expert_bytes_ * context.work.groups.groups().size();
@@ -83,8 +96,11 @@ bool MoeLayer::run_shared(LayerContext& context, const float* x) const {
     const LinearJob job{&*shared_gate_, work.open.data(), 1};
     if (!context.linear.run_exact({&job, 1}, x, context.tokens)) return false;
   }
-  if (!shared_->forward(context, normed(context, shared_pre_norm_, x), work.shared.data()))
-    return false;
+  const float* const input = normed(context, shared_pre_norm_, x);
+  const auto run = [&](const auto& layer) {
+    return layer.forward(context, input, work.shared.data());
+  };
+  if (!std::visit(run, *shared_)) return false;
   if (shared_post_norm_) {
     shared_post_norm_->forward(context.kernels, context.pool, work.shared.data(), context.tokens,
                                work.shared.data());
@@ -141,19 +157,29 @@ bool MoeLayer::route(LayerContext& context, const float* x) const {
   return true;
 }
 
-// work.gate = act(gate x) * up x, rows in the order of the sorted pairs.
+const float* MoeLayer::enter_experts(LayerContext& context, const float* x) const {
+  x = normed(context, pre_norm_, x);
+  if (!latent_in_) return x;
+  AlignedBuffer<float>& latent = context.work.latent;
+  latent.reserve_discarding(static_cast<std::size_t>(context.tokens * latent_in_->rows));
+  const LinearJob job{&*latent_in_, latent.data(), latent_in_->rows};
+  return context.linear.run({&job, 1}, x, context.tokens) ? latent.data() : nullptr;
+}
+
+// work.gate = act(gate x) * up x, or act(up x), rows in the order of the sorted pairs.
 bool MoeLayer::activate(LayerContext& context, const float* x) const {
   if (!context.linear.show(routed_input(spec_, context, false, x))) return false;
   Workspace& work = context.work;
-  const int64_t width = spec_.gate.out;
+  const int64_t width = spec_.up.out;
   const int64_t pairs = context.tokens * spec_.top_k;
+  const bool gated = spec_.gated();
   work.gate.reserve_discarding(static_cast<std::size_t>(pairs * width));
-  work.up.reserve_discarding(static_cast<std::size_t>(pairs * width));
+  if (gated) work.up.reserve_discarding(static_cast<std::size_t>(pairs * width));
   float* gate = work.gate.data();
-  float* up = work.up.data();
+  float* up = gated ? work.up.data() : nullptr;
 
-  work.expert_input.set(x, context.tokens, spec_.gate.in, work.groups.picked());
-  work.expert_input.prepare(gate_.front());
+  work.expert_input.set(x, context.tokens, spec_.up.in, work.groups.picked());
+  if (gated) work.expert_input.prepare(gate_.front());
   work.expert_input.prepare(up_.front());
   work.expert_inner.set(gate, pairs, width);
   work.expert_inner.reserve(down_.front());
@@ -164,15 +190,18 @@ bool MoeLayer::activate(LayerContext& context, const float* x) const {
     const auto expert = static_cast<std::size_t>(group.expert);
     const auto set = static_cast<int64_t>(i);
     const int64_t at = group.first * width;
-    work.jobs.push_back({&gate_[expert], gate + at, width, group.source, group.rows, set});
-    work.jobs.push_back({&up_[expert], up + at, width, group.source, group.rows, set});
+    const auto add = [&](const LinearWeight& weight, float* out) {
+      work.jobs.push_back({&weight, out + at, width, group.source, group.rows, set});
+    };
+    if (gated) add(gate_[expert], gate);
+    add(up_[expert], gated ? up : gate);
   }
   const auto finish = [&](int64_t set) {
     const ExpertRows& group = groups[static_cast<std::size_t>(set)];
     // Row by row: where a row is cut into registers then does not depend on the rows before it.
     for (int64_t row = group.first; row < group.first + group.rows; ++row) {
-      jang::activate(context.kernels, spec_.activation, gate + row * width, up + row * width,
-                     width);
+      jang::activate(context.kernels, spec_.activation, gate + row * width,
+                     gated ? up + row * width : nullptr, width);
     }
     work.expert_inner.complete(group.first, group.rows);
   };
@@ -196,12 +225,13 @@ bool MoeLayer::project_down(LayerContext& context) const {
   return true;
 }
 
-void MoeLayer::combine(LayerContext& context, float* out) const {
-  const Workspace& work = context.work;
-  const int64_t hidden = spec_.down.out;
+bool MoeLayer::combine(LayerContext& context, float* out) const {
+  Workspace& work = context.work;
+  const int64_t hidden = spec_.down.out;  // of the latent, if there is one
+  float* const sums = latent_out_ ? work.latent.data() : out;
   context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t t = begin; t < end; ++t) {
-      float* sum = out + t * hidden;
+      float* sum = sums + t * hidden;
       for (int64_t slot = 0; slot < spec_.top_k; ++slot) {
         const int64_t pair = t * spec_.top_k + slot;
         float weight = work.expert_weights[static_cast<std::size_t>(pair)];
@@ -219,6 +249,9 @@ void MoeLayer::combine(LayerContext& context, float* out) const {
       }
     }
   });
+  if (!latent_out_) return true;
+  const LinearJob job{&*latent_out_, out, latent_out_->rows};
+  return context.linear.run({&job, 1}, sums, context.tokens);
 }
 
 }  // namespace jang

@@ -5,6 +5,9 @@
 //   the slots of a token added in order of falling weight, then the shared expert, which was
 //   computed first.
 //
+// Experts without a gate have their activation on what up gives. Between latent projections the
+// routed experts, not the router nor the shared expert, work on a latent.
+//
 // Where the parts have norms of their own, `x` is the hidden states and each part norms them for
 // itself.
 //
@@ -13,10 +16,12 @@
 #pragma once
 
 #include <optional>
+#include <variant>
 
 #include "arch/spec.h"
 #include "model/layer_context.h"
 #include "model/layers/gated_mlp.h"
+#include "model/layers/plain_mlp.h"
 #include "model/norm_layer.h"
 #include "model/weights.h"
 
@@ -38,15 +43,18 @@ class MoeLayer {
   bool run_shared(LayerContext& context, const float* x) const;
   void add_shared(LayerContext& context, float* out) const;
   bool route(LayerContext& context, const float* x) const;
+  /// What the routed experts see: x, normed, projected to a latent, or both. nullptr if an observer
+  /// ended the pass.
+  const float* enter_experts(LayerContext& context, const float* x) const;
   bool activate(LayerContext& context, const float* x) const;
   bool project_down(LayerContext& context) const;
-  void combine(LayerContext& context, float* out) const;
+  bool combine(LayerContext& context, float* out) const;
 
   MoeSpec spec_;
-  std::optional<GatedMlpLayer> shared_;
-  std::optional<LinearWeight> shared_gate_;
+  std::optional<std::variant<GatedMlpLayer, PlainMlpLayer>> shared_;
+  std::optional<LinearWeight> shared_gate_, latent_in_, latent_out_;
   LinearWeight router_;
-  std::vector<LinearWeight> gate_, up_, down_;  // by expert
+  std::vector<LinearWeight> gate_, up_, down_;  // by expert; no gate_: up_ alone
   std::vector<float> correction_;               // of the choice, [experts]; empty: none
   std::vector<float> expert_scale_;             // of their outputs, [experts]; empty: none
   std::vector<float> router_norm_;              // the weight of the router's own norm; empty: none

@@ -1,12 +1,13 @@
 #include "model/layers/plain_mlp.h"
 
 #include "base/error.h"
+#include "model/layers/activation.h"
 
 namespace jang {
 
 PlainMlpLayer::PlainMlpLayer(const PlainMlpSpec& spec, WeightBinder& binder)
     : activation_(spec.activation), up_(binder.linear(spec.up)), down_(binder.linear(spec.down)) {
-  JANG_ASSERT(activation_ == Activation::kGelu || activation_ == Activation::kGeluTanh);
+  JANG_ASSERT(activation_ != Activation::kSilu);
 }
 
 bool PlainMlpLayer::forward(LayerContext& context, const float* x, float* out) const {
@@ -18,9 +19,7 @@ bool PlainMlpLayer::forward(LayerContext& context, const float* x, float* out) c
 
   // Cut in whole vectors at places that do not depend on the thread count.
   context.pool.split(context.tokens * width, 1024, [&](int64_t begin, int64_t end, int /*worker*/) {
-    float* inner = work.up.data() + begin;
-    context.kernels.gelu_mul(inner, nullptr, end - begin, activation_ == Activation::kGeluTanh,
-                             inner);
+    activate(context.kernels, activation_, work.up.data() + begin, nullptr, end - begin);
   });
 
   const LinearJob job{&down_, out, down_.rows};

@@ -148,7 +148,7 @@ class ConfigShape:
 
     @property
     def layers(self) -> int:
-        return int(self.values["num_hidden_layers"])
+        return int(_stated_layers(self.values))
 
     def with_layers(self, layers: int | None) -> ConfigShape:
         """The first ``layers`` of them, with the kinds that lists name; None changes nothing."""
@@ -156,7 +156,8 @@ class ConfigShape:
             return self
         values = dict(self.values) | {"num_hidden_layers": layers}
         for key, value in self.values.items():
-            if isinstance(value, list) and len(value) == self.layers:
+            of_layers = isinstance(value, list) or key in _LAYER_NAMES
+            if of_layers and value is not None and len(value) == self.layers:
                 values[key] = value[:layers]
         return replace(self, values=values)
 
@@ -178,6 +179,17 @@ class ConfigShape:
             yield TensorShape(tensor.name, tensor.shape, None if kept else tensor.group_size)
 
 
+# A list of layers' kinds, or a string with a letter for each.
+_LAYER_NAMES = ("layers_block_type", "layer_types", "hybrid_override_pattern")
+
+
+def _stated_layers(values: Mapping[str, Any]) -> Any:
+    """``num_hidden_layers`` as it stands; where every layer has a name it need not."""
+    count = values.get("num_hidden_layers")
+    named = (values[key] for key in _LAYER_NAMES if isinstance(values.get(key), list | str))
+    return len(next(named, ())) if count is None else count
+
+
 AnyShape = Shape | ConfigShape
 
 
@@ -188,7 +200,7 @@ def read_shape(path: Path) -> ConfigShape:
         values = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
         raise ArgumentError(f"{file}: {error}", code="argument") from error
-    count = values.get("num_hidden_layers") if isinstance(values, dict) else None
+    count = _stated_layers(values) if isinstance(values, dict) else None
     if not isinstance(count, int) or count < 1:
         raise ArgumentError(
             f"{file}: expected num_hidden_layers of a language model", code="argument"

@@ -31,7 +31,9 @@ Checkpoint write(const std::filesystem::path& directory, DType dtype) {
     std::vector<float> values(rows.at(writer.layout().tensors[t].name) * kRank);
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 2048);
     std::vector<uint16_t> halves;
-    for (const float value : values) halves.push_back(float_to_half(value));
+    for (const float value : values) {
+      halves.push_back(dtype == DType::kBF16 ? float_to_bf16(value) : float_to_half(value));
+    }
     writer.write(
         t, 0,
         dtype == DType::kF32 ? std::as_bytes(std::span(values)) : std::as_bytes(std::span(halves)));
@@ -49,6 +51,13 @@ float number(const std::byte* data, uint64_t index, DType dtype) {
   uint16_t half = 0;
   std::memcpy(&half, data + index * 2, 2);
   return half_to_float(half);
+}
+
+float value_of(const std::byte* data, uint64_t index, DType dtype) {
+  if (dtype != DType::kBF16) return number(data, index, dtype);
+  uint16_t word = 0;
+  std::memcpy(&word, data + index * 2, 2);
+  return bf16_to_float(word);
 }
 
 TEST_F(SourceValuesTest, TransposedAndPlainTensorsAreWhereTheyAreSaidToBe) {
@@ -93,6 +102,50 @@ TEST_F(SourceValuesTest, TransposedAndPlainTensorsAreWhereTheyAreSaidToBe) {
     const SourceValue at = locate_value(turned, kRank / 2 + 3, 2);
     EXPECT_EQ(at.row, kPlain + kOther + 2);
     EXPECT_EQ(at.column, 7u);
+  }
+}
+
+TEST_F(SourceValuesTest, FactorsMultiplyTheirRowsInTheDtypeOfTheSource) {
+  constexpr float kFirst = 0.3f, kSecond = 4.0f;
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const std::filesystem::path folder = path_ / std::string(dtype_name(dtype));
+    std::filesystem::create_directory(folder);
+    const Checkpoint checkpoint = write(folder, dtype);
+    FinalTensor matrix, vector;
+    matrix.dtype = vector.dtype = dtype;
+    matrix.name = "matrix";
+    matrix.shape = {10, kRank};
+    matrix.ranges = {{0, 20, 6}, {0, 3, 4}};
+    matrix.factors = {{2, 5, kFirst}, {8, 10, kSecond}};
+    vector.name = "vector";  // one row of the source
+    vector.shape = {kRank};
+    vector.ranges = {{0, 3, 1}};
+    vector.factors = {{5, 60, kFirst}};
+    const auto check = [&](const FinalTensor& tensor, uint64_t row, uint64_t rows, uint64_t column,
+                           uint64_t columns) {
+      FinalTensor plain = tensor;
+      plain.factors.clear();
+      const auto size = static_cast<uint64_t>(dtype_size(dtype));
+      std::vector<std::byte> found(rows * columns * size), stored(found.size());
+      gather_values(checkpoint, tensor, row, rows, column, columns, found.data());
+      gather_values(checkpoint, plain, row, rows, column, columns, stored.data());
+      for (uint64_t i = 0; i < rows * columns; ++i) {
+        const uint64_t place = tensor.shape.size() == 1 ? column + i : row + i / columns;
+        float factor = 1.0f;
+        for (const RowFactor& part : tensor.factors)
+          if (place >= part.begin && place < part.end) factor = part.factor;
+        const float before = value_of(stored.data(), i, dtype);
+        float expected = before * factor;
+        if (dtype == DType::kF16) expected = half_to_float(float_to_half(expected));
+        if (dtype == DType::kBF16) expected = bf16_to_float(float_to_bf16(expected));
+        ASSERT_EQ(value_of(found.data(), i, dtype), expected) << tensor.name << " " << place;
+      }
+    };
+    check(matrix, 0, 10, 0, kRank);
+    check(matrix, 4, 5, 7, 12);  // across ranges and factors
+    check(matrix, 9, 1, 69, 1);
+    check(vector, 0, 1, 0, kRank);
+    check(vector, 0, 1, 58, 5);
   }
 }
 

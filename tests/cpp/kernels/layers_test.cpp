@@ -166,6 +166,31 @@ TEST_P(LayersTest, GeluMul) {
   }
 }
 
+TEST_P(LayersTest, ReluSquared) {
+  for (const std::size_t n : sizes()) {
+    const std::vector<float> values = normal_floats(n, 13, 4.0f);
+    GuardedFloats x(values), out(n);
+    std::vector<float> expected(n);
+    kernels().relu_squared(x.data(), static_cast<int64_t>(n), out.data());
+    for (std::size_t i = 0; i < n; ++i)
+      expected[i] = values[i] > 0.0f ? values[i] * values[i] : 0.0f;
+    ASSERT_TRUE(same_bits(out.span(), expected)) << n;
+    reference().relu_squared(values.data(), static_cast<int64_t>(n), expected.data());
+    ASSERT_TRUE(same_bits(out.span(), expected)) << "reference, n " << n;
+    kernels().relu_squared(x.data(), static_cast<int64_t>(n), x.data());
+    ASSERT_TRUE(same_bits(x.span(), out.span())) << "in place";
+  }
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  std::vector<float> x = {-kInf, kInf, -0.0f, kNan, 1e30f, -1e30f}, out(6);
+  kernels().relu_squared(x.data(), 6, out.data());
+  EXPECT_EQ(out[0], 0.0f);
+  EXPECT_EQ(out[1], kInf);
+  EXPECT_FALSE(std::signbit(out[2]));
+  EXPECT_TRUE(std::isnan(out[3]));
+  EXPECT_EQ(out[4], kInf);
+  EXPECT_EQ(out[5], 0.0f);
+}
+
 TEST_P(LayersTest, NormRopeHasTheBitsOfItsParts) {
   constexpr int kHeads = 3, kDim = 80, kHalf = 20, kStride = 96;
   const std::vector<float> values = normal_floats(kHeads * kStride, 13);

@@ -217,6 +217,39 @@ TEST(RecurrentState, ShortConvolutionsRememberTheirInputsAlone) {
   EXPECT_FALSE(cache.fits(spec));
 }
 
+TEST(RecurrentState, TwoMixersHaveKeysAndAStateAndNoneHasNothing) {
+  ParallelMixerSpec both;
+  both.attention.n_heads = both.attention.n_kv_heads = 2;
+  both.attention.head_dim = 32;
+  both.mamba.heads = 4;
+  both.mamba.head_dim = 5;
+  both.mamba.groups = 2;
+  both.mamba.state = 3;
+  both.mamba.taps = 3;
+  const auto bytes = [](const MixerSpec& mixer) {
+    ModelSpec spec;
+    spec.layers.resize(1);
+    spec.layers[0].mixer = mixer;
+    return KvCache::bytes_for(spec, KvType::kF32, kChunk);
+  };
+  const uint64_t keys = bytes(both.attention), states = bytes(both.mamba);
+  EXPECT_GT(keys, 0u);
+  EXPECT_GT(states, 0u);
+  EXPECT_EQ(bytes(both), keys + states);
+  EXPECT_EQ(bytes(NoMixerSpec{}), 0u);
+  ModelSpec spec;
+  spec.layers.resize(2);
+  spec.layers[0].mixer = NoMixerSpec{};
+  spec.layers[1].mixer = both;
+  KvCache cache(spec, KvType::kF32);
+  cache.reserve(kChunk);
+  EXPECT_NE(cache.recurrent().slot(1, 0).state, nullptr);
+  EXPECT_NE(cache.key_blocks(1, 1), nullptr);
+  EXPECT_TRUE(cache.fits(spec));
+  std::get<ParallelMixerSpec>(spec.layers[1].mixer).attention.head_dim = 64;
+  EXPECT_FALSE(cache.fits(spec));
+}
+
 TEST(RecurrentState, BytesAreOfOneSlotOrTwo) {
   const ModelSpec spec = one_delta_layer();
   EXPECT_EQ(RecurrentState::bytes_for(spec, 0), 0u);
