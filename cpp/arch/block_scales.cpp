@@ -6,6 +6,7 @@
 #include <map>
 
 #include "arch/final_names.h"
+#include "arch/spec_tensors.h"
 #include "base/error.h"
 #include "base/float16.h"
 #include "base/float8.h"
