@@ -115,9 +115,9 @@ def load_model(
     ``exact`` multiplies quantized weights with float32 activations, ``fast`` with activations
     rounded to int8 per group (docs/kernels.md states what that changes). Weights that are not
     quantized are computed alike by both. ``threads`` None: chosen from affinity mask and CPU quota.
-    ``kv_type``: how caches keep keys and values, ``auto`` being the model's choice. Weights in 8-bit
-    floats (FP8) are computed as float32 and widened to it in memory first; ``on_widen`` is called
-    before that with the bytes it takes, and not for other models.
+    ``kv_type``: how caches keep keys and values, ``auto`` being the model's choice. FP8 weights are
+    computed as float32 and widened to it in memory first; ``on_widen`` is called before that with
+    the bytes it takes, and not for other models.
     """
     if precision not in PRECISIONS:
         raise ArgumentError(
@@ -138,9 +138,9 @@ def load(
 ) -> tuple[Model, Tokenizer]:
     """``(model, tokenizer)`` of a JANG v2, MLX or plain Hugging Face directory, or of a Hub id.
 
-    Weights stay in the mapped files; nothing is copied but FP8 weights, see :func:`load_model`. Raises FormatError or UnsupportedError for
-    a directory that cannot be read, naming file and tensor, and UnsupportedError if it has no
-    tokenizer.json (see :func:`load_model`).
+    Weights stay in the mapped files; nothing is copied but those of FP8 sources. Raises FormatError
+    or UnsupportedError for a directory that cannot be read, naming file and tensor, and
+    UnsupportedError if it has no tokenizer.json (see :func:`load_model`).
     """
     from jang_tools.tokenizer import Tokenizer
 

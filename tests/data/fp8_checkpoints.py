@@ -125,7 +125,7 @@ def write_fp8(
     scale_dtype: str = "F32",
     chosen: Callable[[str, Floats], bool] = is_matrix,
 ) -> list[str]:
-    """Copies a plain checkpoint with the chosen matrices as codes and scales; returns their names."""
+    """Copies a plain checkpoint, the chosen matrices as codes and scales; returns their names."""
     tensors: dict[str, Tensor] = {}
     names = []
     for name, tensor in read_weights(source).items():
