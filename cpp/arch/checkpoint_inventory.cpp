@@ -16,6 +16,16 @@ std::vector<SourceTensor> source_tensors(const Checkpoint& checkpoint) {
   return sources;
 }
 
+void rethrow_naming_file(const Error& error, const Checkpoint& checkpoint) {
+  if (!error.file().empty() || error.tensor().empty()) throw error;
+  const CheckpointTensor* tensor = checkpoint.find(error.tensor());
+  const std::vector<std::string>& files = checkpoint.files();
+  const std::string file = tensor != nullptr   ? files[tensor->file]
+                           : files.size() == 1 ? files.front()
+                                               : "model.safetensors.index.json";
+  throw Error(error.code(), file, error.tensor(), error.message(), error.hint());
+}
+
 Inventory inventory_of(const ModelConfig& config, const Checkpoint& checkpoint,
                        HeadComparison heads) {
   std::optional<bool> equal;
@@ -25,17 +35,8 @@ Inventory inventory_of(const ModelConfig& config, const Checkpoint& checkpoint,
 
 Inventory inventory_of(const ModelConfig& config, const Checkpoint& checkpoint,
                        std::optional<bool> heads_equal) {
-  try {
-    return build_inventory(config, source_tensors(checkpoint), heads_equal);
-  } catch (const Error& error) {
-    if (!error.file().empty() || error.tensor().empty()) throw;
-    const CheckpointTensor* tensor = checkpoint.find(error.tensor());
-    const std::vector<std::string>& files = checkpoint.files();
-    const std::string file = tensor != nullptr   ? files[tensor->file]
-                             : files.size() == 1 ? files.front()
-                                                 : "model.safetensors.index.json";
-    throw Error(error.code(), file, error.tensor(), error.message(), error.hint());
-  }
+  return naming_files(
+      checkpoint, [&] { return build_inventory(config, source_tensors(checkpoint), heads_equal); });
 }
 
 }  // namespace jang

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "arch/inventory.h"
+#include "base/error.h"
 #include "io/checkpoint.h"
 
 namespace jang {
@@ -14,6 +15,20 @@ namespace jang {
 /// Names, dtypes and shapes of all tensors, in the order of checkpoint.tensors(): RowRange::tensor
 /// counts alike in both.
 std::vector<SourceTensor> source_tensors(const Checkpoint& checkpoint);
+
+/// Error without a file, about a tensor: thrown anew with the shard of the tensor, or the index
+/// file for a tensor that no shard has.
+[[noreturn]] void rethrow_naming_file(const Error& error, const Checkpoint& checkpoint);
+
+/// Runs `check`, whose errors get the file that their tensor lies in.
+template <typename Check>
+auto naming_files(const Checkpoint& checkpoint, Check&& check) {
+  try {
+    return check();
+  } catch (const Error& error) {
+    rethrow_naming_file(error, checkpoint);
+  }
+}
 
 enum class HeadComparison {
   kPayloads,  // a stored lm_head that config.json ties is compared with the embedding; needs

@@ -199,6 +199,8 @@ std::string_view config_dtype_word(DType dtype) {
       return "float16";
     case DType::kF32:
       return "float32";
+    case DType::kF8E4M3:
+      return "float8_e4m3fn";
     default:
       return "bfloat16";
   }

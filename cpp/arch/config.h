@@ -68,7 +68,8 @@ class ModelConfig {
   std::string file_, model_type_, outer_type_;
 };
 
-/// The word of a config for F16, F32 or BF16: "float16", "float32", "bfloat16".
+/// The word of a config for F16, F32, BF16 or F8_E4M3: "float16", "float32", "bfloat16",
+/// "float8_e4m3fn".
 std::string_view config_dtype_word(DType dtype);
 
 }  // namespace jang

@@ -7,6 +7,7 @@
 #include <set>
 #include <system_error>
 
+#include "arch/block_scales.h"
 #include "arch/checkpoint_inventory.h"
 #include "arch/family.h"
 #include "arch/final_names.h"
@@ -106,6 +107,16 @@ void refuse_unstated_codes(const ModelDirectory& directory) {
     if (!tensor.name.ends_with(".scales") && tensor.dtype != DType::kU32) continue;
     throw Error(ErrorCode::kMapEntry, directory.checkpoint.files()[tensor.file], tensor.name,
                 "belongs to a quantized module, but config.json has no quantization");
+  }
+}
+
+/// 8-bit floats are codes that only plain directories have, scales beside them.
+void refuse_float8(const ModelDirectory& directory) {
+  for (const CheckpointTensor& tensor : directory.checkpoint.tensors()) {
+    if (tensor.dtype != DType::kF8E4M3) continue;
+    throw Error(ErrorCode::kUnusableDtype, directory.checkpoint.files()[tensor.file], tensor.name,
+                "F8_E4M3 is not for a tensor of a " + std::string(format_name(directory.format)) +
+                    " directory");
   }
 }
 
@@ -221,10 +232,15 @@ ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access acc
   const bool jang = directory.jang_config.has_value();
   open_weights(directory, access);
   refuse_foreign_tensors(directory.checkpoint, directory.format == DirectoryFormat::kJangV1);
+  if (directory.format != DirectoryFormat::kHf) refuse_float8(directory);
   if (directory.format == DirectoryFormat::kJangV1) return directory;
   collect_renamed(directory);
   if (directory.format == DirectoryFormat::kHf) {
     refuse_unstated_codes(directory);
+    directory.blocks = stated_blocks(directory.config);
+    naming_files(directory.checkpoint, [&] {
+      check_block_scales(directory.config, source_tensors(directory.checkpoint), directory.blocks);
+    });
     return directory;
   }
   if (quantization != nullptr) directory.widths = parse_width_map(directory.config, *quantization);

@@ -10,6 +10,7 @@
 
 #include "arch/config.h"
 #include "arch/folded_factors.h"
+#include "arch/inventory.h"
 #include "arch/spec.h"
 #include "io/checkpoint.h"
 #include "io/json.h"
@@ -51,6 +52,8 @@ struct ModelDirectory {
   WidthMap widths;
   Checkpoint checkpoint;
   std::vector<QuantizedModule> modules;  // by path; empty for plain directories
+  /// Of F8_E4M3 tensors, all of which have been held against their scales; of plain directories.
+  std::optional<ScaleBlocks> blocks;
   /// Tensors whose final name is another than the stored one, by final name; no experts.
   std::map<std::string, const CheckpointTensor*, std::less<>> renamed;
 

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <system_error>
 
+#include "arch/block_scales.h"
 #include "base/error.h"
 
 namespace jang {
@@ -41,6 +42,7 @@ void refuse_foreign_method(const ModelConfig& config) {
     if (found == nullptr) continue;
     if (!found->is_object()) config.fail(key, "expected an object");
     if (found->as_object().empty()) continue;
+    if (key == "quantization_config" && stated_blocks(config)) continue;
     const Json* method = found->find("quant_method");
     if (method != nullptr && method->is_string()) {
       refuse(config.file(), "quantized by " + quoted(method->as_string()) + " (" +

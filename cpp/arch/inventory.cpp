@@ -6,6 +6,7 @@
 #include <map>
 #include <tuple>
 
+#include "arch/block_scales.h"
 #include "arch/family.h"
 #include "arch/final_names.h"
 #include "arch/general_roles.h"
@@ -97,7 +98,9 @@ std::string embedding_name(std::string_view head_name, const ModelConfig& config
 class Builder {
  public:
   Builder(const ModelConfig& config, std::span<const SourceTensor> sources)
-      : config_(config), sources_(sources) {}
+      : config_(config), sources_(sources), blocks_(stated_blocks(config)) {
+    check_block_scales(config, sources, blocks_);
+  }
 
   void place_all() {
     constexpr std::string_view kWeight = ".weight";
@@ -113,6 +116,8 @@ class Builder {
           ++towers_["mtp"];
         continue;
       }
+      if (blocks_ && !scaled_name(source.name).empty())
+        continue;  // part of the tensor it belongs to
       require_plain(source);
       FinalName name = final_name(config_, source.name);
       if (name.expert >= 0) {
@@ -131,6 +136,7 @@ class Builder {
                 std::string_view(tensor.name).substr(0, tensor.name.size() - kWeight.size()))) {
           tensor.shift = 1.0f;
         }
+        take_blocks(source, tensor);
         result_.tensors.push_back(std::move(tensor));
       }
     }
@@ -140,6 +146,7 @@ class Builder {
     }
     for (const auto& [name, stack] : stacks) {
       result_.tensors.push_back(join_stack(config_, sources_, name, stack));
+      take_blocks(sources_[stack.members.begin()->second], result_.tensors.back());
     }
     for (FinalTensor& tensor : result_.tensors) describe(config_, tensor);
   }
@@ -184,7 +191,8 @@ class Builder {
       return;
     }
     if (has_embedding && has_head) {
-      const bool differs = embedding->shape != head->shape || embedding->dtype != head->dtype ||
+      const bool differs = embedding->shape != head->shape ||
+                           embedding->stored_dtype() != head->stored_dtype() ||
                            heads_equal == std::optional<bool>(false);
       if (differs) {
         result_.warnings.push_back(head->source +
@@ -198,6 +206,7 @@ class Builder {
                                    "for a copy, values not compared");
       }
       result_.dropped.push_back(head->source);
+      if (head->blocks) result_.dropped.push_back(scales_name(head->source));
       tensors.erase(head);
     } else if (has_head) {  // the only copy is stored under the head's name
       head->name = embedding_name(head->name, config_);
@@ -299,12 +308,25 @@ class Builder {
   Inventory take() { return std::move(result_); }
 
  private:
+  /// Values of F8_E4M3 sources are products in F32.
+  void take_blocks(const SourceTensor& source, FinalTensor& tensor) const {
+    if (source.dtype != DType::kF8E4M3) return;
+    if (!tensor.transposed && tensor.columns() != source.shape.back()) {
+      throw Error(ErrorCode::kUnsupportedFormat, {}, source.name,
+                  "F8_E4M3 in a tensor that takes another shape, " + shape_text(tensor.shape) +
+                      " instead of " + shape_text(source.shape));
+    }
+    tensor.dtype = DType::kF32;
+    tensor.blocks = blocks_;
+  }
+
   void require_plain(const SourceTensor& source) const {
+    if (blocks_ && source.dtype == DType::kF8E4M3) return;  // checked with its scales
     if (!is_float_weight(source.dtype)) {
       throw Error(ErrorCode::kUnsupportedFormat, {}, source.name,
                   "expected F32, F16 or BF16, found " + std::string(dtype_name(source.dtype)));
     }
-    if (source.name.ends_with("_scale_inv") || source.name.ends_with(".scales")) {
+    if (source.name.ends_with(".scales")) {
       throw Error(ErrorCode::kUnsupportedFormat, {}, source.name,
                   "belongs to a quantized checkpoint; the source must be plain");
     }
@@ -312,7 +334,8 @@ class Builder {
 
   const ModelConfig& config_;
   std::span<const SourceTensor> sources_;
-  std::map<std::string, uint64_t> towers_;  // tensors of other modalities, by component
+  const std::optional<ScaleBlocks> blocks_;  // of F8_E4M3 sources
+  std::map<std::string, uint64_t> towers_;   // tensors of other modalities, by component
   Inventory result_;
 };
 
@@ -325,7 +348,7 @@ uint64_t FinalTensor::elements() const noexcept {
 }
 
 uint64_t FinalTensor::bytes() const noexcept {
-  return elements() * static_cast<uint64_t>(dtype_size(dtype));
+  return elements() * static_cast<uint64_t>(dtype_size(stored_dtype()));
 }
 
 SourceRow locate_row(const FinalTensor& tensor, uint64_t row) {

@@ -35,12 +35,20 @@ struct RowRange {
   uint64_t rows = 0;
 };
 
+/// Values that are codes of 8-bit floats in the source, with one scale for each block of that many
+/// rows and columns of a matrix beside them (block_scales.h).
+struct ScaleBlocks {
+  uint64_t rows = 0, columns = 0;
+};
+
 struct FinalTensor {
   std::string name;             // "model.layers.0.mlp.switch_mlp.gate_proj.weight"
   std::string path;             // without ".weight" (same as name if it has none)
   std::string source;           // name of the source; of a stack with "*" for the expert's number
   std::vector<uint64_t> shape;  // final; its rows are the concatenation of `ranges`
-  DType dtype = DType::kBF16;   // of the source
+  DType dtype = DType::kBF16;   // of the source's values
+  /// The values are products of codes and scales; `dtype` is then F32.
+  std::optional<ScaleBlocks> blocks;
   RoleMatch role;
   bool packable =
       false;  // a Linear, Embedding or expert stack: 2-D or 3-D weight that may be quantized
@@ -60,7 +68,9 @@ struct FinalTensor {
 
   uint64_t columns() const noexcept { return shape.empty() ? 1 : shape.back(); }
   uint64_t elements() const noexcept;
-  uint64_t bytes() const noexcept;  // in the source
+  /// As the values lie in the source: F8_E4M3 where they have scales, else `dtype`.
+  DType stored_dtype() const noexcept { return blocks ? DType::kF8E4M3 : dtype; }
+  uint64_t bytes() const noexcept;  // in the source; without the scales of blocks
 };
 
 /// Where a row of a final tensor comes from, which is not transposed; Error{kTensorShape} for one

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "arch/block_scales.h"
 #include "base/error.h"
 
 namespace jang {
@@ -32,14 +33,20 @@ void transpose(const std::byte* source, uint64_t width, uint64_t first, uint64_t
 
 void require_dtype(const Checkpoint& checkpoint, const CheckpointTensor& source,
                    const FinalTensor& tensor) {
-  if (source.dtype == tensor.dtype) return;
+  if (source.dtype == tensor.stored_dtype()) return;
   throw Error(ErrorCode::kTensorShape, checkpoint.files()[source.file], source.name,
-              "expected " + std::string(dtype_name(tensor.dtype)) + " like the other parts of " +
-                  tensor.name + ", found " + std::string(dtype_name(source.dtype)));
+              "expected " + std::string(dtype_name(tensor.stored_dtype())) +
+                  " like the other parts of " + tensor.name + ", found " +
+                  std::string(dtype_name(source.dtype)));
 }
 
 void gather_values(const Checkpoint& checkpoint, const FinalTensor& tensor, uint64_t row,
                    uint64_t rows, uint64_t column, uint64_t columns, std::byte* out) {
+  if (tensor.blocks) {
+    gather_scaled(checkpoint, tensor, row, rows, column, columns, out);
+    multiply_by_factors(tensor, row, rows, column, columns, out);
+    return;
+  }
   const auto size = static_cast<uint64_t>(dtype_size(tensor.dtype));
   while (rows > 0) {
     const SourceValue at = locate_value(tensor, row, column);

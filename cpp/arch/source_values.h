@@ -13,14 +13,14 @@
 
 namespace jang {
 
-/// Columns [column, column + columns) of rows [row, row + rows) in the sources' dtype, row by row.
+/// Columns [column, column + columns) of rows [row, row + rows) in the tensor's dtype, row by row.
 /// Throws Error{kTensorShape} for a source whose dtype is not the tensor's.
 void gather_values(const Checkpoint& checkpoint, const FinalTensor& tensor, uint64_t row,
                    uint64_t rows, uint64_t column, uint64_t columns, std::byte* out);
 
 /// Calls visit(source, byte offset in it, byte count) for runs of bytes that together hold these
-/// values, in ascending rows: of a transposed tensor whole rows of the source, of another a part of
-/// a row only if rows == 1.
+/// values (of a tensor with blocks their codes), in ascending rows: of a transposed tensor whole
+/// rows of the source, of another a part of a row only if rows == 1.
 template <typename Visit>
 void for_each_run(const Checkpoint& checkpoint, const FinalTensor& tensor, uint64_t row,
                   uint64_t rows, uint64_t column, uint64_t columns, Visit&& visit) {

@@ -7,10 +7,27 @@
 #include <cstdint>
 #include <cstring>
 
+#include "arch/block_scales.h"
+
 namespace jang {
 namespace {
 
 constexpr uint64_t kStep = uint64_t{16} << 20;
+
+bool equal_payloads(const Checkpoint& checkpoint, const CheckpointTensor& first,
+                    const CheckpointTensor& second) {
+  if (first.shape != second.shape || first.dtype != second.dtype) return false;
+  const auto a = checkpoint.data(first);
+  const auto b = checkpoint.data(second);
+  for (uint64_t begin = 0; begin < a.size(); begin += kStep) {
+    const uint64_t bytes = std::min<uint64_t>(kStep, a.size() - begin);
+    const bool equal = std::memcmp(a.data() + begin, b.data() + begin, bytes) == 0;
+    checkpoint.mapping(first).drop(first.begin + begin, bytes);
+    checkpoint.mapping(second).drop(second.begin + begin, bytes);
+    if (!equal) return false;
+  }
+  return true;
+}
 
 }  // namespace
 
@@ -27,17 +44,13 @@ std::optional<bool> stored_heads_equal(const ModelConfig& config, const Checkpoi
     }
   }
   if (embedding == nullptr || head == nullptr) return std::nullopt;
-  if (embedding->shape != head->shape || embedding->dtype != head->dtype) return false;
-  const auto a = checkpoint.data(*embedding);
-  const auto b = checkpoint.data(*head);
-  for (uint64_t begin = 0; begin < a.size(); begin += kStep) {
-    const uint64_t bytes = std::min<uint64_t>(kStep, a.size() - begin);
-    const bool equal = std::memcmp(a.data() + begin, b.data() + begin, bytes) == 0;
-    checkpoint.mapping(*embedding).drop(embedding->begin + begin, bytes);
-    checkpoint.mapping(*head).drop(head->begin + begin, bytes);
-    if (!equal) return false;
-  }
-  return true;
+  if (!equal_payloads(checkpoint, *embedding, *head)) return false;
+  if (embedding->dtype != DType::kF8E4M3) return true;
+  // Equal codes say nothing beside other scales.
+  const CheckpointTensor* scales = checkpoint.find(scales_name(embedding->name));
+  const CheckpointTensor* head_scales = checkpoint.find(scales_name(head->name));
+  return scales != nullptr && head_scales != nullptr &&
+         equal_payloads(checkpoint, *scales, *head_scales);
 }
 
 }  // namespace jang

@@ -16,11 +16,11 @@ struct Row {
 
 // In the order of the enumerators, so that a type indexes its row.
 constexpr std::array kRows{
-    Row{DType::kBool, "BOOL", 1}, Row{DType::kU8, "U8", 1},   Row{DType::kI8, "I8", 1},
-    Row{DType::kU16, "U16", 2},   Row{DType::kI16, "I16", 2}, Row{DType::kF16, "F16", 2},
-    Row{DType::kBF16, "BF16", 2}, Row{DType::kU32, "U32", 4}, Row{DType::kI32, "I32", 4},
-    Row{DType::kF32, "F32", 4},   Row{DType::kU64, "U64", 8}, Row{DType::kI64, "I64", 8},
-    Row{DType::kF64, "F64", 8},
+    Row{DType::kBool, "BOOL", 1},      Row{DType::kU8, "U8", 1},     Row{DType::kI8, "I8", 1},
+    Row{DType::kF8E4M3, "F8_E4M3", 1}, Row{DType::kU16, "U16", 2},   Row{DType::kI16, "I16", 2},
+    Row{DType::kF16, "F16", 2},        Row{DType::kBF16, "BF16", 2}, Row{DType::kU32, "U32", 4},
+    Row{DType::kI32, "I32", 4},        Row{DType::kF32, "F32", 4},   Row{DType::kU64, "U64", 8},
+    Row{DType::kI64, "I64", 8},        Row{DType::kF64, "F64", 8},
 };
 
 constexpr bool rows_in_order() {
@@ -31,11 +31,10 @@ constexpr bool rows_in_order() {
 }
 static_assert(rows_in_order());
 
-constexpr std::array<std::pair<std::string_view, int>, 9> kUnusable{{{"F4", 4},
+constexpr std::array<std::pair<std::string_view, int>, 8> kUnusable{{{"F4", 4},
                                                                      {"F6_E2M3", 6},
                                                                      {"F6_E3M2", 6},
                                                                      {"F8_E5M2", 8},
-                                                                     {"F8_E4M3", 8},
                                                                      {"F8_E8M0", 8},
                                                                      {"F8_E4M3FNUZ", 8},
                                                                      {"F8_E5M2FNUZ", 8},

@@ -13,6 +13,7 @@ enum class DType : uint8_t {
   kBool,
   kU8,
   kI8,
+  kF8E4M3,  // codes of weights, whose scales lie beside them (arch/block_scales.h)
   kU16,
   kI16,
   kF16,

@@ -41,12 +41,13 @@ TensorView view_of(const TensorInfo& info, const std::string& file) {
 
 py::tuple shape_tuple(const std::vector<uint64_t>& shape) { return py::tuple(py::cast(shape)); }
 
-/// bfloat16 is unknown to numpy and crosses as uint16.
+/// bfloat16 and 8-bit floats are unknown to numpy and cross as uint16 and uint8.
 py::dtype numpy_type(DType type) {
   switch (type) {
     case DType::kBool:
       return py::dtype("?");
     case DType::kU8:
+    case DType::kF8E4M3:
       return py::dtype("u1");
     case DType::kI8:
       return py::dtype("i1");

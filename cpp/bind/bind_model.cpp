@@ -136,18 +136,26 @@ void bind_model(py::module_& module) {
   py::class_<Model>(module, "Model",
                     "A model mapped from a JANG v2, stock MLX or plain Hugging Face directory.")
       .def(py::init([](const std::string& path, const std::string& precision, int threads,
-                       const std::optional<std::string>& kv_type) {
+                       const std::optional<std::string>& kv_type, const py::object& on_widen) {
              const py::gil_scoped_release release;
              LoadOptions options{.threads = threads, .precision = parse_precision(precision)};
              if (kv_type) options.kv_type = parse_kv_type(*kv_type);
+             if (!on_widen.is_none()) {
+               options.on_widen = [&on_widen](uint64_t bytes) {
+                 const py::gil_scoped_acquire gil;
+                 on_widen(bytes);
+               };
+             }
              return Model::load(path, options);
            }),
            py::arg("path"), py::kw_only(), py::arg("precision") = "fast", py::arg("threads") = 0,
-           py::arg("kv_type") = py::none(),
+           py::arg("kv_type") = py::none(), py::arg("on_widen") = py::none(),
            "Opens, validates and maps `path`. `precision`: what quantized weights are multiplied "
            "with, \"fast\" (activations rounded to int8 per group) or \"exact\" (float32). "
            "`threads` 0: chosen from affinity and quota. `kv_type`: of the caches that new_cache() "
-           "makes, \"f32\", \"f16\", \"bf16\", \"q8\" or \"q4\"; None: chosen by the model.")
+           "makes, \"f32\", \"f16\", \"bf16\", \"q8\" or \"q4\"; None: chosen by the model. "
+           "`on_widen`: called with the bytes of memory that 8-bit floats are about to take as "
+           "float32; not called without any.")
       .def(
           "new_cache",
           [](const Model& model, const std::optional<std::string>& kv_type) {

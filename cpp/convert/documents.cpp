@@ -13,11 +13,12 @@ namespace {
 DType main_dtype(const Plan& plan) {
   std::map<DType, uint64_t> weights;
   for (const PlannedTensor& planned : plan.tensors)
-    weights[planned.tensor.dtype] += planned.tensor.elements();
+    weights[planned.tensor.stored_dtype()] += planned.tensor.elements();
   DType most = DType::kBF16;
   uint64_t count = 0;
   for (const auto& [dtype, n] : weights) {
-    if (n > count && is_float_weight(dtype)) std::tie(most, count) = std::pair(dtype, n);
+    const bool weight = is_float_weight(dtype) || dtype == DType::kF8E4M3;
+    if (n > count && weight) std::tie(most, count) = std::pair(dtype, n);
   }
   return most;
 }

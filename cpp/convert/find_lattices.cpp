@@ -151,8 +151,7 @@ class LatticeScan {
       const FinalTensor& tensor = plan_.tensors[open_[i].tensor].tensor;
       for (uint64_t row = 0; row < rows_of(tensor); row += open_[i].part_rows) {
         const std::size_t before = panels.size();
-        cut_panels(i, open_[i].part_rows, tensor.columns(),
-                   static_cast<uint64_t>(dtype_size(tensor.dtype)), panels);
+        cut_panels(i, tensor, open_[i].part_rows, panels);
         for (std::size_t p = before; p < panels.size(); ++p) panels[p].row += row;
       }
     }

@@ -7,6 +7,7 @@
 #include <set>
 #include <string_view>
 
+#include "arch/block_scales.h"
 #include "arch/directory.h"
 #include "arch/general_roles.h"
 #include "io/json.h"
@@ -54,6 +55,12 @@ Row plain_row(const Checkpoint& checkpoint, const CheckpointTensor& tensor) {
   return row;
 }
 
+bool is_scales_of_codes(const Checkpoint& checkpoint, const CheckpointTensor& tensor) {
+  const std::string_view codes_name = scaled_name(tensor.name);
+  const CheckpointTensor* codes = codes_name.empty() ? nullptr : checkpoint.find(codes_name);
+  return codes != nullptr && codes->dtype == DType::kF8E4M3;
+}
+
 std::vector<Row> affine_rows(const ModelDirectory& directory) {
   const Checkpoint& checkpoint = directory.checkpoint;
   std::vector<Row> rows;
@@ -73,7 +80,12 @@ std::vector<Row> affine_rows(const ModelDirectory& directory) {
     used.insert({module.weight, module.scales, module.biases});
   }
   for (const CheckpointTensor& tensor : checkpoint.tensors()) {
-    if (!used.contains(&tensor)) rows.push_back(plain_row(checkpoint, tensor));
+    if (used.contains(&tensor)) continue;
+    if (is_scales_of_codes(checkpoint, tensor)) continue;  // counted with its codes
+    rows.push_back(plain_row(checkpoint, tensor));
+    if (tensor.dtype != DType::kF8E4M3) continue;
+    const CheckpointTensor* scales = checkpoint.find(scales_name(tensor.name));
+    if (scales != nullptr) rows.back().tensor.bytes += scales->bytes();
   }
   return rows;
 }
@@ -125,7 +137,7 @@ std::vector<Row> v1_rows(const ModelDirectory& directory) {
 bool counts_as_weights(const Row& row) {
   if (row.quantized) return true;
   const auto dtype = parse_dtype(row.tensor.dtype);
-  return dtype && is_float_weight(*dtype);
+  return dtype && (is_float_weight(*dtype) || *dtype == DType::kF8E4M3);
 }
 
 void sum_up(const std::vector<Row>& rows, Inspection& result) {

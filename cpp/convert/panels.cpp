@@ -47,6 +47,14 @@ void cut_panels(uint32_t tensor, uint64_t rows, uint64_t columns, uint64_t eleme
   }
 }
 
+void cut_panels(uint32_t index, const FinalTensor& tensor, uint64_t rows, std::vector<Panel>& out) {
+  const std::size_t first = out.size();
+  cut_panels(index, rows, tensor.columns(), static_cast<uint64_t>(dtype_size(tensor.dtype)), out);
+  const auto stored = static_cast<uint64_t>(dtype_size(tensor.stored_dtype()));
+  for (std::size_t i = first; i < out.size(); ++i)
+    out[i].bytes = out[i].rows * out[i].columns * stored;
+}
+
 Panel whole_panel(uint32_t index, const FinalTensor& tensor) {
   return {index, 0, tensor.elements() / tensor.columns(), 0, tensor.columns(), tensor.bytes()};
 }
@@ -68,7 +76,7 @@ SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, 
                   scratch.data());
     result.data = scratch.data();
   };
-  if (tensor.transposed || !tensor.factors.empty()) gather();
+  if (tensor.transposed || tensor.blocks || !tensor.factors.empty()) gather();
   for_each_piece(checkpoint, tensor, panel,
                  [&](const CheckpointTensor& source, uint64_t offset, uint64_t bytes) {
                    if (result.data != nullptr) return;

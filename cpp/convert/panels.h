@@ -36,14 +36,18 @@ struct Panel {
 void cut_panels(uint32_t tensor, uint64_t rows, uint64_t columns, uint64_t element_bytes,
                 std::vector<Panel>& out);
 
+/// The same of `rows` rows of a source tensor: as large as its values are, counted as they lie
+/// there.
+void cut_panels(uint32_t index, const FinalTensor& tensor, uint64_t rows, std::vector<Panel>& out);
+
 /// All of a tensor with rows, whatever its size. `index`: what Panel::tensor shall be.
 Panel whole_panel(uint32_t index, const FinalTensor& tensor);
 
 /// The values of a panel of `tensor`: a view into the map if they lie there in one piece as they
-/// are, else copied together, multiplied and shifted, into `scratch`, where zeros are made too.
+/// are, else copied together, multiplied and shifted into `scratch`, where zeros are made too.
 SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
                        AlignedBuffer<std::byte>& scratch);
-/// CRC-32 of the bytes that a panel is made of, as they lie in the source.
+/// CRC-32 of the bytes that a panel is made of, as they lie in the source; without scales.
 uint32_t source_panel_crc(const Checkpoint& checkpoint, const FinalTensor& tensor,
                           const Panel& panel);
 /// Starts reading a panel's pages ahead, or gives them back.

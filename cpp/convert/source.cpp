@@ -9,6 +9,7 @@
 #include <string_view>
 #include <system_error>
 
+#include "arch/block_scales.h"
 #include "arch/checkpoint_inventory.h"
 #include "arch/directory.h"
 #include "arch/family.h"
@@ -51,6 +52,11 @@ ConversionSource open_bare(const fs::path& path) {
   ConversionSource source;
   source.config = ModelConfig::read(path);
   // Without weight files nobody has judged the format yet.
+  if (stated_blocks(source.config)) {
+    throw Error(ErrorCode::kUnsupportedFormat, "config.json", {},
+                "the configuration of an FP8 model does not say which tensors are FP8",
+                "plan from a directory whose shards hold at least their headers");
+  }
   for (const std::string_view key : {"quantization", "quantization_config"}) {
     if (const Json* found = source.config.find(key); found != nullptr) {
       const Json* method = found->find("quant_method");

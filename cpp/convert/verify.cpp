@@ -81,7 +81,7 @@ uint64_t payload_bytes(const Examined& examined) {
 uint64_t source_bytes(const ConversionSource& source) {
   uint64_t bytes = 0;
   for (const FinalTensor& tensor : source.inventory.tensors) {
-    bytes += tensor.elements() * static_cast<uint64_t>(dtype_size(tensor.dtype));
+    bytes += tensor.bytes();
   }
   return bytes;
 }

@@ -169,8 +169,7 @@ void verify_values(Examined& examined, const ConversionSource& source, ThreadPoo
   for (uint32_t i = 0; i < pairs.size(); ++i) {
     const FinalTensor& tensor = *pairs[i].source;
     const uint64_t columns = tensor.columns();
-    cut_panels(i, columns == 0 ? 0 : tensor.elements() / columns, columns,
-               static_cast<uint64_t>(dtype_size(tensor.dtype)), panels);
+    cut_panels(i, tensor, columns == 0 ? 0 : tensor.elements() / columns, panels);
   }
   std::vector<ValueFinding> findings(panels.size());
   std::vector<ValueScratch> scratch(static_cast<std::size_t>(pool.size()));

@@ -16,8 +16,7 @@ WorkList cut_shards(const Plan& plan, const ShardRange& range, bool solved) {
         continue;
       }
       const std::size_t before = work.panels.size();
-      cut_panels(index, rows, columns, static_cast<uint64_t>(dtype_size(tensor.dtype)),
-                 work.panels);
+      cut_panels(index, tensor, rows, work.panels);
       work.counts[index] = work.panels.size() - before;
     }
   }

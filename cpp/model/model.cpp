@@ -12,6 +12,7 @@
 #include "model/layer_inputs.h"
 #include "model/linear.h"
 #include "model/output_head.h"
+#include "model/widened_weights.h"
 #include "quant/active_kernels.h"
 
 namespace jang {
@@ -71,7 +72,7 @@ struct Model::Impl {
         linear(pool, options.precision),
         chunk(prefill_chunk(spec)),
         work(pool, options.precision) {
-    WeightBinder binder(directory);
+    WeightBinder binder(directory, &pool);
     embedding = binder.linear({spec.embedding.path, spec.vocabulary, spec.hidden, false});
     for (std::size_t l = 0; l < spec.layers.size(); ++l)
       append_branches(spec.layers[l], static_cast<int64_t>(l), binder, branches);
@@ -270,6 +271,9 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory,
     throw Error(ErrorCode::kUnsupportedFormat, directory.filename().string(), {},
                 "JANG v1 directories can be inspected, not run",
                 "convert the original checkpoint again");
+  }
+  if (options.on_widen) {
+    if (const uint64_t bytes = widened_bytes(opened); bytes != 0) options.on_widen(bytes);
   }
   auto impl = std::make_unique<Impl>(std::move(opened), options);
   impl->load_seconds =

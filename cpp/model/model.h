@@ -22,6 +22,8 @@ struct LoadOptions {
   Precision precision = Precision::kFast;
   std::optional<KvType> kv_type =
       std::nullopt;  // of caches that new_cache() makes; none: chosen by the model
+  /// Called before weights are widened to f32 (widened_weights.h), with the memory that takes.
+  std::function<void(uint64_t bytes)> on_widen = nullptr;
 };
 
 /// One sequence of a batch: tokens to append to its cache, at least one.
@@ -32,7 +34,8 @@ struct BatchEntry {
 
 class Model {
  public:
-  /// Opens, validates and maps. Matrices are not read; vectors are (a few MB). Throws Error.
+  /// Opens, validates and maps. Matrices are not read, but for those of 8-bit floats, which are
+  /// widened in memory; vectors are (a few MB). Throws Error.
   static std::unique_ptr<Model> load(const std::filesystem::path& directory,
                                      const LoadOptions& options = {});
   ~Model();

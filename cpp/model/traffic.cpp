@@ -21,10 +21,13 @@ constexpr std::size_t kRegionBytes = std::size_t{256} << 20;
 // What a thread takes at a time. The streams of all threads stay near each other, as in a matrix.
 constexpr int64_t kPieceBytes = int64_t{1} << 20;
 
-/// Bytes of an unquantized tensor; a plain checkpoint may store it in parts under other names.
+/// Bytes that are read of an unquantized tensor, which may have been widened; a plain checkpoint
+/// may store it in parts under other names.
 uint64_t plain_bytes(const ModelDirectory& directory, const std::string& name,
                      std::optional<Inventory>& inventory) {
-  if (const CheckpointTensor* tensor = directory.find_tensor(name)) return tensor->bytes();
+  if (const CheckpointTensor* tensor = directory.find_tensor(name)) {
+    return tensor->dtype == DType::kF8E4M3 ? tensor->elements() * sizeof(float) : tensor->bytes();
+  }
   if (!inventory) inventory = inventory_of(directory.config, directory.checkpoint);
   for (const FinalTensor& tensor : inventory->tensors) {
     if (tensor.name == name)

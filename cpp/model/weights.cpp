@@ -4,6 +4,7 @@
 #include <set>
 #include <string_view>
 
+#include "arch/block_scales.h"
 #include "arch/checkpoint_inventory.h"
 #include "arch/spec_tensors.h"
 #include "base/error.h"
@@ -74,6 +75,7 @@ LinearWeight rows_of(const LinearWeight& whole, int64_t first, int64_t rows) {
   part.path = whole.path;
   part.rows = rows;
   part.columns = whole.columns;
+  part.memory = whole.memory;
   part.matrix =
       std::visit([&](const auto& matrix) -> MatrixWeight { return rows_of(matrix, first, rows); },
                  whole.matrix);
@@ -97,9 +99,10 @@ uint64_t stored_bytes(const LinearWeight& weight) {
                                 2 * (affine.columns / affine.group) * size(affine.metadata)));
 }
 
-WeightBinder::WeightBinder(const ModelDirectory& directory)
+WeightBinder::WeightBinder(const ModelDirectory& directory, ThreadPool* pool)
     : directory_(directory),
       factors_(directory_factors(directory)),
+      widened_(directory, pool),
       used_(directory.checkpoint.tensors().size(), false) {}
 
 void WeightBinder::use(const CheckpointTensor& tensor) {
@@ -171,7 +174,7 @@ LinearWeight WeightBinder::linear(const LinearSpec& spec) {
     if (const QuantizedModule* quantized = module(spec.path, shape)) {
       weight.matrix = affine_matrix(directory_, *quantized, spec.out, spec.in, 0);
     } else {
-      weight.matrix = dense(spec.path + ".weight", shape);
+      bind_dense(spec.path + ".weight", shape, weight);
     }
     if (const auto it = factors_.find(spec.path + ".weight"); it != factors_.end())
       weight.factors = factor_of_rows(it->second, spec.out);
@@ -180,21 +183,32 @@ LinearWeight WeightBinder::linear(const LinearSpec& spec) {
   return weight;
 }
 
-kernels::DenseMatrix WeightBinder::dense(const std::string& name,
-                                         const std::vector<uint64_t>& shape) {
-  const auto rows = static_cast<int64_t>(shape[0]), columns = static_cast<int64_t>(shape[1]);
+void WeightBinder::bind_rows(const CheckpointTensor& tensor, uint64_t row, LinearWeight& weight) {
+  use(tensor);
+  const auto first = row * static_cast<uint64_t>(weight.columns);
+  if (tensor.dtype == DType::kF8E4M3) {
+    use(*directory_.checkpoint.find(scales_name(tensor.name)));
+    const WidenedWeights::Values values = widened_.of(tensor);
+    weight.matrix = kernels::DenseMatrix{reinterpret_cast<const uint8_t*>(values->data() + first),
+                                         weight.rows, weight.columns, kernels::FloatType::kF32};
+    weight.memory = values;
+    return;
+  }
+  const auto size = static_cast<uint64_t>(dtype_size(tensor.dtype));
+  weight.matrix = kernels::DenseMatrix{payload(directory_, tensor) + first * size, weight.rows,
+                                       weight.columns, float_type(directory_, tensor)};
+}
+
+void WeightBinder::bind_dense(const std::string& name, const std::vector<uint64_t>& shape,
+                              LinearWeight& weight) {
   if (directory_.format != DirectoryFormat::kHf || find(name) != nullptr) {
-    const CheckpointTensor& tensor = plain(name, shape);
-    return {payload(directory_, tensor), rows, columns, float_type(directory_, tensor)};
+    bind_rows(plain(name, shape), 0, weight);
+    return;
   }
   // A plain checkpoint may hold it as some rows of a fused tensor, which lie together.
   const SourceRow at = locate_row(final_tensor(name, shape), 0);
   JANG_ASSERT(at.available >= shape[0]);
-  const CheckpointTensor& tensor = directory_.checkpoint.tensors()[at.tensor];
-  use(tensor);
-  const uint64_t row_bytes = shape[1] * static_cast<uint64_t>(dtype_size(tensor.dtype));
-  return {payload(directory_, tensor) + at.row * row_bytes, rows, columns,
-          float_type(directory_, tensor)};
+  bind_rows(directory_.checkpoint.tensors()[at.tensor], at.row, weight);
 }
 
 std::vector<float> WeightBinder::bias(const LinearSpec& spec) {
@@ -231,17 +245,11 @@ std::vector<LinearWeight> WeightBinder::stack(const StackSpec& spec) {
     }
     return matrices;
   }
-  const auto dense = [&](std::size_t i, const CheckpointTensor& tensor, uint64_t row) {
-    const auto row_bytes = static_cast<uint64_t>(spec.in * dtype_size(tensor.dtype));
-    matrices[i].matrix = kernels::DenseMatrix{payload(directory_, tensor) + row * row_bytes,
-                                              spec.out, spec.in, float_type(directory_, tensor)};
-    use(tensor);
-  };
   const std::string name = spec.path + ".weight";
   const auto out = static_cast<uint64_t>(spec.out);
   if (directory_.format != DirectoryFormat::kHf || directory_.checkpoint.find(name) != nullptr) {
     const CheckpointTensor& tensor = plain(name, shape);
-    for (std::size_t i = 0; i < matrices.size(); ++i) dense(i, tensor, i * out);
+    for (std::size_t i = 0; i < matrices.size(); ++i) bind_rows(tensor, i * out, matrices[i]);
     return matrices;
   }
   const FinalTensor& final = final_tensor(name, shape);
@@ -249,7 +257,7 @@ std::vector<LinearWeight> WeightBinder::stack(const StackSpec& spec) {
     const SourceRow at = locate_row(final, i * out);
     // Every layout that split_tensor knows leaves the rows of an expert together.
     JANG_ASSERT(at.available >= out);
-    dense(i, directory_.checkpoint.tensors()[at.tensor], at.row);
+    bind_rows(directory_.checkpoint.tensors()[at.tensor], at.row, matrices[i]);
   }
   return matrices;
 }
@@ -267,15 +275,12 @@ std::optional<std::vector<LinearWeight>> WeightBinder::transposed_stack(const St
   std::vector<LinearWeight> matrices;
   for (const RowRange& range : final.ranges) {
     const CheckpointTensor& tensor = directory_.checkpoint.tensors()[range.tensor];
-    use(tensor);
     JANG_ASSERT(tensor.shape.back() == static_cast<uint64_t>(spec.out) &&
                 range.rows == final.columns());
-    const auto row_bytes = static_cast<uint64_t>(spec.out * dtype_size(tensor.dtype));
     LinearWeight& matrix = matrices.emplace_back();
     matrix.rows = spec.in;
     matrix.columns = spec.out;
-    matrix.matrix = kernels::DenseMatrix{payload(directory_, tensor) + range.row_begin * row_bytes,
-                                         spec.in, spec.out, float_type(directory_, tensor)};
+    bind_rows(tensor, range.row_begin, matrix);
   }
   return matrices;
 }

@@ -1,10 +1,12 @@
 // Weights bound to the mapped files: a spec's paths become pointers. Matrices stay packed where
-// they lie; only vectors (norm gains, biases) are widened to f32 copies.
+// they lie; vectors (norm gains, biases) are widened to f32 copies, and so are matrices of 8-bit
+// floats (widened_weights.h).
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <variant>
@@ -14,6 +16,7 @@
 #include "arch/inventory.h"
 #include "arch/spec.h"
 #include "kernels/kernel_table.h"
+#include "model/widened_weights.h"
 
 namespace jang {
 
@@ -28,6 +31,7 @@ struct LinearWeight {
   std::vector<float> factors;
   int64_t rows = 0;
   int64_t columns = 0;
+  std::shared_ptr<const void> memory;  // what the matrix points to, where it was widened
 };
 
 /// Rows [first, first + rows) of a matrix: a view of the same memory, of the same path.
@@ -39,7 +43,8 @@ uint64_t stored_bytes(const LinearWeight& weight);
 /// Binds by path and remembers what was used, so that a tensor nobody asked for is noticed.
 class WeightBinder {
  public:
-  explicit WeightBinder(const ModelDirectory& directory);
+  /// `pool`: who widens what has to be; nullptr: the caller alone.
+  explicit WeightBinder(const ModelDirectory& directory, ThreadPool* pool = nullptr);
 
   /// From now on `path` is bound to this matrix instead of what the directory holds; of a stack,
   /// its matrices one behind the other. The memory stays the caller's.
@@ -82,8 +87,11 @@ class WeightBinder {
   /// The tensor of that final name, or nullptr; a plain checkpoint may spell it otherwise.
   const CheckpointTensor* find(const std::string& name);
   const CheckpointTensor& plain(const std::string& name, const std::vector<uint64_t>& shape);
+  /// Rows [row, row + rows) of an unquantized tensor as a matrix of `weight`, which it fits.
+  void bind_rows(const CheckpointTensor& tensor, uint64_t row, LinearWeight& weight);
   /// An unquantized matrix.
-  kernels::DenseMatrix dense(const std::string& name, const std::vector<uint64_t>& shape);
+  void bind_dense(const std::string& name, const std::vector<uint64_t>& shape,
+                  LinearWeight& weight);
   const FinalTensor& final_tensor(const std::string& name, const std::vector<uint64_t>& shape);
   /// The module of that path, marked as used, or nullptr; Error{kTensorShape} if `shape` is not
   /// its.
@@ -93,6 +101,7 @@ class WeightBinder {
 
   const ModelDirectory& directory_;
   const TensorFactors factors_;
+  WidenedWeights widened_;
   bool any_quantized_ = false;
   mutable std::optional<Inventory> inventory_;  // of a plain checkpoint, once it is needed
   std::map<std::string, kernels::AffineMatrix, std::less<>> replaced_;

@@ -132,10 +132,14 @@ void apply_options(const PlanOptions& options, std::vector<WidthUnit>& units) {
   }
 }
 
-/// The dtype of most weights.
-DType main_dtype(const Inventory& inventory) {
+/// The dtype of most weights. What is widened from 8-bit floats counts as the one that config.json
+/// says the model computes in: its values are exact in F32 only, but it was never a model in F32.
+DType main_dtype(const ModelConfig& config, const Inventory& inventory) {
   std::map<DType, uint64_t> weights;
-  for (const FinalTensor& tensor : inventory.tensors) weights[tensor.dtype] += tensor.elements();
+  for (const FinalTensor& tensor : inventory.tensors) {
+    const DType dtype = tensor.blocks ? config.dtype().value_or(tensor.dtype) : tensor.dtype;
+    weights[dtype] += tensor.elements();
+  }
   const auto most =
       std::max_element(weights.begin(), weights.end(),
                        [](const auto& a, const auto& b) { return a.second < b.second; });
@@ -145,9 +149,10 @@ DType main_dtype(const Inventory& inventory) {
 /// What experts are chosen by: one of many near each other, which a cast would tie.
 bool decides_choice(const FinalTensor& tensor) { return tensor.name.ends_with("correction_bias"); }
 
-void place_tensors(const Inventory& inventory, const PlanOptions& options,
+void place_tensors(const WidthContext& context, const PlanOptions& options,
                    const std::vector<WidthUnit>& units, Plan& plan) {
-  plan.activation_dtype = options.dtype.value_or(main_dtype(inventory));
+  const Inventory& inventory = context.inventory;
+  plan.activation_dtype = options.dtype.value_or(main_dtype(context.config, inventory));
   plan.tensors.reserve(inventory.tensors.size());
   for (const FinalTensor& tensor : inventory.tensors) {
     PlannedTensor planned;
@@ -180,7 +185,7 @@ void plan_profile(const WidthContext& context, const PlanOptions& options, Plan&
   apply_options(options, units);
   apply_width_rules(options.rules, plan.tied_head, units, plan.warnings);
   take_lattices(options.lattices, options.group_size, units);
-  place_tensors(context.inventory, options, units, plan);
+  place_tensors(context, options, units, plan);
   lay_out(plan, options.shard_bytes);
   if (profile.kind == ProfileKind::kBudget && plan.average_bits > profile.low) {
     plan.warnings.push_back("the mean is above " + std::to_string(profile.low) +
@@ -197,13 +202,13 @@ void plan_to_size(const WidthContext& context, const PlanOptions& options, Plan&
   const Plan empty = plan;
   const auto file_bytes = [&](const std::vector<WidthUnit>& chosen) {
     Plan trial = empty;
-    place_tensors(context.inventory, options, chosen, trial);
+    place_tensors(context, options, chosen, trial);
     lay_out(trial, options.shard_bytes);
     return trial.file_bytes;
   };
-  const DType metadata = options.dtype.value_or(main_dtype(context.inventory));
+  const DType metadata = options.dtype.value_or(main_dtype(context.config, context.inventory));
   allocate(context, options, metadata, file_bytes, units, plan);
-  place_tensors(context.inventory, options, units, plan);
+  place_tensors(context, options, units, plan);
   lay_out(plan, options.shard_bytes);
 }
 

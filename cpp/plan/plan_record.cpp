@@ -42,7 +42,7 @@ Json tensor_json(const PlannedTensor& planned) {
   Json out = Json::Object{{"name", planned.tensor.name},
                           {"path", planned.tensor.path},
                           {"source", planned.tensor.source},
-                          {"source_dtype", dtype_name(planned.tensor.dtype)},
+                          {"source_dtype", dtype_name(planned.tensor.stored_dtype())},
                           {"shape", array_json(planned.tensor.shape)},
                           {"role", role_name(planned.tensor.role.role)},
                           {"bytes", planned.bytes()}};
@@ -99,6 +99,10 @@ PlannedTensor parse_tensor(const JsonFields& fields, DType metadata) {
     fields.fail("a path that the name follows from");
   tensor.dtype = parse_dtype_of(fields, "source_dtype", false);
   for (const int64_t n : fields.counts("shape")) tensor.shape.push_back(static_cast<uint64_t>(n));
+  if (tensor.dtype == DType::kF8E4M3) {  // its values are products; the source knows the blocks
+    tensor.dtype = DType::kF32;
+    tensor.blocks.emplace();
+  }
   tensor.role.role = parse_role(fields);
   const auto elements = checked_product(tensor.shape);
   constexpr uint64_t kMostElementBytes = 8;
@@ -107,6 +111,7 @@ PlannedTensor parse_tensor(const JsonFields& fields, DType metadata) {
   planned.dtype = metadata;
   if (!fields.has("bits")) {
     planned.dtype = parse_dtype_of(fields, "dtype", false);
+    if (planned.dtype == DType::kF8E4M3) fields.fail("a type that is written as dtype");
   } else {
     AffineFormat format{static_cast<int>(fields.count("bits", kMaxBits)),
                         static_cast<int>(fields.count("group_size", 128)), metadata};

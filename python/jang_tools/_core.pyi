@@ -615,9 +615,9 @@ class Model:
     """
     A model mapped from a JANG v2, stock MLX or plain Hugging Face directory.
     """
-    def __init__(self, path: str, *, precision: str = 'fast', threads: typing.SupportsInt | typing.SupportsIndex = 0, kv_type: str | None = None) -> None:
+    def __init__(self, path: str, *, precision: str = 'fast', threads: typing.SupportsInt | typing.SupportsIndex = 0, kv_type: str | None = None, on_widen: typing.Any = None) -> None:
         """
-        Opens, validates and maps `path`. `precision`: what quantized weights are multiplied with, "fast" (activations rounded to int8 per group) or "exact" (float32). `threads` 0: chosen from affinity and quota. `kv_type`: of the caches that new_cache() makes, "f32", "f16", "bf16", "q8" or "q4"; None: chosen by the model.
+        Opens, validates and maps `path`. `precision`: what quantized weights are multiplied with, "fast" (activations rounded to int8 per group) or "exact" (float32). `threads` 0: chosen from affinity and quota. `kv_type`: of the caches that new_cache() makes, "f32", "f16", "bf16", "q8" or "q4"; None: chosen by the model. `on_widen`: called with the bytes of memory that 8-bit floats are about to take as float32; not called without any.
         """
     def forward(self, tokens: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], cache: KvCache, *, last_only: bool = False) -> numpy.typing.NDArray[numpy.float32]:
         """

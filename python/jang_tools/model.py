@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -51,6 +51,7 @@ class Model:
         precision: Literal["fast", "exact"],
         threads: int | None,
         kv_type: KvType = "auto",
+        on_widen: Callable[[int], None] | None = None,
     ) -> None:
         self.path = path
         self.precision = precision
@@ -59,6 +60,7 @@ class Model:
             precision=precision,
             threads=threads or 0,
             kv_type=None if kv_type == "auto" else kv_type,
+            on_widen=on_widen,
         )
 
     def __call__(self, tokens: Tokens, cache: KvCache | None = None) -> npt.NDArray[np.float32]:
@@ -106,13 +108,16 @@ def load_model(
     precision: Literal["fast", "exact"] = "fast",
     threads: int | None = None,
     kv_type: KvType = "auto",
+    on_widen: Callable[[int], None] | None = None,
 ) -> Model:
     """The model of a directory or Hub id, without its tokenizer.
 
     ``exact`` multiplies quantized weights with float32 activations, ``fast`` with activations
     rounded to int8 per group (docs/kernels.md states what that changes). Weights that are not
     quantized are computed alike by both. ``threads`` None: chosen from affinity mask and CPU quota.
-    ``kv_type``: how caches keep keys and values, ``auto`` being the model's choice.
+    ``kv_type``: how caches keep keys and values, ``auto`` being the model's choice. FP8 weights are
+    computed as float32 and widened to it in memory first; ``on_widen`` is called before that with
+    the bytes it takes, and not for other models.
     """
     if precision not in PRECISIONS:
         raise ArgumentError(
@@ -122,7 +127,7 @@ def load_model(
         raise ArgumentError(f"kv_type: expected one of {', '.join(KV_TYPES)}, found {kv_type!r}")
     from jang_tools.hub import resolve_model
 
-    return Model(resolve_model(str(path)), precision, threads, kv_type)
+    return Model(resolve_model(str(path)), precision, threads, kv_type, on_widen)
 
 
 def load(
@@ -133,9 +138,9 @@ def load(
 ) -> tuple[Model, Tokenizer]:
     """``(model, tokenizer)`` of a JANG v2, MLX or plain Hugging Face directory, or of a Hub id.
 
-    Weights stay in the mapped files; nothing is copied. Raises FormatError or UnsupportedError for
-    a directory that cannot be read, naming file and tensor, and UnsupportedError if it has no
-    tokenizer.json (see :func:`load_model`).
+    Weights stay in the mapped files; nothing is copied but those of FP8 sources. Raises FormatError
+    or UnsupportedError for a directory that cannot be read, naming file and tensor, and
+    UnsupportedError if it has no tokenizer.json (see :func:`load_model`).
     """
     from jang_tools.tokenizer import Tokenizer
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "arch/block_scales.h"
 #include "arch/config.h"
 #include "arch/family.h"
 #include "arch/width_map.h"
@@ -47,6 +48,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
       if (const jang::Json* map = config.root().find("quantization")) {
         jang::parse_width_map(config, *map);
       }
+    } catch (const jang::Error&) {
+    }
+    try {
+      jang::stated_blocks(config);
     } catch (const jang::Error&) {
     }
     try {

@@ -32,6 +32,7 @@ LLAMA: dict[str, Any] = {
     "tie_word_embeddings": True,
     "torch_dtype": "float16",
 }
+FP8 = {"quant_method": "fp8", "weight_block_size": [16, 24], "activation_scheme": "dynamic"}
 SHAPES = {
     "model.embed_tokens.weight": [VOCAB, HIDDEN],
     "model.layers.0.input_layernorm.weight": [HIDDEN],
@@ -59,7 +60,7 @@ def compact(value: Any) -> str:
 
 def header(tensors: dict[str, tuple[str, list[int]]]) -> tuple[str, int]:
     """The header's text and the bytes of the payload it promises."""
-    sizes = {"F16": 2, "U32": 4, "F32": 4}
+    sizes = {"F8_E4M3": 1, "F16": 2, "U32": 4, "F32": 4}
     entries: dict[str, Any] = {}
     end = 0
     for name, (dtype, shape) in tensors.items():
@@ -257,6 +258,7 @@ def configs() -> None:
     }
     spread = {"mamba_d_ssm": None, "mamba_d_head": "auto", "mamba_n_heads": 4, **scales}
     put("config", "falcon_h1", compact({**LLAMA, **spread, "model_type": "falcon_h1"}))
+    put("config", "fp8", compact({**LLAMA, "quantization_config": FP8}))
     put("config", "map", compact({**LLAMA, "quantization": width_map(4)}))
     mixed = {"group_size": 64, "bits": 4, "model.norm": False, "lm_head": True, "x": {"bits": 8}}
     put("config", "mixed_map", compact({**LLAMA, "quantization": mixed}))
@@ -285,6 +287,15 @@ def files() -> None:
     put("file", "mlx", mlx + section("m", text, size))
     jang = section("j", compact({"format": "jang", "format_version": "2.0"}))
     put("file", "jang", mlx + jang + section("m", text, size))
+    codes = {name: ("F8_E4M3", shape) for name, shape in SHAPES.items() if len(shape) == 2}
+    scales = {
+        f"{name}_scale_inv": ("F32", [-(-shape[0] // 16), -(-shape[1] // 24)])
+        for name, (_, shape) in codes.items()
+    }
+    plain = {name: ("F16", shape) for name, shape in SHAPES.items() if name not in codes}
+    fp8_text, fp8_size = header({**codes, **scales, **plain})
+    fp8 = section("c", compact({**LLAMA, "quantization_config": FP8}))
+    put("file", "fp8", fp8 + section("m", fp8_text, fp8_size))
     put("file", "truncated", config + section("m", text, size - 1))
 
 

@@ -33,6 +33,7 @@ SIZES = {
     "BOOL": 1,
     "U8": 1,
     "I8": 1,
+    "F8_E4M3": 1,
     "U16": 2,
     "I16": 2,
     "F16": 2,
@@ -108,7 +109,7 @@ STRINGS = [
 ODD = {
     "space": [" ", "\n", "\t\r", "\0", "\ufeff", "\u00a0", "//", ",", "{}"],
     "name": [*STRINGS, "1", ""],
-    "dtype": [f'"{d}"' for d in (*SIZES, "F8_E4M3", "F4", "C64", "F31", "f32", "")],
+    "dtype": [f'"{d}"' for d in (*SIZES, "F8_E5M2", "F4", "C64", "F31", "f32", "")],
     "number": [*UNSIGNED, *NO_UNSIGNED, *NESTED, "", "1,1", ",".join("1" * 8), ",".join("1" * 9)],
     "extra": [
         f',"{f}":{v}' for f in ("x", "shape") for v in (*STRINGS, *NESTED, "1", "null", "nan")
@@ -355,7 +356,7 @@ HOSTILE: list[tuple[str, type[JangError], str, dict[str, bytes | str], str]] = [
         "model.safetensors",
         {
             "model.safetensors": weight_file(
-                '{"a":' + ENTRY.replace("F32", "F8_E4M3") + "}", b"abcd"
+                '{"a":' + ENTRY.replace("F32", "F8_E5M2") + "}", b"abcd"
             )
         },
         "a",

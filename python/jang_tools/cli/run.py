@@ -187,7 +187,7 @@ def _load(
     from jang_tools.tokenizer import Tokenizer
 
     imported = time.perf_counter()
-    network = load_model(path, precision, threads, kv_type)
+    network = load_model(path, precision, threads, kv_type, lambda size: _say_widened(ui, size))
     mapped = time.perf_counter()
     tokenizer = Tokenizer.load(path)
     read = time.perf_counter()
@@ -208,6 +208,18 @@ def _load(
     return network, tokenizer
 
 
+def _say_widened(ui: Ui, size: int) -> None:
+    from jang_tools.memory import available_memory
+
+    ui.note(f"FP8 weights are computed as float32: {format_size(size)} of memory for their values")
+    available = available_memory()
+    if available is not None and size > available:
+        ui.warn(
+            f"about {format_size(available)} of memory are free; a converted model needs no more"
+            " than its files (jang convert)"
+        )
+
+
 def _describe(path: Path, form: str) -> str:
     """The profile of a JANG directory, or what else the weights are."""
     from jang_tools.json_file import read_json_object
@@ -220,7 +232,9 @@ def _describe(path: Path, form: str) -> str:
         pair = read_json_object(path / "config.json").get("quantization")
         bits = pair.get("bits") if isinstance(pair, dict) else None
         return f"MLX {bits}-bit" if bits else "MLX"
-    return "unquantized"
+    settings = read_json_object(path / "config.json").get("quantization_config")
+    fp8 = isinstance(settings, dict) and settings.get("quant_method") == "fp8"
+    return "FP8" if fp8 else "unquantized"
 
 
 def _choose_context(ui: Ui, model: Model, wanted: int | None) -> int:

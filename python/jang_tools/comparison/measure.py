@@ -67,12 +67,16 @@ def batches(rows: Sequence[Row], reference: Path, spare_disk: int | None) -> lis
     """
     memory = available_memory()
     room = None
+    config = read_json_object(reference / "config.json")
     if memory is not None:
         weights = sum(file.stat().st_size for file in reference.glob("*.safetensors"))
+        settings = config.get("quantization_config")
+        if isinstance(settings, dict) and settings.get("quant_method") == "fp8":
+            weights *= 4  # widened to float32 in memory
         room = max(memory * 3 // 4 - weights, 0)
     limits = [limit for limit in (room, spare_disk) if limit is not None]
     most = min(limits, default=None)
-    vocabulary = read_json_object(reference / "config.json").get("vocab_size")
+    vocabulary = config.get("vocab_size")
     out: list[list[Row]] = []
     joint, used = False, 0
     for row in rows:

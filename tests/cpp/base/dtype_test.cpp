@@ -24,8 +24,8 @@ TEST(DType, SpellingsAndSizesAgree) {
 }
 
 TEST(DType, UnusableTypesHaveBitsButNoType) {
-  for (const std::string_view name : {"F4", "F6_E2M3", "F6_E3M2", "F8_E5M2", "F8_E4M3", "F8_E8M0",
-                                      "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"}) {
+  for (const std::string_view name :
+       {"F4", "F6_E2M3", "F6_E3M2", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64"}) {
     EXPECT_FALSE(parse_dtype(name)) << name;
     EXPECT_GT(safetensors_bits(name), 0) << name;
   }

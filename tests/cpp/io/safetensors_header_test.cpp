@@ -131,7 +131,7 @@ std::vector<Hostile> hostile_files() {
       bad_entry("DtypeUnknown", kUnknownDtype, entry("F31", "[1]", "[0,4]")),
       bad_entry("DtypeLowerCase", kUnknownDtype, entry("f32", "[1]", "[0,4]")),
       bad_entry("DtypeEmpty", kUnknownDtype, entry("", "[1]", "[0,4]")),
-      bad_entry("DtypeF8", kUnusableDtype, entry("F8_E4M3", "[4]", "[0,4]")),
+      bad_entry("DtypeF8", kUnusableDtype, entry("F8_E5M2", "[4]", "[0,4]")),
       bad_entry("DtypeF4", kUnusableDtype, entry("F4", "[8]", "[0,4]")),
       bad_entry("DtypeC64", kUnusableDtype, entry("C64", "[1]", "[0,8]"), 8),
       // 7

@@ -2,8 +2,9 @@
 """Makes (or with --check recomputes and compares) the reference logits in tests/data/parity/.
 
 Needs the dependency group `parity` (torch, transformers), which nothing else does: `make parity`.
-Every checkpoint of tests/data/tiny_checkpoints.py, in both spellings of its configuration, and the
-demo model are run by transformers in float32 with eager attention on the stored weights.
+Every checkpoint of tests/data/tiny_checkpoints.py, in both spellings of its configuration, those of
+tests/data/fp8_checkpoints.py and the demo model are run by transformers in float32 with eager
+attention on the stored weights.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ DATA = ROOT / "tests" / "data"
 DEMO = ROOT / "examples" / "tiny-prose-llama"
 sys.path.insert(0, str(DATA))
 
+import fp8_checkpoints as fp8  # noqa: E402
 import tiny_checkpoints as tiny  # noqa: E402
 
 FROM_CONFIG = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")
@@ -78,6 +80,15 @@ def case_data(case: tiny.Case) -> dict[str, npt.NDArray[np.generic]]:
     return made
 
 
+def fp8_data(name: str) -> dict[str, npt.NDArray[np.generic]]:
+    tokens = tiny.tokens()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / name
+        digest = fp8.write_parity(name, folder)
+        logits = reference_logits(folder, tokens)
+    return {"tokens": tokens, "logits": logits, "weights_sha256": np.array(digest)}
+
+
 def demo_data() -> dict[str, npt.NDArray[np.generic]]:
     tokens = tiny.tokens(vocabulary=4096)[:1]
     return {"tokens": tokens, "logits": reference_logits(DEMO, tokens)}
@@ -111,6 +122,7 @@ def main() -> int:
     arguments = parser.parse_args()
     check = arguments.check
     makers = {case.name: (lambda case=case: case_data(case)) for case in tiny.CASES}
+    makers |= {name: (lambda name=name: fp8_data(name)) for name in fp8.PARITY}
     makers["tiny-prose-llama"] = demo_data
     if unknown := set(arguments.names) - makers.keys():
         parser.error(f"no case of the name {', '.join(sorted(unknown))}")
