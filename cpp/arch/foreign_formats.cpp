@@ -6,6 +6,7 @@
 #include <charconv>
 #include <system_error>
 
+#include "arch/mxfp4.h"
 #include "base/error.h"
 
 namespace jang {
@@ -36,6 +37,7 @@ int major_version(const Json& jang_config, const std::string& file) {
 }  // namespace
 
 void refuse_foreign_method(const ModelConfig& config) {
+  if (is_mxfp4(config)) return;
   for (const std::string_view key : {"quantization_config", "compression_config"}) {
     const Json* found = config.find(key);
     if (found == nullptr) continue;

@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <tuple>
 
 #include "arch/family.h"
 #include "arch/final_names.h"
 #include "arch/general_roles.h"
+#include "arch/mxfp4.h"
 #include "arch/spec_tensors.h"
 #include "arch/split_tensor.h"
 #include "arch/zero_centred_norms.h"
@@ -97,7 +99,9 @@ std::string embedding_name(std::string_view head_name, const ModelConfig& config
 class Builder {
  public:
   Builder(const ModelConfig& config, std::span<const SourceTensor> sources)
-      : config_(config), sources_(sources) {}
+      : config_(config), sources_(sources) {
+    if (is_mxfp4(config)) packed_.emplace(config, sources);
+  }
 
   void place_all() {
     constexpr std::string_view kWeight = ".weight";
@@ -112,6 +116,13 @@ class Builder {
         if (source.name.starts_with("mtp.") || source.name.find(".mtp.") != std::string::npos)
           ++towers_["mtp"];
         continue;
+      }
+      if (packed_) {
+        auto parts = packed_->split(i);
+        if (parts) {
+          for (FinalTensor& tensor : *parts) result_.tensors.push_back(std::move(tensor));
+          continue;
+        }
       }
       require_plain(source);
       FinalName name = final_name(config_, source.name);
@@ -301,6 +312,7 @@ class Builder {
 
   const ModelConfig& config_;
   std::span<const SourceTensor> sources_;
+  std::optional<Mxfp4Splitter> packed_;     // where the config says that experts are packed
   std::map<std::string, uint64_t> towers_;  // tensors of other modalities, by component
   Inventory result_;
 };
@@ -321,7 +333,8 @@ SourceRow locate_row(const FinalTensor& tensor, uint64_t row) {
   uint64_t first = 0;
   for (const RowRange& range : tensor.ranges) {
     if (row - first < range.rows) {
-      return {range.tensor, range.row_begin + (row - first), range.rows - (row - first)};
+      const uint64_t at = row - first;
+      return {range.tensor, range.row_begin + at * range.step, range.rows - at, range.step};
     }
     first += range.rows;
   }
@@ -333,7 +346,8 @@ SourceRow locate_row(const FinalTensor& tensor, uint64_t row) {
 SourceValue locate_value(const FinalTensor& tensor, uint64_t row, uint64_t column) {
   if (!tensor.transposed) {
     const SourceRow at = locate_row(tensor, row);
-    return {at.tensor, at.row, column};
+    if (!tensor.picked) return {at.tensor, at.row, column};
+    return {at.tensor, at.row, tensor.picked->first + column * tensor.picked->step};
   }
   const uint64_t rows = tensor.shape[tensor.shape.size() - 2];  // of a matrix
   if (row / rows >= tensor.ranges.size()) {

@@ -21,17 +21,18 @@ struct SourceTensor {
   std::vector<uint64_t> shape;
 };
 
-/// Which columns of a source are the rows of a tensor.
+/// Columns `first`, `first + step`, ... of a source.
 struct SourceColumns {
   uint64_t first = 0, step = 1;
 };
 
-/// `rows` consecutive rows (last axis = columns, all other axes flattened) of source tensor
-/// `tensor`.
+/// `rows` rows (last axis = columns, all other axes flattened) of source tensor `tensor`, each
+/// `step` behind the one before it.
 struct RowRange {
   uint32_t tensor = 0;  // index into the sources given
   uint64_t row_begin = 0;
   uint64_t rows = 0;
+  uint64_t step = 1;
 };
 
 struct FinalTensor {
@@ -47,6 +48,11 @@ struct FinalTensor {
   /// Stored transposed: each range is a matrix of the tensor, whose columns are the range's rows
   /// and whose rows are these columns of the source.
   std::optional<SourceColumns> transposed;
+  /// Not transposed: its columns are these of the source, else all of them.
+  std::optional<SourceColumns> picked;
+  /// The ranges hold MXFP4 codes, and this source the scales of the same rows (mxfp4.h); `dtype` is
+  /// then that of the values. Neither transposed nor picked.
+  std::optional<uint32_t> scales;
   /// Why the ranges alone do not make this tensor (a transpose, changed values), or empty. Such a
   /// tensor can be planned, not converted; `ranges` is then empty.
   std::string obstacle;
@@ -56,6 +62,8 @@ struct FinalTensor {
   bool zeros = false;
 
   uint64_t columns() const noexcept { return shape.empty() ? 1 : shape.back(); }
+  /// Its rows lie in the sources as they are, if not one behind the other.
+  bool has_stored_rows() const noexcept { return !transposed && !picked && !scales; }
   uint64_t elements() const noexcept;
   uint64_t bytes() const noexcept;  // in the source
 };
@@ -66,6 +74,7 @@ struct SourceRow {
   uint32_t tensor = 0;  // index into the sources
   uint64_t row = 0;
   uint64_t available = 0;  // rows of the same range from here on, this one included
+  uint64_t step = 1;       // of that range
 };
 SourceRow locate_row(const FinalTensor& tensor, uint64_t row);
 

@@ -77,6 +77,9 @@ struct AttentionSpec {
   /// The layer whose rotated keys and values this one reads; k and v then have no path. -1: its
   /// own.
   int64_t shared_layer = -1;
+  /// Tensor [n_heads]: a logit of each head that takes part in its softmax and has no value;
+  /// empty: none.
+  std::string sinks = {};
   bool operator==(const AttentionSpec&) const = default;
 };
 
@@ -181,6 +184,7 @@ struct StackSpec {
   int64_t count = 0;
   int64_t out = 0;
   int64_t in = 0;
+  bool bias = false;  // [count, out]
   bool operator==(const StackSpec&) const = default;
 };
 
@@ -247,6 +251,14 @@ struct SharedExpertSpec {
   bool operator==(const SharedExpertSpec&) const = default;
 };
 
+/// act of experts whose parts stay within limits: with g = min(gate x, limit) and u = up x within
+/// +-limit, g / (1 + e^(-slope g)) * (u + 1).
+struct ClampedSwigluSpec {
+  float limit = 7.0f;
+  float slope = 1.702f;
+  bool operator==(const ClampedSwigluSpec&) const = default;
+};
+
 /// Sum over the chosen experts of weight * down(act(gate x) * up x); shapes of one expert.
 struct MoeSpec {
   LinearSpec router;  // [experts][hidden]
@@ -274,6 +286,8 @@ struct MoeSpec {
   /// Of the routed experts' input and of their sum.
   std::optional<NormSpec> pre_norm = std::nullopt, post_norm = std::nullopt;
   std::string expert_scale = {};  // tensor [experts] that outputs are multiplied by; empty: none
+  /// Of the routed experts, in the place of `activation`.
+  std::optional<ClampedSwigluSpec> clamped = std::nullopt;
   bool operator==(const MoeSpec&) const = default;
 };
 

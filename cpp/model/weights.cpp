@@ -5,8 +5,10 @@
 #include <string_view>
 
 #include "arch/checkpoint_inventory.h"
+#include "arch/source_values.h"
 #include "arch/spec_tensors.h"
 #include "base/error.h"
+#include "model/gathered_stack.h"
 #include "quant/active_kernels.h"
 #include "quant/affine_format.h"
 
@@ -72,6 +74,7 @@ kernels::DenseMatrix rows_of(const kernels::DenseMatrix& whole, int64_t first, i
 LinearWeight rows_of(const LinearWeight& whole, int64_t first, int64_t rows) {
   LinearWeight part;
   part.path = whole.path;
+  part.memory = whole.memory;
   part.rows = rows;
   part.columns = whole.columns;
   part.matrix =
@@ -94,8 +97,10 @@ uint64_t stored_bytes(const LinearWeight& weight) {
                                 2 * (affine.columns / affine.group) * size(affine.metadata)));
 }
 
-WeightBinder::WeightBinder(const ModelDirectory& directory)
-    : directory_(directory), used_(directory.checkpoint.tensors().size(), false) {}
+WeightBinder::WeightBinder(const ModelDirectory& directory, ThreadPool& pool)
+    : directory_(directory),
+      pool_(pool),
+      used_(directory.checkpoint.tensors().size(), false) {}
 
 void WeightBinder::use(const CheckpointTensor& tensor) {
   used_[static_cast<std::size_t>(&tensor - directory_.checkpoint.tensors().data())] = true;
@@ -111,7 +116,7 @@ const CheckpointTensor* WeightBinder::find(const std::string& name) {
   const CheckpointTensor* tensor = directory_.find_tensor(name);
   if (tensor != nullptr || directory_.format != DirectoryFormat::kHf) return tensor;
   for (const FinalTensor& final : inventory().tensors) {
-    if (final.name != name || final.ranges.size() != 1 || final.transposed) continue;
+    if (final.name != name || final.ranges.size() != 1 || !final.has_stored_rows()) continue;
     const CheckpointTensor& source = directory_.checkpoint.tensors()[final.ranges.front().tensor];
     if (source.elements() == final.elements()) return &source;
   }
@@ -194,49 +199,84 @@ std::vector<float> WeightBinder::bias(const LinearSpec& spec) {
 }
 
 std::vector<LinearWeight> WeightBinder::stack(const StackSpec& spec) {
+  SharedMemory memory;
+  const std::vector<MatrixWeight> stored = stored_stack(spec, memory);
+  std::vector<LinearWeight> matrices(static_cast<std::size_t>(spec.count));
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    matrices[i].rows = spec.out;
+    matrices[i].columns = spec.in;
+    matrices[i].matrix = stored[i];
+    matrices[i].memory = memory;
+  }
+  if (spec.bias) add_biases(spec, matrices);
+  return matrices;
+}
+
+void WeightBinder::add_biases(const StackSpec& spec, std::vector<LinearWeight>& matrices) {
+  const std::vector<float> all = values(
+      spec.path + ".bias", {static_cast<uint64_t>(spec.count), static_cast<uint64_t>(spec.out)});
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    const auto begin = all.begin() + static_cast<int64_t>(i) * spec.out;
+    matrices[i].bias.assign(begin, begin + spec.out);
+  }
+}
+
+std::vector<MatrixWeight> WeightBinder::stored_stack(const StackSpec& spec, SharedMemory& memory) {
   const std::vector<uint64_t> shape = {static_cast<uint64_t>(spec.count),
                                        static_cast<uint64_t>(spec.out),
                                        static_cast<uint64_t>(spec.in)};
-  std::vector<LinearWeight> matrices(static_cast<std::size_t>(spec.count));
-  for (LinearWeight& matrix : matrices) {
-    matrix.rows = spec.out;
-    matrix.columns = spec.in;
-  }
+  std::vector<MatrixWeight> matrices;
   if (const auto replaced = replaced_.find(spec.path); replaced != replaced_.end()) {
     const kernels::AffineMatrix& whole = replaced->second;
     JANG_ASSERT(whole.rows == spec.count * spec.out && whole.columns == spec.in);
     for (int64_t i = 0; i < spec.count; ++i)
-      matrices[static_cast<std::size_t>(i)].matrix = rows_of(whole, i * spec.out, spec.out);
+      matrices.emplace_back(rows_of(whole, i * spec.out, spec.out));
     return matrices;
   }
   if (const QuantizedModule* quantized = module(spec.path, shape)) {
-    for (int64_t i = 0; i < spec.count; ++i) {
-      matrices[static_cast<std::size_t>(i)].matrix =
-          affine_matrix(directory_, *quantized, spec.out, spec.in, i);
-    }
+    for (int64_t i = 0; i < spec.count; ++i)
+      matrices.emplace_back(affine_matrix(directory_, *quantized, spec.out, spec.in, i));
     return matrices;
   }
-  const auto dense = [&](std::size_t i, const CheckpointTensor& tensor, uint64_t row) {
+  const auto add_dense = [&](const CheckpointTensor& tensor, uint64_t row) {
     const auto row_bytes = static_cast<uint64_t>(spec.in * dtype_size(tensor.dtype));
-    matrices[i].matrix = kernels::DenseMatrix{payload(directory_, tensor) + row * row_bytes,
-                                              spec.out, spec.in, float_type(directory_, tensor)};
+    matrices.emplace_back(kernels::DenseMatrix{payload(directory_, tensor) + row * row_bytes,
+                                               spec.out, spec.in, float_type(directory_, tensor)});
     use(tensor);
   };
   const std::string name = spec.path + ".weight";
-  const auto out = static_cast<uint64_t>(spec.out);
+  const auto out = static_cast<uint64_t>(spec.out), count = static_cast<uint64_t>(spec.count);
   if (directory_.format != DirectoryFormat::kHf || directory_.checkpoint.find(name) != nullptr) {
     const CheckpointTensor& tensor = plain(name, shape);
-    for (std::size_t i = 0; i < matrices.size(); ++i) dense(i, tensor, i * out);
+    for (uint64_t i = 0; i < count; ++i) add_dense(tensor, i * out);
     return matrices;
   }
   const FinalTensor& final = final_tensor(name, shape);
-  for (std::size_t i = 0; i < matrices.size(); ++i) {
+  if (!final.has_stored_rows()) {
+    use_sources(final);
+    if (final.scales) any_quantized_ = true;
+    std::weak_ptr<const AlignedBuffer<std::byte>>& before = gathered_[spec.path];
+    memory = before.lock();
+    if (memory == nullptr) before = memory = gather_stack(directory_.checkpoint, final, pool_);
+    return gathered_matrices(final, *memory);
+  }
+  for (uint64_t i = 0; i < count; ++i) {
     const SourceRow at = locate_row(final, i * out);
     // Every layout that split_tensor knows leaves the rows of an expert together.
-    JANG_ASSERT(at.available >= out);
-    dense(i, directory_.checkpoint.tensors()[at.tensor], at.row);
+    JANG_ASSERT(at.available >= out && at.step == 1);
+    add_dense(directory_.checkpoint.tensors()[at.tensor], at.row);
   }
   return matrices;
+}
+
+void WeightBinder::use_sources(const FinalTensor& tensor) {
+  const std::vector<CheckpointTensor>& sources = directory_.checkpoint.tensors();
+  uint32_t last = UINT32_MAX;
+  for (const RowRange& range : tensor.ranges) {
+    if (range.tensor != last) use(sources[range.tensor]);
+    last = range.tensor;
+  }
+  if (tensor.scales) use(sources[*tensor.scales]);
 }
 
 std::optional<std::vector<LinearWeight>> WeightBinder::transposed_stack(const StackSpec& spec) {
@@ -290,10 +330,26 @@ std::vector<float> WeightBinder::norm_bias(const NormSpec& spec) {
 
 std::vector<float> WeightBinder::values(const std::string& name,
                                         const std::vector<uint64_t>& shape) {
+  if (directory_.format == DirectoryFormat::kHf && find(name) == nullptr) {
+    const FinalTensor& tensor = final_tensor(name, shape);
+    if (tensor.picked) return picked_values(tensor);
+  }
   const CheckpointTensor& tensor = plain(name, shape);
   std::vector<float> out(tensor.elements());
   active_kernels().to_float(payload(directory_, tensor), float_type(directory_, tensor),
                             static_cast<int64_t>(out.size()), out.data());
+  return out;
+}
+
+std::vector<float> WeightBinder::picked_values(const FinalTensor& tensor) {
+  use_sources(tensor);
+  const uint64_t rows = tensor.elements() / tensor.columns();
+  AlignedBuffer<std::byte> stored(tensor.bytes());
+  gather_values(directory_.checkpoint, tensor, 0, rows, 0, tensor.columns(), stored.data());
+  std::vector<float> out(tensor.elements());
+  active_kernels().to_float(reinterpret_cast<const uint8_t*>(stored.data()),
+                            kernel_type(tensor.dtype), static_cast<int64_t>(out.size()),
+                            out.data());
   return out;
 }
 

@@ -59,6 +59,7 @@ constexpr KernelTable kernel_table(Level level) {
           .clamp = clamp,
           .silu_mul = silu_mul,
           .gelu_mul = gelu_mul,
+          .clamped_swiglu = clamped_swiglu,
           .rope = rope,
           .norm_rope = norm_rope,
           .sigmoid_mul = sigmoid_mul,
