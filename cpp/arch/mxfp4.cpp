@@ -100,7 +100,8 @@ std::optional<std::vector<FinalTensor>> Mxfp4Splitter::split(uint32_t index) con
   const std::string_view columns_key = down ? "intermediate_size" : "hidden_size";
   const auto columns =
       static_cast<uint64_t>(config_.required_integer(columns_key, 1, ModelConfig::kMaxDim));
-  if (s.size() != 4 || s[3] != kMxfp4BlockBytes || s[2] * kMxfp4Block != columns) {
+  if (s.size() != 4 || s[3] != kMxfp4BlockBytes || columns % kMxfp4Block != 0 ||
+      s[2] != columns / kMxfp4Block) {
     fail_shape(source, "[experts, rows, " + std::string(columns_key) + " / 32, 16] with " +
                            std::string(columns_key) + " " + std::to_string(columns));
   }

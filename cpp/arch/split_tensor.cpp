@@ -2,7 +2,8 @@
 //
 //   rows     [E, 2I, D]   gate rows first: most families, granitemoe under other names
 //   columns  [E, D, 2I]   halves on the last axis, stored transposed: llama4, qwen3_vl_moe
-//   gpt_oss  [E, D, 2I]   even columns gate, odd columns up, stored transposed; biases [E, 2I] alike
+//   gpt_oss  [E, D, 2I]   even columns gate, odd columns up, stored transposed; biases [E, 2I]
+//   alike
 //
 // A split along rows is a list of row ranges, and so is one of which every range is transposed.
 // What no layer here computes yet is planned and carries an obstacle.

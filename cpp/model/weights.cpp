@@ -11,6 +11,7 @@
 #include "model/gathered_stack.h"
 #include "quant/active_kernels.h"
 #include "quant/affine_format.h"
+#include "quant/kernel_types.h"
 
 namespace jang {
 namespace {
@@ -98,9 +99,7 @@ uint64_t stored_bytes(const LinearWeight& weight) {
 }
 
 WeightBinder::WeightBinder(const ModelDirectory& directory, ThreadPool& pool)
-    : directory_(directory),
-      pool_(pool),
-      used_(directory.checkpoint.tensors().size(), false) {}
+    : directory_(directory), pool_(pool), used_(directory.checkpoint.tensors().size(), false) {}
 
 void WeightBinder::use(const CheckpointTensor& tensor) {
   used_[static_cast<std::size_t>(&tensor - directory_.checkpoint.tensors().data())] = true;
