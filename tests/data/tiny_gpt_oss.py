@@ -65,8 +65,14 @@ CASES = [
         "gpt-oss-defaults",
         {**PLAIN, "num_local_experts": 4, "num_experts_per_tok": 4},
         "F16",
-        absent=("rope_parameters", "layer_types", "sliding_window", "head_dim", "attention_bias")
-        + ("num_experts_per_tok",),
+        absent=(
+            "rope_parameters",
+            "layer_types",
+            "sliding_window",
+            "head_dim",
+            "attention_bias",
+            "num_experts_per_tok",
+        ),
         stock=False,
     ),
     Case(
