@@ -76,8 +76,8 @@ void fill_from(KernelTable& table, const KernelTable& lower) noexcept {
                &T::product_f32, &T::product_f64, &T::round_with_feedback, &T::sum_words,
                &T::multiply_adds, &T::sigmoid_mul, &T::causal_conv, &T::delta_gates,
                &T::delta_chunk, &T::scale, &T::soft_cap, &T::clamp, &T::step_gates, &T::ssd_chunk,
-               &T::selective_scan, &T::relu_squared);
-  constexpr int kMembers = 46;
+               &T::selective_scan, &T::relu_squared, &T::clamped_swiglu);
+  constexpr int kMembers = 47;
   static_assert(sizeof(T) == (1 + kMembers) * sizeof(void*), "name every entry above");
 }
 

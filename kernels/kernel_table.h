@@ -372,6 +372,10 @@ struct KernelTable {
                    float* out) = nullptr;
   // out = max(x, 0)^2, n floats; in place allowed; a NaN stays.
   void (*relu_squared)(const float* x, int64_t n, float* out) = nullptr;
+  // With g = min(gate, limit) and u = max(-limit, min(limit, up)): out = g / (1 + e^(-slope g)) *
+  // (u + 1), n floats; in place on gate or up allowed; limit and slope above 0; a NaN stays.
+  void (*clamped_swiglu)(const float* gate, const float* up, float limit, float slope, int64_t n,
+                         float* out) = nullptr;
   // Rotates the first 2*half channels of each of `heads` vectors, head_stride apart, in place.
   // interleaved false: pairs (i, i+half); true: (2i, 2i+1). cos, sin: [half].
   void (*rope)(float* x, int64_t head_stride, int heads, int half, bool interleaved,

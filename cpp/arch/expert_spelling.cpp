@@ -4,6 +4,8 @@
 #include <string_view>
 #include <utility>
 
+#include "arch/mxfp4.h"
+
 namespace jang {
 
 ExpertSpelling expert_spelling(const ModelConfig& config, std::span<const std::string> names) {
@@ -11,23 +13,58 @@ ExpertSpelling expert_spelling(const ModelConfig& config, std::span<const std::s
   if (config.layers() * config.experts() > 1'000'000) {
     config.fail("num_experts", "more than 1,000,000 experts in all layers together");
   }
+  const std::string& type = config.model_type();
+  const bool gpt_oss = type == "gpt_oss";
   for (const std::string& name : names) {
-    if (name.ends_with(".experts.gate_up_proj") || name.ends_with(".experts.up_proj"))
-      return ExpertSpelling::kFused;
+    if (name.ends_with(".experts.up_proj")) return ExpertSpelling::kFused;
+    if (name.ends_with(".experts.gate_up_proj"))
+      return gpt_oss ? ExpertSpelling::kInterleaved : ExpertSpelling::kFused;
+    if (gpt_oss && name.ends_with(".experts.gate_up_proj_blocks")) return ExpertSpelling::kMxfp4;
+    if (gpt_oss && name.ends_with(".experts.gate_proj.weight")) return ExpertSpelling::kStacked;
     if (name.ends_with(".switch_mlp.gate_proj.weight") ||
         name.ends_with(".switch_mlp.fc1.weight") ||
         name.ends_with(".experts.switch_glu.gate_proj.weight"))
       return ExpertSpelling::kStacked;
     if (name.ends_with(".block_sparse_moe.input_linear.weight")) return ExpertSpelling::kLinear;
   }
-  const std::string& type = config.model_type();
+  if (gpt_oss) return is_mxfp4(config) ? ExpertSpelling::kMxfp4 : ExpertSpelling::kInterleaved;
   if (type.starts_with("gemma4")) return ExpertSpelling::kFused;
   if (type == "mixtral" || type == "phimoe" || type == "lfm2_moe" || type.starts_with("minimax"))
     return ExpertSpelling::kMixtral;
   return type.starts_with("granitemoe") ? ExpertSpelling::kLinear : ExpertSpelling::kSingle;
 }
 
+namespace {
+
+/// gpt_oss: what holds gate holds up, too.
+void add_interleaved(std::vector<SourceTensor>& out, bool packed, SourceTensor stack) {
+  constexpr std::string_view kGate = ".gate_proj", kUp = ".up_proj";
+  if (stack.name.find(kUp) != std::string::npos) return;
+  if (const std::size_t at = stack.name.find(kGate); at != std::string::npos) {
+    stack.name.replace(at, kGate.size(), ".gate_up_proj");
+    stack.shape[1] *= 2;
+  }
+  const auto end_with = [&](std::string_view suffix) {
+    return stack.name.substr(0, stack.name.rfind('.')) + std::string(suffix);
+  };
+  if (stack.name.ends_with(".bias")) {
+    out.push_back({end_with("_bias"), stack.dtype, stack.shape});
+  } else if (packed) {
+    const uint64_t experts = stack.shape[0], rows = stack.shape[1];
+    const uint64_t blocks = stack.shape[2] / kMxfp4Block;
+    out.push_back({end_with("_blocks"), DType::kU8, {experts, rows, blocks, kMxfp4BlockBytes}});
+    out.push_back({end_with("_scales"), DType::kU8, {experts, rows, blocks}});
+  } else {
+    std::swap(stack.shape[1], stack.shape[2]);
+    out.push_back({end_with(""), stack.dtype, stack.shape});
+  }
+}
+
+}  // namespace
+
 void add_stack(std::vector<SourceTensor>& out, ExpertSpelling spelling, SourceTensor stack) {
+  if (spelling == ExpertSpelling::kInterleaved || spelling == ExpertSpelling::kMxfp4)
+    return add_interleaved(out, spelling == ExpertSpelling::kMxfp4, std::move(stack));
   constexpr std::string_view kBlock = ".switch_mlp.", kBeside = ".experts.switch_glu.";
   const bool beside = stack.name.find(kBeside) != std::string::npos;  // gemma4
   const std::string_view module = beside ? kBeside : kBlock;

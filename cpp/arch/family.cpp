@@ -20,7 +20,7 @@ constexpr std::array kFamilies = {
     &kMiniMaxM2Family,  &kGlm4MoeFamily,   &kDeepseekV3Family,  &kDeepseekV2Family,
     &kMambaFamily,      &kMamba2Family,    &kFalconMambaFamily, &kGraniteMoeHybridFamily,
     &kGemma4TextFamily, &kMiniMaxFamily,   &kLfm2Family,        &kLfm2MoeFamily,
-    &kJambaFamily,      &kNemotronHFamily, &kFalconH1Family,
+    &kJambaFamily,      &kNemotronHFamily, &kFalconH1Family,    &kGptOssFamily,
 };
 
 // Sorted. Wrapped spellings ("gemma3", "gemma4") are the outer names of the text models beside

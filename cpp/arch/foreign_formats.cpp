@@ -7,6 +7,7 @@
 #include <system_error>
 
 #include "arch/block_scales.h"
+#include "arch/mxfp4.h"
 #include "base/error.h"
 
 namespace jang {
@@ -37,6 +38,7 @@ int major_version(const Json& jang_config, const std::string& file) {
 }  // namespace
 
 void refuse_foreign_method(const ModelConfig& config) {
+  if (is_mxfp4(config)) return;
   for (const std::string_view key : {"quantization_config", "compression_config"}) {
     const Json* found = config.find(key);
     if (found == nullptr) continue;

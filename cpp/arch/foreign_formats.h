@@ -10,7 +10,8 @@
 
 namespace jang {
 
-/// quantization_config with a method of another library, for directories without `quantization`.
+/// quantization_config with a method of another library that has no reader here, for directories
+/// without `quantization`.
 void refuse_foreign_method(const ModelConfig& config);
 
 /// Variants of jang_config.json: JANGTQ, other weight formats, rotated weights, newer versions.

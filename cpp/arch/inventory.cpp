@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <tuple>
 
 #include "arch/block_scales.h"
 #include "arch/family.h"
 #include "arch/final_names.h"
 #include "arch/general_roles.h"
+#include "arch/mxfp4.h"
 #include "arch/spec_tensors.h"
 #include "arch/split_tensor.h"
 #include "arch/zero_centred_norms.h"
@@ -100,6 +102,7 @@ class Builder {
   Builder(const ModelConfig& config, std::span<const SourceTensor> sources)
       : config_(config), sources_(sources), blocks_(stated_blocks(config)) {
     check_block_scales(config, sources, blocks_);
+    if (is_mxfp4(config)) packed_.emplace(config, sources);
   }
 
   void place_all() {
@@ -118,6 +121,13 @@ class Builder {
       }
       if (blocks_ && !scaled_name(source.name).empty())
         continue;  // part of the tensor it belongs to
+      if (packed_) {
+        auto parts = packed_->split(i);
+        if (parts) {
+          for (FinalTensor& tensor : *parts) result_.tensors.push_back(std::move(tensor));
+          continue;
+        }
+      }
       require_plain(source);
       FinalName name = final_name(config_, source.name);
       if (name.expert >= 0) {
@@ -336,6 +346,7 @@ class Builder {
   std::span<const SourceTensor> sources_;
   const std::optional<ScaleBlocks> blocks_;  // of F8_E4M3 sources
   std::map<std::string, uint64_t> towers_;   // tensors of other modalities, by component
+  std::optional<Mxfp4Splitter> packed_;     // where the config says that experts are packed
   Inventory result_;
 };
 
@@ -355,7 +366,8 @@ SourceRow locate_row(const FinalTensor& tensor, uint64_t row) {
   uint64_t first = 0;
   for (const RowRange& range : tensor.ranges) {
     if (row - first < range.rows) {
-      return {range.tensor, range.row_begin + (row - first), range.rows - (row - first)};
+      const uint64_t at = row - first;
+      return {range.tensor, range.row_begin + at * range.step, range.rows - at, range.step};
     }
     first += range.rows;
   }
@@ -367,7 +379,8 @@ SourceRow locate_row(const FinalTensor& tensor, uint64_t row) {
 SourceValue locate_value(const FinalTensor& tensor, uint64_t row, uint64_t column) {
   if (!tensor.transposed) {
     const SourceRow at = locate_row(tensor, row);
-    return {at.tensor, at.row, column};
+    if (!tensor.picked) return {at.tensor, at.row, column};
+    return {at.tensor, at.row, tensor.picked->first + column * tensor.picked->step};
   }
   const uint64_t rows = tensor.shape[tensor.shape.size() - 2];  // of a matrix
   if (row / rows >= tensor.ranges.size()) {

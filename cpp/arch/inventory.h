@@ -22,17 +22,18 @@ struct SourceTensor {
   std::vector<uint64_t> shape;
 };
 
-/// Which columns of a source are the rows of a tensor.
+/// Columns `first`, `first + step`, ... of a source.
 struct SourceColumns {
   uint64_t first = 0, step = 1;
 };
 
-/// `rows` consecutive rows (last axis = columns, all other axes flattened) of source tensor
-/// `tensor`.
+/// `rows` rows (last axis = columns, all other axes flattened) of source tensor `tensor`, each
+/// `step` behind the one before it.
 struct RowRange {
   uint32_t tensor = 0;  // index into the sources given
   uint64_t row_begin = 0;
   uint64_t rows = 0;
+  uint64_t step = 1;
 };
 
 /// Values that are codes of 8-bit floats in the source, with one scale for each block of that many
@@ -56,6 +57,11 @@ struct FinalTensor {
   /// Stored transposed: each range is a matrix of the tensor, whose columns are the range's rows
   /// and whose rows are these columns of the source.
   std::optional<SourceColumns> transposed;
+  /// Not transposed: its columns are these of the source, else all of them.
+  std::optional<SourceColumns> picked;
+  /// The ranges hold MXFP4 codes, and this source the scales of the same rows (mxfp4.h); `dtype` is
+  /// then that of the values. Neither transposed nor picked.
+  std::optional<uint32_t> scales;
   /// Why the ranges do not make this tensor (alternating columns, say), or empty. Such a
   /// tensor can be planned, not converted; `ranges` is then empty.
   std::string obstacle;
@@ -67,6 +73,12 @@ struct FinalTensor {
   bool zeros = false;
 
   uint64_t columns() const noexcept { return shape.empty() ? 1 : shape.back(); }
+  /// Its rows lie in the sources, if not one behind the other; perhaps as codes of 8-bit floats.
+  bool has_stored_rows() const noexcept { return !transposed && !picked && !scales; }
+  /// And their values as they are.
+  bool has_stored_values() const noexcept {
+    return has_stored_rows() && !blocks && factors.empty();
+  }
   uint64_t elements() const noexcept;
   /// As the values lie in the source: F8_E4M3 where they have scales, else `dtype`.
   DType stored_dtype() const noexcept { return blocks ? DType::kF8E4M3 : dtype; }
@@ -79,6 +91,7 @@ struct SourceRow {
   uint32_t tensor = 0;  // index into the sources
   uint64_t row = 0;
   uint64_t available = 0;  // rows of the same range from here on, this one included
+  uint64_t step = 1;       // of that range
 };
 SourceRow locate_row(const FinalTensor& tensor, uint64_t row);
 

@@ -210,6 +210,10 @@ std::string latent_source(std::string_view unembed_out) {
          ".kv_b_proj.weight";
 }
 
+bool is_expert_bias(const SpecTensor& tensor) {
+  return tensor.name.ends_with(".bias") && tensor.shape.size() == 2;
+}
+
 std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const std::string> names) {
   const auto blocks = blocks_of(config.model_type());
   const Family* family = find_family(config.model_type());
@@ -230,7 +234,7 @@ std::vector<SourceTensor> promised(const ModelConfig& config, std::span<const st
         out.push_back({latent_source(tensor.name),
                        dtype,
                        {tensor.shape[0] * (plain_dim + tensor.shape[1]), tensor.shape[2]}});
-      } else if (tensor.chosen != 0) {
+      } else if (tensor.chosen != 0 || is_expert_bias(tensor)) {
         add_stack(out, spelling, {tensor.name, dtype, tensor.shape});
       } else {
         out.push_back({tensor.name, dtype, tensor.shape});

@@ -33,7 +33,7 @@ void transpose(const std::byte* source, uint64_t width, uint64_t first, uint64_t
 
 void require_dtype(const Checkpoint& checkpoint, const CheckpointTensor& source,
                    const FinalTensor& tensor) {
-  if (source.dtype == tensor.stored_dtype()) return;
+  if (source.dtype == tensor.stored_dtype() || tensor.scales) return;
   throw Error(ErrorCode::kTensorShape, checkpoint.files()[source.file], source.name,
               "expected " + std::string(dtype_name(tensor.stored_dtype())) +
                   " like the other parts of " + tensor.name + ", found " +
@@ -54,7 +54,16 @@ void gather_values(const Checkpoint& checkpoint, const FinalTensor& tensor, uint
     require_dtype(checkpoint, source, tensor);
     const std::byte* const data = checkpoint.data(source).data();
     uint64_t count = 0;
-    if (tensor.transposed) {
+    if (tensor.scales) {
+      const Mxfp4Rows packed(checkpoint, source, checkpoint.tensors()[*tensor.scales]);
+      count = 1;
+      packed.values(at.row, column, columns, out);
+    } else if (tensor.picked) {
+      count = 1;
+      const std::byte* const first = data + (at.row * source.shape.back() + at.column) * size;
+      for (uint64_t c = 0; c < columns; ++c)
+        std::memcpy(out + c * size, first + c * tensor.picked->step * size, size);
+    } else if (tensor.transposed) {
       const uint64_t width = source.shape.back();
       const uint64_t matrix = tensor.shape[tensor.shape.size() - 2];
       count = std::min(rows, matrix - row % matrix);
@@ -66,7 +75,8 @@ void gather_values(const Checkpoint& checkpoint, const FinalTensor& tensor, uint
       }
     } else {
       const uint64_t width = tensor.columns();
-      count = std::min(rows, locate_row(tensor, row).available);
+      const SourceRow from = locate_row(tensor, row);
+      count = from.step == 1 ? std::min(rows, from.available) : 1;
       for (uint64_t r = 0; r < count; ++r) {
         std::memcpy(out + r * columns * size, data + ((at.row + r) * width + column) * size,
                     columns * size);

@@ -77,6 +77,9 @@ struct AttentionSpec {
   /// The layer whose rotated keys and values this one reads; k and v then have no path. -1: its
   /// own.
   int64_t shared_layer = -1;
+  /// Tensor [n_heads]: a logit of each head that takes part in its softmax and has no value;
+  /// empty: none.
+  std::string sinks = {};
   bool operator==(const AttentionSpec&) const = default;
 };
 
@@ -194,6 +197,7 @@ struct StackSpec {
   int64_t count = 0;
   int64_t out = 0;
   int64_t in = 0;
+  bool bias = false;  // [count, out]
   bool operator==(const StackSpec&) const = default;
 };
 
@@ -267,6 +271,14 @@ struct SharedExpertSpec {
   bool operator==(const SharedExpertSpec&) const = default;
 };
 
+/// act of experts whose parts stay within limits: with g = min(gate x, limit) and u = up x within
+/// +-limit, g / (1 + e^(-slope g)) * (u + 1).
+struct ClampedSwigluSpec {
+  float limit = 7.0f;
+  float slope = 1.702f;
+  bool operator==(const ClampedSwigluSpec&) const = default;
+};
+
 /// Sum over the chosen experts of weight * down(act(gate x) * up x), or of weight * down(act(up x))
 /// where gate has no path; shapes of one expert.
 struct MoeSpec {
@@ -298,6 +310,8 @@ struct MoeSpec {
   /// The routed experts' x is latent_in of the block's input, and their sum passes latent_out; both
   /// or neither.
   std::optional<LinearSpec> latent_in = std::nullopt, latent_out = std::nullopt;
+  /// Of the routed experts, in the place of `activation`.
+  std::optional<ClampedSwigluSpec> clamped = std::nullopt;
   bool gated() const noexcept { return !gate.path.empty(); }
   bool operator==(const MoeSpec&) const = default;
 };

@@ -26,6 +26,7 @@ class Collector {
   void stack(const StackSpec& spec, int64_t chosen) {
     out_.push_back(
         {spec.path + ".weight", {dim(spec.count), dim(spec.out), dim(spec.in)}, true, dim(chosen)});
+    if (spec.bias) out_.push_back({spec.path + ".bias", {dim(spec.count), dim(spec.out)}, false});
   }
   void norm(const NormSpec& spec) {
     std::vector<uint64_t> shape = {dim(spec.size)};
@@ -62,6 +63,7 @@ class Collector {
     norm(spec.q_norm);
     norm(spec.k_norm);
     norm(spec.v_norm);
+    if (!spec.sinks.empty()) vector(spec.sinks, spec.n_heads);
   }
   void operator()(const DeltaNetSpec& spec) {
     linear(spec.qkv);

@@ -110,7 +110,7 @@ class Collection {
         callbacks_(callbacks),
         spec_(directory_spec(source)),
         writer_(output, origin, linear_shapes(spec_, options.hessians)),
-        binder_(source, &pool),
+        binder_(source, pool),
         pass_(spec_, tokens.tokens, pool),
         states_(tokens.sequences(), tokens.tokens, spec_.hidden, options.memory_budget,
                 output.string() + ".states"),

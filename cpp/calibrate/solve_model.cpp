@@ -69,7 +69,7 @@ struct Stream {
 
   Stream(const ModelDirectory& source, const ModelSpec& spec, const CalibrationTokens& tokens,
          const SolveModelOptions& options, const char* scratch, ThreadPool& pool)
-      : binder(source, &pool),
+      : binder(source, pool),
         pass(spec, tokens.tokens, pool),
         states(tokens.sequences(), tokens.tokens, spec.hidden, options.memory_budget,
                options.scratch_directory / scratch),

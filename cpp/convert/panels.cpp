@@ -76,7 +76,7 @@ SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, 
                   scratch.data());
     result.data = scratch.data();
   };
-  if (tensor.transposed || tensor.blocks || !tensor.factors.empty()) gather();
+  if (!tensor.has_stored_values()) gather();
   for_each_piece(checkpoint, tensor, panel,
                  [&](const CheckpointTensor& source, uint64_t offset, uint64_t bytes) {
                    if (result.data != nullptr) return;

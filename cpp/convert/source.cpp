@@ -13,6 +13,7 @@
 #include "arch/checkpoint_inventory.h"
 #include "arch/directory.h"
 #include "arch/family.h"
+#include "arch/mxfp4.h"
 #include "arch/tied_head.h"
 #include "base/error.h"
 #include "io/safetensors_writer.h"
@@ -59,6 +60,7 @@ ConversionSource open_bare(const fs::path& path) {
   }
   for (const std::string_view key : {"quantization", "quantization_config"}) {
     if (const Json* found = source.config.find(key); found != nullptr) {
+      if (key == "quantization_config" && is_mxfp4(source.config)) continue;
       const Json* method = found->find("quant_method");
       refuse_quantized(method != nullptr && method->is_string() ? method->as_string()
                                                                 : std::string(key));

@@ -72,7 +72,7 @@ struct Model::Impl {
         linear(pool, options.precision),
         chunk(prefill_chunk(spec)),
         work(pool, options.precision) {
-    WeightBinder binder(directory, &pool);
+    WeightBinder binder(directory, pool);
     embedding = binder.linear({spec.embedding.path, spec.vocabulary, spec.hidden, false});
     for (std::size_t l = 0; l < spec.layers.size(); ++l)
       append_branches(spec.layers[l], static_cast<int64_t>(l), binder, branches);

@@ -12,6 +12,7 @@
 #include "arch/spec_tensors.h"
 #include "base/error.h"
 #include "kernels/kernel_table.h"
+#include "model/gathered_stack.h"
 
 namespace jang {
 namespace {
@@ -30,8 +31,7 @@ uint64_t plain_bytes(const ModelDirectory& directory, const std::string& name,
   }
   if (!inventory) inventory = inventory_of(directory.config, directory.checkpoint);
   for (const FinalTensor& tensor : inventory->tensors) {
-    if (tensor.name == name)
-      return tensor.elements() * static_cast<uint64_t>(dtype_size(tensor.dtype));
+    if (tensor.name == name) return gathered_bytes(tensor);
   }
   JANG_ASSERT(false);
   return 0;

@@ -6,10 +6,13 @@
 
 #include "arch/block_scales.h"
 #include "arch/checkpoint_inventory.h"
+#include "arch/source_values.h"
 #include "arch/spec_tensors.h"
 #include "base/error.h"
+#include "model/gathered_stack.h"
 #include "quant/active_kernels.h"
 #include "quant/affine_format.h"
+#include "quant/kernel_types.h"
 
 namespace jang {
 namespace {
@@ -73,9 +76,9 @@ kernels::DenseMatrix rows_of(const kernels::DenseMatrix& whole, int64_t first, i
 LinearWeight rows_of(const LinearWeight& whole, int64_t first, int64_t rows) {
   LinearWeight part;
   part.path = whole.path;
+  part.memory = whole.memory;
   part.rows = rows;
   part.columns = whole.columns;
-  part.memory = whole.memory;
   part.matrix =
       std::visit([&](const auto& matrix) -> MatrixWeight { return rows_of(matrix, first, rows); },
                  whole.matrix);
@@ -99,9 +102,10 @@ uint64_t stored_bytes(const LinearWeight& weight) {
                                 2 * (affine.columns / affine.group) * size(affine.metadata)));
 }
 
-WeightBinder::WeightBinder(const ModelDirectory& directory, ThreadPool* pool)
+WeightBinder::WeightBinder(const ModelDirectory& directory, ThreadPool& pool)
     : directory_(directory),
       factors_(directory_factors(directory)),
+      pool_(pool),
       widened_(directory, pool),
       used_(directory.checkpoint.tensors().size(), false) {}
 
@@ -119,7 +123,7 @@ const CheckpointTensor* WeightBinder::find(const std::string& name) {
   const CheckpointTensor* tensor = directory_.find_tensor(name);
   if (tensor != nullptr || directory_.format != DirectoryFormat::kHf) return tensor;
   for (const FinalTensor& final : inventory().tensors) {
-    if (final.name != name || final.ranges.size() != 1 || final.transposed) continue;
+    if (final.name != name || final.ranges.size() != 1 || !final.has_stored_rows()) continue;
     const CheckpointTensor& source = directory_.checkpoint.tensors()[final.ranges.front().tensor];
     if (source.elements() == final.elements()) return &source;
   }
@@ -223,43 +227,85 @@ std::vector<float> WeightBinder::bias(const LinearSpec& spec) {
 }
 
 std::vector<LinearWeight> WeightBinder::stack(const StackSpec& spec) {
-  const std::vector<uint64_t> shape = {static_cast<uint64_t>(spec.count),
-                                       static_cast<uint64_t>(spec.out),
-                                       static_cast<uint64_t>(spec.in)};
   std::vector<LinearWeight> matrices(static_cast<std::size_t>(spec.count));
   for (LinearWeight& matrix : matrices) {
     matrix.rows = spec.out;
     matrix.columns = spec.in;
   }
+  bind_stack(spec, matrices);
+  if (spec.bias) add_biases(spec, matrices);
+  return matrices;
+}
+
+void WeightBinder::add_biases(const StackSpec& spec, std::vector<LinearWeight>& matrices) {
+  const std::vector<float> all = values(
+      spec.path + ".bias", {static_cast<uint64_t>(spec.count), static_cast<uint64_t>(spec.out)});
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    const auto begin = all.begin() + static_cast<int64_t>(i) * spec.out;
+    matrices[i].bias.assign(begin, begin + spec.out);
+  }
+}
+
+void WeightBinder::bind_stack(const StackSpec& spec, std::vector<LinearWeight>& matrices) {
+  const std::vector<uint64_t> shape = {static_cast<uint64_t>(spec.count),
+                                       static_cast<uint64_t>(spec.out),
+                                       static_cast<uint64_t>(spec.in)};
   if (const auto replaced = replaced_.find(spec.path); replaced != replaced_.end()) {
     const kernels::AffineMatrix& whole = replaced->second;
     JANG_ASSERT(whole.rows == spec.count * spec.out && whole.columns == spec.in);
     for (int64_t i = 0; i < spec.count; ++i)
       matrices[static_cast<std::size_t>(i)].matrix = rows_of(whole, i * spec.out, spec.out);
-    return matrices;
+    return;
   }
   if (const QuantizedModule* quantized = module(spec.path, shape)) {
     for (int64_t i = 0; i < spec.count; ++i) {
       matrices[static_cast<std::size_t>(i)].matrix =
           affine_matrix(directory_, *quantized, spec.out, spec.in, i);
     }
-    return matrices;
+    return;
   }
   const std::string name = spec.path + ".weight";
   const auto out = static_cast<uint64_t>(spec.out);
   if (directory_.format != DirectoryFormat::kHf || directory_.checkpoint.find(name) != nullptr) {
     const CheckpointTensor& tensor = plain(name, shape);
     for (std::size_t i = 0; i < matrices.size(); ++i) bind_rows(tensor, i * out, matrices[i]);
-    return matrices;
+    return;
   }
   const FinalTensor& final = final_tensor(name, shape);
+  if (!final.has_stored_rows()) {
+    bind_gathered(spec.path, final, matrices);
+    return;
+  }
   for (std::size_t i = 0; i < matrices.size(); ++i) {
     const SourceRow at = locate_row(final, i * out);
     // Every layout that split_tensor knows leaves the rows of an expert together.
-    JANG_ASSERT(at.available >= out);
+    JANG_ASSERT(at.available >= out && at.step == 1);
     bind_rows(directory_.checkpoint.tensors()[at.tensor], at.row, matrices[i]);
   }
-  return matrices;
+}
+
+void WeightBinder::bind_gathered(const std::string& path, const FinalTensor& tensor,
+                                 std::vector<LinearWeight>& matrices) {
+  use_sources(tensor);
+  if (tensor.scales) any_quantized_ = true;
+  std::weak_ptr<const AlignedBuffer<std::byte>>& before = gathered_[path];
+  SharedMemory memory = before.lock();
+  if (memory == nullptr) before = memory = gather_stack(directory_.checkpoint, tensor, pool_);
+  const std::vector<MatrixWeight> gathered = gathered_matrices(tensor, *memory);
+  for (std::size_t i = 0; i < matrices.size(); ++i) {
+    matrices[i].matrix = gathered[i];
+    matrices[i].memory = memory;
+  }
+}
+
+void WeightBinder::use_sources(const FinalTensor& tensor) {
+  const std::vector<CheckpointTensor>& sources = directory_.checkpoint.tensors();
+  uint32_t last = UINT32_MAX;
+  for (const RowRange& range : tensor.ranges) {
+    if (range.tensor != last) use(sources[range.tensor]);
+    last = range.tensor;
+  }
+  if (tensor.scales) use(sources[*tensor.scales]);
 }
 
 std::optional<std::vector<LinearWeight>> WeightBinder::transposed_stack(const StackSpec& spec) {
@@ -310,10 +356,26 @@ std::vector<float> WeightBinder::norm_bias(const NormSpec& spec) {
 
 std::vector<float> WeightBinder::values(const std::string& name,
                                         const std::vector<uint64_t>& shape) {
+  if (directory_.format == DirectoryFormat::kHf && find(name) == nullptr) {
+    const FinalTensor& tensor = final_tensor(name, shape);
+    if (tensor.picked) return picked_values(tensor);
+  }
   const CheckpointTensor& tensor = plain(name, shape);
   std::vector<float> out(tensor.elements());
   active_kernels().to_float(payload(directory_, tensor), float_type(directory_, tensor),
                             static_cast<int64_t>(out.size()), out.data());
+  return out;
+}
+
+std::vector<float> WeightBinder::picked_values(const FinalTensor& tensor) {
+  use_sources(tensor);
+  const uint64_t rows = tensor.elements() / tensor.columns();
+  AlignedBuffer<std::byte> stored(tensor.bytes());
+  gather_values(directory_.checkpoint, tensor, 0, rows, 0, tensor.columns(), stored.data());
+  std::vector<float> out(tensor.elements());
+  active_kernels().to_float(reinterpret_cast<const uint8_t*>(stored.data()),
+                            kernel_type(tensor.dtype), static_cast<int64_t>(out.size()),
+                            out.data());
   return out;
 }
 

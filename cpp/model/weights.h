@@ -1,6 +1,7 @@
 // Weights bound to the mapped files: a spec's paths become pointers. Matrices stay packed where
-// they lie; vectors (norm gains, biases) are widened to f32 copies, and so are matrices of 8-bit
-// floats (widened_weights.h).
+// they lie, but for stacks whose rows do not lie in a source as they are (gathered_stack.h) and for
+// 8-bit floats (widened_weights.h), which are made in memory; vectors (norm gains, biases) are
+// widened to f32 copies.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +16,15 @@
 #include "arch/directory.h"
 #include "arch/inventory.h"
 #include "arch/spec.h"
+#include "base/aligned_buffer.h"
+#include "base/thread_pool.h"
 #include "kernels/kernel_table.h"
 #include "model/widened_weights.h"
 
 namespace jang {
 
 using MatrixWeight = std::variant<kernels::AffineMatrix, kernels::DenseMatrix>;
+using SharedMemory = std::shared_ptr<const AlignedBuffer<std::byte>>;
 
 struct LinearWeight {
   std::string path;  // of the spec; empty for a matrix of a stack
@@ -31,7 +35,7 @@ struct LinearWeight {
   std::vector<float> factors;
   int64_t rows = 0;
   int64_t columns = 0;
-  std::shared_ptr<const void> memory;  // what the matrix points to, where it was widened
+  std::shared_ptr<const void> memory = {};  // what the matrix lies in, if not in a file
 };
 
 /// Rows [first, first + rows) of a matrix: a view of the same memory, of the same path.
@@ -43,8 +47,8 @@ uint64_t stored_bytes(const LinearWeight& weight);
 /// Binds by path and remembers what was used, so that a tensor nobody asked for is noticed.
 class WeightBinder {
  public:
-  /// `pool`: who widens what has to be; nullptr: the caller alone.
-  explicit WeightBinder(const ModelDirectory& directory, ThreadPool* pool = nullptr);
+  /// Both outlive the object.
+  WeightBinder(const ModelDirectory& directory, ThreadPool& pool);
 
   /// From now on `path` is bound to this matrix instead of what the directory holds; of a stack,
   /// its matrices one behind the other. The memory stays the caller's.
@@ -64,7 +68,8 @@ class WeightBinder {
   /// The bias of a module alone; empty if it has none.
   std::vector<float> bias(const LinearSpec& spec);
   /// The matrices of a stack, which lie one behind the other or, in a plain checkpoint, each in a
-  /// tensor of its own or inside a fused one.
+  /// tensor of its own or inside a fused one. What lies there otherwise is gathered into memory,
+  /// which as long as any of its matrices lives serves the next call, too.
   std::vector<LinearWeight> stack(const StackSpec& spec);
   /// The same, each matrix [in][out], where a plain checkpoint stores them so; else nullopt.
   std::optional<std::vector<LinearWeight>> transposed_stack(const StackSpec& spec);
@@ -92,16 +97,25 @@ class WeightBinder {
   /// An unquantized matrix.
   void bind_dense(const std::string& name, const std::vector<uint64_t>& shape,
                   LinearWeight& weight);
+  void bind_stack(const StackSpec& spec, std::vector<LinearWeight>& matrices);
+  /// Matrices of `path` whose rows lie in the sources otherwise.
+  void bind_gathered(const std::string& path, const FinalTensor& tensor,
+                     std::vector<LinearWeight>& matrices);
+  void add_biases(const StackSpec& spec, std::vector<LinearWeight>& matrices);
   const FinalTensor& final_tensor(const std::string& name, const std::vector<uint64_t>& shape);
   /// The module of that path, marked as used, or nullptr; Error{kTensorShape} if `shape` is not
   /// its.
   const QuantizedModule* module(const std::string& path, const std::vector<uint64_t>& shape);
+  std::vector<float> picked_values(const FinalTensor& tensor);
   void use(const CheckpointTensor& tensor);
+  void use_sources(const FinalTensor& tensor);
   const Inventory& inventory() const;
 
   const ModelDirectory& directory_;
   const TensorFactors factors_;
+  ThreadPool& pool_;
   WidenedWeights widened_;
+  std::map<std::string, std::weak_ptr<const AlignedBuffer<std::byte>>> gathered_;  // by path
   bool any_quantized_ = false;
   mutable std::optional<Inventory> inventory_;  // of a plain checkpoint, once it is needed
   std::map<std::string, kernels::AffineMatrix, std::less<>> replaced_;

@@ -52,11 +52,9 @@ WidenedWeights::Values WidenedWeights::of(const CheckpointTensor& codes) {
     checkpoint.mapping(codes).drop(codes.begin + first,
                                    static_cast<uint64_t>(end) * columns - first);
   };
-  const auto all = static_cast<int64_t>(rows);
-  if (pool_ == nullptr) {
-    widen(0, all, 0);
-  } else if (all > 0) {
-    pool_->share(all, static_cast<int64_t>(kPieceValues / columns + 1), widen);
+  if (rows > 0) {
+    pool_.share(static_cast<int64_t>(rows), static_cast<int64_t>(kPieceValues / columns + 1),
+                widen);
   }
   known = values;
   return values;

@@ -19,8 +19,8 @@ class WidenedWeights {
  public:
   using Values = std::shared_ptr<const AlignedBuffer<float>>;
 
-  /// `pool`: who computes; nullptr: the caller alone.
-  WidenedWeights(const ModelDirectory& directory, ThreadPool* pool)
+  /// Both outlive the object; all of the pool compute.
+  WidenedWeights(const ModelDirectory& directory, ThreadPool& pool)
       : directory_(directory), pool_(pool) {}
 
   /// All values of a tensor of codes, row by row; made once as long as somebody holds them.
@@ -29,7 +29,7 @@ class WidenedWeights {
 
  private:
   const ModelDirectory& directory_;
-  ThreadPool* pool_;
+  ThreadPool& pool_;
   std::map<const CheckpointTensor*, std::weak_ptr<const AlignedBuffer<float>>> made_;
 };
 

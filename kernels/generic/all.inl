@@ -60,6 +60,7 @@ constexpr KernelTable kernel_table(Level level) {
           .silu_mul = silu_mul,
           .gelu_mul = gelu_mul,
           .relu_squared = relu_squared,
+          .clamped_swiglu = clamped_swiglu,
           .rope = rope,
           .norm_rope = norm_rope,
           .sigmoid_mul = sigmoid_mul,

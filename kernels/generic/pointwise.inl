@@ -1,5 +1,5 @@
-// Elementwise layers: residual add, multipliers, soft caps, limits, SwiGLU, GeGLU, plain GELU
-// and squared ReLU.
+// Elementwise layers: residual add, multipliers, soft caps, limits, SwiGLU and its clamped form,
+// GeGLU, plain GELU and squared ReLU.
 
 void add(float* x, const float* y, int64_t n) {
   int64_t i = 0;
@@ -50,6 +50,15 @@ void mapped(const float* x, int64_t n, float* out, F f) {
 
 void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
   gated(gate, up, n, out, [](vf g, vf u) { return silu_mul_lanes(g, u); });
+}
+
+void clamped_swiglu(const float* gate, const float* up, float limit, float slope, int64_t n,
+                    float* out) {
+  gated(gate, up, n, out, [=](vf g, vf u) {
+    g = min(g, splat(limit));
+    u = max(min(u, splat(limit)), splat(-limit));
+    return g / (exp(g * -slope) + 1.0f) * (u + 1.0f);
+  });
 }
 
 // erf(|x|) after Abramowitz and Stegun, 7.1.26: absolute error below 2e-7.

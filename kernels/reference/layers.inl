@@ -77,6 +77,15 @@ void silu_mul(const float* gate, const float* up, int64_t n, float* out) {
   }
 }
 
+void clamped_swiglu(const float* gate, const float* up, float limit, float slope, int64_t n,
+                    float* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    const double g = std::min(gate[i], limit);
+    const double u = std::max(std::min(up[i], limit), -limit);
+    out[i] = static_cast<float>(g / (1.0 + std::exp(-slope * g)) * (u + 1.0));
+  }
+}
+
 void rope(float* x, int64_t head_stride, int heads, int half, bool interleaved, const float* cos,
           const float* sin) {
   for (int h = 0; h < heads; ++h, x += head_stride) {

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import tiny_dense
 import tiny_experts
 import tiny_gemma4
+import tiny_gpt_oss
 import tiny_hybrid
 import tiny_latent
 import tiny_lfm2_jamba
@@ -43,6 +44,7 @@ for module in (
     tiny_experts,
     tiny_latent,
     tiny_gemma4,
+    tiny_gpt_oss,
     tiny_minimax,
     tiny_state_space,
     tiny_lfm2_jamba,

@@ -221,6 +221,9 @@ def configs() -> None:
     lightning = {"num_hidden_layers": 2, "linear_attn_alpha_factor": 2, "mlp_beta_factor": 0.5}
     lightning["layer_types"] = ["linear_attention", "full_attention"]
     put("config", "minimax", compact({**routed, **lightning, "model_type": "minimax"}))
+    sinks = {"num_hidden_layers": 2, "swiglu_limit": 5.5, "sliding_window": 8}
+    sinks["quantization_config"] = {"quant_method": "mxfp4"}
+    put("config", "gpt_oss", compact({**routed, **sinks, "model_type": "gpt_oss"}))
     backbone = {"expand": 2, "state_size": 8, "conv_kernel": 4, "use_bias": True}
     spaces: dict[str, dict[str, Any]] = {
         "mamba": {"time_step_rank": "auto"},

@@ -18,6 +18,7 @@ extern const Family kGemma3TextFamily;
 extern const Family kGemma4TextFamily;
 extern const Family kGlm4Family;
 extern const Family kGlm4MoeFamily;
+extern const Family kGptOssFamily;
 extern const Family kGraniteFamily;
 extern const Family kGraniteMoeFamily;
 extern const Family kGraniteMoeHybridFamily;

@@ -212,10 +212,11 @@ MoeSpec moe_block(const ModelConfig& config, int64_t layer, int64_t hidden,
   const std::string base =
       "model.layers." + std::to_string(layer) + "." + std::string(traits.block) + ".";
   const auto stack = [&](const char* name, int64_t out, int64_t in) {
-    return StackSpec{base + "switch_mlp." + name, traits.experts, out, in};
+    return StackSpec{base + std::string(traits.stacks) + "." + name, traits.experts, out, in,
+                     traits.bias};
   };
   MoeSpec moe;
-  moe.router = LinearSpec{base + std::string(traits.router), traits.experts, hidden, false};
+  moe.router = LinearSpec{base + std::string(traits.router), traits.experts, hidden, traits.bias};
   moe.gate = stack("gate_proj", traits.width, hidden);
   moe.up = stack("up_proj", traits.width, hidden);
   moe.down = stack("down_proj", hidden, traits.width);

@@ -68,6 +68,8 @@ struct MoeTraits {
   RouterRule rule = RouterRule::kSoftmaxThenTopK;
   float jitter = 0.0f;
   std::string_view correction = {};  // in the block: what choices add to scores; empty: nothing
+  std::string_view stacks = "switch_mlp";  // in the block: the module of the experts
+  bool bias = false;                       // of the router and of the experts
 };
 
 /// num_experts in either spelling; `fallback` if the config has none.
@@ -78,7 +80,7 @@ int64_t sparse_step(const ModelConfig& config);
 /// mlp_only_layers: layers that are not, whatever the step.
 std::set<int64_t> mlp_only_layers(const ModelConfig& config);
 
-/// The routed block of layer `layer`: its router, experts in `switch_mlp`. Refuses no experts,
+/// The routed block of layer `layer`: its router and experts. Refuses no experts,
 /// no choice, and more choices than experts.
 MoeSpec moe_block(const ModelConfig& config, int64_t layer, int64_t hidden,
                   const MoeTraits& traits);

@@ -21,13 +21,15 @@ AttentionLayer::AttentionLayer(const AttentionSpec& spec, WeightBinder& binder)
   q_norm_ = make_norm(spec.q_norm, binder);
   k_norm_ = make_norm(spec.k_norm, binder);
   if (spec.v_norm && !spec.v_norm->path.empty()) v_weight_ = binder.norm(*spec.v_norm);
+  if (!spec.sinks.empty())
+    sinks_ = binder.values(spec.sinks, {static_cast<uint64_t>(spec.n_heads)});
 }
 
 bool AttentionLayer::forward(LayerContext& context, const float* x, float* out) const {
   if (!project(context, x)) return false;
   if (spec_.gated) part_gates(context);
   rotate_and_store(context);
-  AttentionPass(spec_, context).run();
+  AttentionPass(spec_, context, sinks_).run();
   if (spec_.gated) apply_gates(context);
   const LinearJob job{&o_, out, o_.rows};
   return context.linear.run({&job, 1}, context.work.attended.data(), context.tokens);

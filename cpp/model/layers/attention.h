@@ -35,6 +35,7 @@ class AttentionLayer {
   LinearWeight q_, k_, v_, o_;
   std::optional<NormLayer> q_norm_, k_norm_;
   std::vector<float> v_weight_;  // of the values' norm, [head_dim]; empty: 1
+  std::vector<float> sinks_;     // [n_heads]; empty: none
 };
 
 }  // namespace jang

@@ -57,10 +57,12 @@ struct TileScratch {
         kernel(next + state_floats(rows, padded)) {}
 };
 
-AttentionPass::AttentionPass(const AttentionSpec& spec, const LayerContext& context)
+AttentionPass::AttentionPass(const AttentionSpec& spec, const LayerContext& context,
+                             std::span<const float> sinks)
     : spec_(spec),
       context_(context),
       work_(context.work),
+      sinks_(sinks),
       dim_(spec.head_dim),
       group_(spec.n_heads / spec.n_kv_heads) {
   sequences_.reserve(context.sequences.size());
@@ -195,11 +197,20 @@ void AttentionPass::finish(const SequenceTiles& s, int64_t head, int64_t row, in
                            const SoftmaxState& state) const {
   for (int64_t r = 0; r < rows; ++r) {
     float* out = work_.attended.data() + head_row(s, head, row + r) * dim_;
-    const float scale = 1.0f / state.sum[r];
+    const float scale = value_scale(head * group_ + (row + r) % group_, state, r);
     for (int64_t d = 0; d < dim_; ++d) out[d] = state.acc[r * s.padded + d] * scale;
     if (s.sequence->cache->type() == KvType::kQ4)
       context_.kernels.hadamard(out, dim_, 1, static_cast<int>(dim_));
   }
+}
+
+// A sink is one more key of the softmax, whose value is 0: it only joins the sum.
+float AttentionPass::value_scale(int64_t head, const SoftmaxState& state, int64_t r) const {
+  if (sinks_.empty()) return 1.0f / state.sum[r];
+  const float sink = sinks_[static_cast<std::size_t>(head)];
+  const float top = std::max(sink, state.max[r]);
+  const float kept = std::exp(state.max[r] - top);
+  return kept / (state.sum[r] * kept + std::exp(sink - top));
 }
 
 void AttentionPass::merge(const SequenceTiles& s, const SoftmaxState& state,

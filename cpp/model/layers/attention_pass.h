@@ -2,6 +2,7 @@
 // the input of the output projection.
 #pragma once
 
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -28,8 +29,10 @@ struct TileScratch;
 
 class AttentionPass {
  public:
-  /// Reads Workspace::q and writes Workspace::attended; `spec` and `context` outlive the object.
-  AttentionPass(const AttentionSpec& spec, const LayerContext& context);
+  /// Reads Workspace::q and writes Workspace::attended; `spec`, `context` and `sinks` outlive the
+  /// object. `sinks`: of each head a logit without a value, or empty.
+  AttentionPass(const AttentionSpec& spec, const LayerContext& context,
+                std::span<const float> sinks = {});
   void run();
 
  private:
@@ -43,6 +46,8 @@ class AttentionPass {
   void finish(const SequenceTiles& s, int64_t head, int64_t row, int64_t rows,
               const kernels::SoftmaxState& state) const;
 
+  /// What a query's sum of values is multiplied by.
+  float value_scale(int64_t head, const kernels::SoftmaxState& state, int64_t r) const;
   void merge(const SequenceTiles& s, const kernels::SoftmaxState& state,
              const kernels::SoftmaxState& next, int64_t rows) const;
   int64_t position(const SequenceTiles& s, int64_t row) const {
@@ -59,6 +64,7 @@ class AttentionPass {
   const AttentionSpec& spec_;
   const LayerContext& context_;
   Workspace& work_;
+  std::span<const float> sinks_;  // [n_heads], or empty
   const int64_t dim_, group_;
   std::vector<SequenceTiles> sequences_;
   int64_t units_ = 0;

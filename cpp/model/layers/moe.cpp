@@ -200,8 +200,14 @@ bool MoeLayer::activate(LayerContext& context, const float* x) const {
     const ExpertRows& group = groups[static_cast<std::size_t>(set)];
     // Row by row: where a row is cut into registers then does not depend on the rows before it.
     for (int64_t row = group.first; row < group.first + group.rows; ++row) {
-      jang::activate(context.kernels, spec_.activation, gate + row * width,
-                     gated ? up + row * width : nullptr, width);
+      float* const inner = gate + row * width;
+      if (spec_.clamped) {
+        context.kernels.clamped_swiglu(inner, up + row * width, spec_.clamped->limit,
+                                       spec_.clamped->slope, width, inner);
+      } else {
+        jang::activate(context.kernels, spec_.activation, inner,
+                       gated ? up + row * width : nullptr, width);
+      }
     }
     work.expert_inner.complete(group.first, group.rows);
   };

@@ -329,6 +329,8 @@ TEST_F(DirectoryTest, ForeignMethods) {
   }
   config(R"("quantization_config": {"bits": 4})");
   EXPECT_EQ(code(), ErrorCode::kUnsupportedFormat);
+  config(R"("quantization_config": {"quant_method": "mxfp4"})", R"("model_type": "gpt_oss")");
+  EXPECT_EQ(open().format, DirectoryFormat::kHf);
   config(R"("quantization_config": null)");
   EXPECT_EQ(open().format, DirectoryFormat::kHf);
 }

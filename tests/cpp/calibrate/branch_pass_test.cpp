@@ -46,7 +46,7 @@ std::vector<float> logits_by_branches(const std::filesystem::path& path, int thr
   const ModelDirectory directory = open_model_directory(path);
   const ModelSpec spec = directory_spec(directory);
   ThreadPool pool(threads);
-  WeightBinder binder(directory);
+  WeightBinder binder(directory, pool);
   const auto count = static_cast<int64_t>(tokens.size());
   std::vector<float> h(tokens.size() * static_cast<std::size_t>(spec.hidden));
   embed_tokens(binder.linear({spec.embedding.path, spec.vocabulary, spec.hidden, false}),
@@ -123,7 +123,7 @@ TEST_F(BranchPassTest, AnEndedPassLeavesTheStreamAlone) {
   const ModelDirectory directory = open_model_directory(path_);
   const ModelSpec spec = directory_spec(directory);
   ThreadPool pool(2);
-  WeightBinder binder(directory);
+  WeightBinder binder(directory, pool);
   std::vector<Branch> branches;
   append_branches(spec.layers[0], 0, binder, branches);
   BranchPass pass(spec, 9, pool);

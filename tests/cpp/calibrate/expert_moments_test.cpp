@@ -66,7 +66,7 @@ struct Gathered {
     ModelSpec model = directory_spec(directory);
     LayerSpec& layer = model.layers[0];
     std::get<MoeSpec>(*layer.feed_forward).top_k = top_k;
-    WeightBinder binder(directory);
+    WeightBinder binder(directory, pool);
     std::vector<Branch> branches;
     append_branches(layer, 0, binder, branches);
     BranchPass pass(model, kTokens, pool);

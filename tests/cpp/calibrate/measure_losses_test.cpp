@@ -187,7 +187,7 @@ TEST_F(MeasureLossesTest, AProbeIsTheDivergenceOfTheChangedModel) {
   const std::string path = "model.layers.1.mlp.down_proj";
   const std::vector<int32_t> ids = some_tokens();
   ThreadPool pool(2);
-  WeightBinder binder(directory);
+  WeightBinder binder(directory, pool);
   constexpr int64_t kProbed = 2;
   DivergenceProbe probe(spec, kProbed, kTokens, binder, pool, [] {});
   const LinearWeight embedding =

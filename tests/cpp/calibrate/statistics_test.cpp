@@ -137,7 +137,7 @@ TEST_F(StatisticsTest, ExpertsCountTheTokensThatChoseThem) {
   const ModelDirectory directory = open_model_directory(model_);
   const ModelSpec spec = directory_spec(directory);
   ThreadPool pool(1);
-  WeightBinder binder(directory);
+  WeightBinder binder(directory, pool);
   std::vector<float> h;
   for (const int32_t id : ids) {
     const auto row = tiny.tensors.at("model.embed_tokens.weight").begin() + id * tiny.hidden;

@@ -1,9 +1,10 @@
-// Norm, residual add, multipliers, soft caps, SwiGLU, rotary embedding, softmax and argmax at every
-// level.
+// Norm, residual add, multipliers, soft caps, SwiGLU and its clamped form, rotary embedding,
+// softmax and argmax at every level.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "guarded.h"
@@ -329,6 +330,48 @@ TEST_P(LayersTest, SiluMulSpecials) {
   EXPECT_EQ(out[4], 200.0f);
   EXPECT_EQ(out[5], 0.0f);
   EXPECT_TRUE(std::isnan(out[6]));
+}
+
+TEST_P(LayersTest, ClampedSwiglu) {
+  for (const std::size_t n : sizes()) {
+    for (const auto& [limit, slope] : {std::pair(7.0f, 1.702f), std::pair(0.9f, 1.2f)}) {
+      GuardedFloats gate(normal_floats(n, 1, 20.0f)), up(normal_floats(n, 2, 5.0f)), out(n);
+      std::vector<float> expected(n);
+      const auto count = static_cast<int64_t>(n);
+      kernels().clamped_swiglu(gate.data(), up.data(), limit, slope, count, out.data());
+      reference().clamped_swiglu(gate.data(), up.data(), limit, slope, count, expected.data());
+      for (std::size_t i = 0; i < n; ++i) {
+        const double g = std::min(gate.data()[i], limit);
+        const double u = std::clamp(up.data()[i], -limit, limit);
+        const double exact = g / (1.0 + std::exp(-static_cast<double>(slope) * g)) * (u + 1.0);
+        EXPECT_NEAR(expected[i], exact, kRounding * std::fabs(exact));
+        // As silu_mul, and what the exponential makes of the rounded exponent.
+        const double steps = 10.0 + 2.0 * std::fabs(slope * g);
+        ASSERT_NEAR(out.data()[i], exact, steps * kRounding * std::fabs(exact) + 1e-36) << g;
+      }
+      GuardedFloats in_gate(gate.span()), in_up(up.span());
+      kernels().clamped_swiglu(in_gate.data(), up.data(), limit, slope, count, in_gate.data());
+      kernels().clamped_swiglu(gate.data(), in_up.data(), limit, slope, count, in_up.data());
+      ASSERT_TRUE(same_bits(in_gate.span(), out.span()));
+      ASSERT_TRUE(same_bits(in_up.span(), out.span()));
+    }
+  }
+}
+
+TEST_P(LayersTest, ClampedSwigluSpecials) {
+  const std::vector<float> gate = {0.0f, kInfinity, kNan, 1e30f, -1000.0f, 1.0f, 1.0f, 1.0f};
+  const std::vector<float> up = {3.0f, 0.0f, 1.0f, 0.0f, 1.0f, kNan, kInfinity, -kInfinity};
+  std::vector<float> out(gate.size());
+  kernels().clamped_swiglu(gate.data(), up.data(), 7.0f, 1.702f, static_cast<int64_t>(gate.size()),
+                           out.data());
+  EXPECT_EQ(out[0], 0.0f);
+  EXPECT_NEAR(out[1], 7.0f, 1e-4f);
+  EXPECT_TRUE(std::isnan(out[2]));
+  EXPECT_EQ(out[3], out[1]);
+  EXPECT_EQ(out[4], 0.0f);
+  EXPECT_TRUE(std::isnan(out[5]));
+  EXPECT_NEAR(out[6], 8.0f / (1.0f + std::exp(-1.702f)), 1e-5f);
+  EXPECT_NEAR(out[7], -6.0f / (1.0f + std::exp(-1.702f)), 1e-5f);
 }
 
 TEST_P(LayersTest, Rope) {
