@@ -346,7 +346,7 @@ class Builder {
   std::span<const SourceTensor> sources_;
   const std::optional<ScaleBlocks> blocks_;  // of F8_E4M3 sources
   std::map<std::string, uint64_t> towers_;   // tensors of other modalities, by component
-  std::optional<Mxfp4Splitter> packed_;     // where the config says that experts are packed
+  std::optional<Mxfp4Splitter> packed_;      // where the config says that experts are packed
   Inventory result_;
 };
 
