@@ -55,6 +55,9 @@ class Row:
     scarce: bool = False  # corrections of the choice may leave experts without tokens
     mixed: bool = True  # mixed_* profiles find the v_proj and down_proj that they are about
     routers: bool = False  # stock reads packed routers
+    # Last parts of matrices whose inputs are measured and that no profile quantizes: groups do not
+    # divide them, or stock holds them as bare arrays.
+    unpacked: tuple[str, ...] = ()
     # Experts' names have one spelling; have two, for which tiny_checkpoints draws other values.
     one_spelling: bool = False
     redrawn: bool = False
@@ -130,7 +133,8 @@ ROWS = [
     Row("mistral", "transformer", DENSE),
     Row("qwen2", "transformer", DENSE),
     Row("qwen3", "transformer", DENSE),
-    Row("granite", "transformer", DENSE),
+    # As stock, uniform profiles divide some of its matrices by groups of 64 alone.
+    Row("granite", "transformer", DENSE, readable={"intermediate_size": 192}),
     Row("olmo2", "transformer", DENSE),
     Row("smollm3", "transformer", DENSE, gain=None),
     Row("gemma-bf16", "transformer", DENSE, config=EXACT_ROOT, stock=True, gain=None),
@@ -198,11 +202,32 @@ ROWS = [
         group_size=64,
         routers=True,
     ),
-    Row("glm4-moe", "moe", f"{ROUTED} shared_expert mlp", scarce=True, redrawn=True),
-    Row("deepseek-v2", "moe", f"{ROUTED} shared_expert mlp", scarce=True, redrawn=True),
-    Row("deepseek-v3", "moe", f"{ROUTED} shared_expert mlp", scarce=True, redrawn=True),
+    Row(
+        "glm4-moe",
+        "moe",
+        f"{ROUTED} shared_expert mlp",
+        scarce=True,
+        unpacked=("gate",),
+        redrawn=True,
+    ),
+    Row(
+        "deepseek-v2",
+        "moe",
+        f"{ROUTED} shared_expert mlp",
+        scarce=True,
+        unpacked=("gate",),
+        redrawn=True,
+    ),
+    Row(
+        "deepseek-v3",
+        "moe",
+        f"{ROUTED} shared_expert mlp",
+        scarce=True,
+        unpacked=("gate",),
+        redrawn=True,
+    ),
     Row("mamba-biases", "mamba", "ssm", mixed=False),
-    Row("falcon-mamba", "mamba", "ssm", mixed=False),
+    Row("falcon-mamba", "mamba", "ssm", mixed=False, unpacked=("dt_proj",)),
     Row("mamba2", "mamba", "ssm", mixed=False),
     Row("mamba2-groups", "mamba", "ssm", mixed=False),
     Row("lfm2", "hybrid_ssm", f"ssm {DENSE}", readable=FOUR, mixed=False),
@@ -212,7 +237,7 @@ ROWS = [
         f"ssm {ROUTED} mlp",
         readable={**FOUR, "num_experts_per_tok": 6},
     ),
-    Row("jamba", "hybrid_moe_ssm", f"ssm {ROUTED} mlp", readable=FOUR),
+    Row("jamba", "hybrid_moe_ssm", f"ssm {ROUTED} mlp", readable=FOUR, unpacked=("dt_proj",)),
     Row(
         "granitemoehybrid",
         "hybrid_moe_ssm",

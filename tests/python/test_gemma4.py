@@ -20,7 +20,7 @@ from families import assert_noticed, assert_refused, manifest, solve
 from jang_tools import FormatError, UnsupportedError, convert, inspect, plan, verify
 from jang_tools.errors import JangError
 from jang_tools.model import load_model
-from stock import assert_agreement
+from stock import assert_agreement, convert_by_stock
 from test_parity import RUNS_TOLERANCE, relative_error
 from tiny_gemma4 import ROPES
 from weight_files import read_weights
