@@ -55,6 +55,9 @@ class Row:
     scarce: bool = False  # corrections of the choice may leave experts without tokens
     mixed: bool = True  # mixed_* profiles find the v_proj and down_proj that they are about
     routers: bool = False  # stock reads packed routers
+    # Whether rounding moves logits a little; not where 8 bits of such weights at random move them
+    # by a third of the largest, as they do inputs in fast precision.
+    steady: bool = True
     # Last parts of matrices whose inputs are measured and that no profile quantizes: groups do not
     # divide them, or stock holds them as bare arrays.
     unpacked: tuple[str, ...] = ()
@@ -258,6 +261,7 @@ ROWS = [
         f"linear_attention {ROUTED}",
         readable={"sliding_window": None},
         part_roles=LIGHTNING,
+        steady=False,
     ),
     Row("qwen3-5", "hybrid_ssm", f"linear_attention {DENSE}", readable=EVERY_LAYER, group_size=64),
     Row(

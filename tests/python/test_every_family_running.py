@@ -25,6 +25,8 @@ def converted(row: Row, source: Path) -> Path:
 
 
 def test_fast_precision_stays_near(row: Row, converted: Path) -> None:
+    if not row.steady:
+        pytest.skip("as sensitive to any rounding")
     tokens = tiny.tokens()[0]
     exact = load_model(converted, "exact", threads=2)(tokens)
     model = load_model(converted, "fast", threads=2)
