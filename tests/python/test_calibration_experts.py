@@ -1,36 +1,24 @@
-"""Routed experts under gptq: what is solved and recorded, and that stock mlx-lm runs it."""
+"""Routed experts under gptq: what is solved and recorded where nothing else is quantized."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-import numpy as np
 import pytest
 
+import families
 import tiny_checkpoints as tiny
+from families import LENGTH
 from jang_tools import convert, verify
-from jang_tools.calibration import BUILTIN, read_calibration_text
 from jang_tools.evaluate import evaluate
-from jang_tools.model import load_model
-from weight_files import read_weights
 
-LENGTH = 64
 CASES = {
     "qwen3-moe": {"moe_intermediate_size": 64},
     "mixtral": {"intermediate_size": 64, "num_experts": 8},
 }
 EXPERTS = ["*=none", "*switch_mlp*=3:32"]  # nothing else is quantized
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "calibration.txt"
-    path.write_text(read_calibration_text(BUILTIN).content[:12_000], encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))
@@ -41,14 +29,8 @@ def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def solve(source: Path, output: Path, text: Path, sequences: int, **options: Any) -> Any:
-    return convert(
-        source,
-        output,
-        method="gptq",
-        calibration=text,
-        calibration_sequences=sequences,
-        calibration_tokens=LENGTH,
-        **{"profile": "uniform-3", "rules": EXPERTS, "threads": 2, **options},
+    return families.solve(
+        source, output, text, sequences, rules=EXPERTS, group_size=None, **options
     )
 
 
@@ -94,22 +76,6 @@ def test_solved_experts_beat_searched_ones_on_their_text(
     assert experts["tokens_least"] < experts["tokens_median"] < 1.3 * mean
 
 
-def test_threads_change_no_byte(source: Path, text: Path, tmp_path: Path) -> None:
-    for threads in (1, 2):
-        solve(source, tmp_path / str(threads), text, 6, threads=threads)
-    assert read_weights(tmp_path / "1") == read_weights(tmp_path / "2")
-
-
-def test_fused_experts_solve_to_the_same_bytes(source: Path, text: Path, tmp_path: Path) -> None:
-    name = source.parent.name.rstrip("0123456789")
-    case = replace(tiny.BY_NAME[name], fused_experts=True)
-    tiny.write_readable_checkpoint(case, tmp_path / "fused", **CASES[name])
-    assert read_weights(tmp_path / "fused").keys() != read_weights(source).keys()
-    solve(source, tmp_path / "a", text, 6)
-    solve(tmp_path / "fused", tmp_path / "b", text, 6)
-    assert read_weights(tmp_path / "a") == read_weights(tmp_path / "b")
-
-
 def test_experts_with_few_tokens_are_searched_and_said_so(
     source: Path, text: Path, tmp_path: Path
 ) -> None:
@@ -124,17 +90,3 @@ def test_experts_with_few_tokens_are_searched_and_said_so(
     for entry in stacks(quantization(tmp_path / "out")).values():
         assert sum(entry["experts"].values()) == 8
         assert entry["solver"] == ("gptq" if entry["experts"]["solved"] else "mse")
-
-
-def test_stock_loads_solved_experts(source: Path, text: Path, tmp_path: Path) -> None:
-    from mlx_lm.utils import load_model as load_stock
-
-    mx.set_default_device(mx.cpu)
-    solve(source, tmp_path / "out", text, 12, profile="JANG_3M", rules=[], router_bits=8)
-    stock, _ = load_stock(tmp_path / "out", strict=True)
-    stock.set_dtype(mx.float32)
-    tokens = np.arange(5, 4000, 90, dtype=np.int32)
-    theirs = np.array(stock(mx.array(tokens)[None])[0])
-    ours = load_model(tmp_path / "out", "exact", threads=2)(tokens)
-    assert np.abs(ours - theirs).max() <= 1e-3 * np.abs(theirs).max()
-    assert np.array_equal(ours.argmax(axis=-1), theirs.argmax(axis=-1))

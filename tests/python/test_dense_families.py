@@ -1,7 +1,6 @@
-"""The dense families beyond llama as converted directories: every profile, every method, stock
-mlx-lm, and gemma3 inside its multimodal wrapper.
+"""The dense families beyond llama: gemma3 inside its multimodal wrapper, keys that move logits.
 
-Logits of the sources are compared with transformers in test_parity.py.
+What every family must do is in test_every_family*.py, logits of the sources in test_parity.py.
 """
 
 from __future__ import annotations
@@ -12,112 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
 import tiny_checkpoints as tiny
+from families import assert_noticed
 from jang_tools import convert, verify
-from jang_tools.calibration import BUILTIN, read_calibration_text
 from jang_tools.errors import UnsupportedError
-from jang_tools.evaluate import evaluate
 from jang_tools.model import load_model
 from jang_tools.plan import plan
-from test_mlx import PROFILES, assert_agreement
+from stock import assert_agreement, convert_by_stock
 
-FAMILIES = ["qwen2", "qwen3", "granite", "olmo2", "smollm3", "gemma", "gemma2", "gemma3"]
 # The case that stands for a family, and what stock mlx-lm needs to be comparable: no window before
 # the end of the test (it has none), an embedding factor that needs no rounding.
-CASES = {name: name for name in FAMILIES} | {"gemma2": "gemma2-window", "gemma": "gemma-bf16"}
 # All inputs of matrices are multiples of 64, the root of the hidden size is exact in 16 bits.
-SHAPE = {
-    "hidden_size": 256,
-    "intermediate_size": 192,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 3,
-    "head_dim": 64,
-}
-
-ROLES = {"attention", "mlp", "embedding", "head", "other"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_cpu() -> None:
-    mx.set_default_device(mx.cpu)
-
-
-def case_of(family: str, **config: Any) -> tiny.Case:
-    case = tiny.BY_NAME[CASES[family]]
-    return replace(case, config={**case.config, **SHAPE, **config})
-
-
-def without_window(case: tiny.Case) -> tiny.Case:
-    if case.config.get("sliding_window") is None or case.model_type == "gemma3_text":
-        return case
-    return replace(case, config={**case.config, "sliding_window": 64})
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_profile_is_planned_written_verified_and_run(family: str, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    tiny.write_checkpoint(case_of(family, num_hidden_layers=2), source)
-    tokens = tiny.tokens()[0, :6]
-    for profile in PROFILES:
-        out = tmp_path / profile
-        planned = plan(source, profile=profile)
-        assert {row.role for row in planned.roles} <= ROLES
-        result = convert(source, out, profile=profile, method="rtn", threads=2)
-        assert [line for line in result.warnings if "tokenizer" not in line] == planned.warnings
-        assert result.bytes == planned.bytes
-        report = verify(out, against=source)
-        assert report.ok, (profile, report)
-        assert np.isfinite(load_model(out, threads=2)(tokens)).all()
-        shutil.rmtree(out)
-
-
-@pytest.mark.parametrize("profile", ["JANG_2S", "JANG_3M", "mixed_2_6", "tiered-4M"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_stock_agrees(family: str, profile: str, tmp_path: Path) -> None:
-    tiny.write_checkpoint(without_window(case_of(family)), tmp_path / "source")
-    convert(tmp_path / "source", tmp_path / "out", profile=profile, method="mse")
-    assert verify(tmp_path / "out", against=tmp_path / "source").ok
-    assert_agreement(tmp_path / "out", prompt=tiny.tokens()[0, :8].tolist(), count=16)
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "calibration.txt"
-    path.write_text(read_calibration_text(BUILTIN).content[:12_000], encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_gptq_reaches_every_matrix(family: str, text: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    shape: dict[str, Any] = {**SHAPE, "num_hidden_layers": 2}
-    if family == "gemma3":  # stock needs a whole period of its layers
-        shape["sliding_window_pattern"] = 2
-    case = without_window(case_of(family))
-    tiny.write_readable_checkpoint(case, source, **shape)
-    common: dict[str, Any] = {"profile": "uniform-3", "threads": 2}
-    calibrated = {"calibration": text, "calibration_sequences": 24, "calibration_tokens": 64}
-    convert(source, tmp_path / "mse", method="mse", **common)
-    convert(source, tmp_path / "gptq", method="gptq", **common, **calibrated)
-    assert verify(tmp_path / "gptq", against=source).ok
-    document = json.loads((tmp_path / "gptq" / "jang_config.json").read_text("utf-8"))
-    manifest = document["quantization"]["tensor_quantization_manifest"]
-    assert len(manifest) == 2 * 7 + (1 if case.tied else 2)
-    solvers = {path: entry["solver"] for path, entry in manifest.items()}
-    if not case.tied:
-        assert solvers.pop("model.embed_tokens") == "mse"
-    assert set(solvers.values()) == {"gptq"}
-    if not case.tied:  # tied heads of these weights are sure of every token: no divergence to see
-        outputs = [tmp_path / "mse", tmp_path / "gptq"]
-        report = evaluate(source, outputs, text=text, sequence=64, tokens=24 * 64)
-        mse, gptq = (model.kl.mean for model in report.models)
-        assert 0 < gptq < mse
-    assert_agreement(tmp_path / "gptq", count=30)
 
 
 def wrapped(case: tiny.Case, folder: Path, prefix: str, head: str = "lm_head.weight") -> list[str]:
@@ -204,19 +111,11 @@ def test_wrapped_gemma3_is_planned_from_config_and_index(prefix: str, tmp_path: 
 
 
 def test_stock_conversions_of_wrapped_gemma3_run_here(tmp_path: Path) -> None:
-    from mlx_lm.utils import load_model as load_stock
-    from mlx_lm.utils import quantize_model, save_config, save_model
-
-    case = case_of("gemma3")
-    wrapped(case, tmp_path / "source", PREFIXES[0])
+    wrapped(tiny.BY_NAME["gemma3"], tmp_path / "source", PREFIXES[0])
     path = tmp_path / "source" / "config.json"
     config = json.loads(path.read_text("utf-8")) | {"vocab_size": tiny.VOCABULARY}
     path.write_text(json.dumps(config), encoding="utf-8")
-    stock, values = load_stock(tmp_path / "source", strict=True)
-    stock, values = quantize_model(stock, values, 32, 4)
-    (tmp_path / "stock").mkdir()
-    save_model(tmp_path / "stock", stock)
-    save_config(values, tmp_path / "stock" / "config.json")
+    convert_by_stock(tmp_path / "source", tmp_path / "stock")
     assert verify(tmp_path / "stock").ok
     assert_agreement(tmp_path / "stock", prompt=tiny.tokens()[0, :8].tolist(), count=16)
 
@@ -250,11 +149,4 @@ def test_other_wrappers_are_refused_by_name(tmp_path: Path) -> None:
 )
 def test_parity_notices_a_wrong_key(name: str, change: dict[str, Any], tmp_path: Path) -> None:
     """A check of the comparison with transformers: each key moves logits far beyond it."""
-    case = tiny.BY_NAME[name]
-    wrong = replace(case, config={**case.config, **change})
-    tiny.write_checkpoint(wrong, tmp_path / "wrong")
-    root = Path(__file__).resolve().parents[1] / "data" / "parity"
-    with np.load(root / f"{name}.npz", allow_pickle=False) as stored:
-        tokens, expected = stored["tokens"], stored["logits"]
-    found = load_model(tmp_path / "wrong", "exact")(tokens[0])
-    assert np.abs(found - expected[0]).max() > 1e-2 * np.abs(expected).max()
+    assert_noticed(name, change, tmp_path / "wrong")

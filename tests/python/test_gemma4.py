@@ -1,43 +1,32 @@
-"""gemma4's text model: conversion by every method, roles, shared keys in the cache and in
-calibration, multimodal files, stock mlx-lm in both directions, refusals.
+"""gemma4's text model: keys that layers share, in files, in the cache and in calibration,
+multimodal files, refusals.
 
-Logits of the sources are compared with transformers in test_parity.py.
+What every family must do is in test_every_family*.py, logits of the sources in test_parity.py.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 import tiny_checkpoints as tiny
+from families import assert_noticed, assert_refused, manifest, solve
 from jang_tools import FormatError, UnsupportedError, convert, inspect, plan, verify
-from jang_tools.calibration import BUILTIN, read_calibration_text
-from jang_tools.evaluate import evaluate
+from jang_tools.errors import JangError
 from jang_tools.model import load_model
-from jang_tools.statistics import collect, load_statistics
-from test_mlx import PROFILES, assert_agreement, stock_model
-from test_parity import RUNS_TOLERANCE, TOLERANCE, relative_error, stored
+from stock import assert_agreement, convert_by_stock
+from test_parity import RUNS_TOLERANCE, relative_error
 from tiny_gemma4 import ROPES
 from weight_files import read_weights
 
-FAMILIES = ["gemma4", "gemma4-experts"]
-LENGTH = 64
 
-
-@pytest.fixture(autouse=True, scope="module")
-def on_cpu() -> None:
-    mx.set_default_device(mx.cpu)
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=["gemma4", "gemma4-experts"])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -49,76 +38,21 @@ def source(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def manifest(path: Path) -> dict[str, Any]:
-    document = json.loads((path / "jang_config.json").read_text("utf-8"))
-    return dict(document["quantization"]["tensor_quantization_manifest"])
-
-
 # --- conversion --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["rtn", "mse"])
-def test_profiles_convert_verify_and_run(
-    name: str, source: Path, method: str, tmp_path: Path
-) -> None:
-    few = ["JANG_2S", "JANG_4K", "tiered-3M"]
-    profiles = PROFILES if method == "rtn" and name == "gemma4" else few
-    for profile in profiles:
-        out = tmp_path / profile
-        convert(source, out, profile=profile, method=method, group_size=32, threads=2)
-        assert verify(out, against=source).ok, profile
-        row = tiny.tokens()[0]
-        assert np.isfinite(load_model(out, threads=1)(row)).all()
-        if method == "mse":
-            assert_agreement(out, prompt=row[:8].tolist(), count=16)
-        shutil.rmtree(out)
-
-
-@pytest.mark.parametrize("name", [*FAMILIES, "gemma4-all"])
-def test_unquantized_output_is_the_source(name: str, tmp_path: Path) -> None:
-    case = tiny.BY_NAME[name]
-    tiny.write_checkpoint(case, tmp_path / "source")
-    convert(tmp_path / "source", tmp_path / "out", method="rtn", rules=["*=none"])
-    reference = stored(name)
-    row = reference["tokens"][0]
-    ours = load_model(tmp_path / "out", "exact")(row)
-    assert np.array_equal(ours, load_model(tmp_path / "source", "exact")(row))
-    assert relative_error(ours, reference["logits"][0]) <= TOLERANCE
-    if case.stock:
-        assert_agreement(tmp_path / "out", prompt=row[:8].tolist(), count=16)
-    else:
-        with pytest.raises(ValueError, match="bias"):
-            stock_model(tmp_path / "out")
-
-
-@pytest.mark.parametrize("name", [*FAMILIES, "gemma4-all"])
-def test_roles_are_complete(name: str, tmp_path: Path) -> None:
-    case = tiny.BY_NAME[name]
+def test_roles_are_complete_where_every_option_is_on(tmp_path: Path) -> None:
+    case = tiny.BY_NAME["gemma4-all"]
     tiny.write_checkpoint(case, tmp_path / "source")
     planned = plan(tmp_path / "source", profile="JANG_4L", group_size=32)
     assert planned.warnings == []
-    roles = {"other", "embedding", "attention", "mlp"}
-    roles |= {"router", "expert"} if case.config["enable_moe_block"] else set()
-    assert {row.role for row in planned.roles} == roles | (set() if case.tied else {"head"})
+    roles = {"other", "embedding", "head", "attention", "mlp", "router", "expert"}
+    assert {row.role for row in planned.roles} == roles
     convert(tmp_path / "source", tmp_path / "out", profile="JANG_4L", method="rtn", group_size=32)
     found = {row.role: row.weights for row in inspect(tmp_path / "out").roles}
     assert found == {row.role: row.weights for row in planned.roles}
-    entries = manifest(tmp_path / "out")
-    matrices = [path for path in entries if ".layers." in path and ".router." not in path]
-    assert len(matrices) == case.matrices
-
-
-def test_a_bare_config_and_an_index_plan_like_the_checkpoint(source: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text((source / "config.json").read_text())
-    options: dict[str, Any] = {"profile": "JANG_4K", "group_size": 32}
-    full, plans = plan(source, **options), [plan(tmp_path, **options)]
-    index = {"metadata": {}, "weight_map": dict.fromkeys(read_weights(source), "m.safetensors")}
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    plans.append(plan(tmp_path, **options))
-    for made in plans:
-        assert made.parameters == full.parameters
-        assert [m.path for m in made.modules] == [m.path for m in full.modules]
-        assert made.bytes == full.bytes
+    layers = [path for path in manifest(tmp_path / "out") if ".layers." in path]
+    assert len([path for path in layers if ".router." not in path]) == case.matrices
 
 
 def test_what_shared_layers_store_is_left_out(tmp_path: Path) -> None:
@@ -143,56 +77,6 @@ def test_what_shared_layers_store_is_left_out(tmp_path: Path) -> None:
 # --- calibration -------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "calibration.txt"
-    path.write_text(read_calibration_text(BUILTIN).content[:12_000], encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def readable(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source that a text can be read with."""
-    folder = tmp_path_factory.mktemp(name) / "readable"
-    tiny.write_readable_checkpoint(tiny.BY_NAME[name], folder, sliding_window=24)
-    return folder
-
-
-def solve(source: Path, output: Path, text: Path, sequences: int, **options: Any) -> Any:
-    return convert(
-        source,
-        output,
-        method="gptq",
-        calibration=text,
-        calibration_sequences=sequences,
-        calibration_tokens=LENGTH,
-        **{"profile": "uniform-3", "threads": 2, "group_size": 32, **options},
-    )
-
-
-def test_gptq_solves_every_matrix_and_beats_mse(readable: Path, text: Path, tmp_path: Path) -> None:
-    convert(readable, tmp_path / "mse", profile="uniform-3", method="mse", group_size=32)
-    solve(readable, tmp_path / "gptq", text, 40)
-    assert verify(tmp_path / "gptq", against=readable).ok
-    entries = manifest(tmp_path / "gptq")
-    unsolved = {path for path, entry in entries.items() if entry["solver"] != "gptq"}
-    assert unsolved <= {"model.embed_tokens_per_layer"}  # which is only looked up
-    outputs = [tmp_path / "mse", tmp_path / "gptq"]
-    report = evaluate(readable, outputs, text=text, sequence=LENGTH, tokens=40 * LENGTH)
-    mse, gptq = (model.kl.mean for model in report.models)
-    assert 0 < gptq < 0.9 * mse
-    tokens = np.arange(5, 4000, 90, dtype=np.int32)
-    theirs = stock_model(tmp_path / "gptq")(tokens)
-    ours = load_model(tmp_path / "gptq", "exact", threads=2)(tokens)
-    assert np.abs(ours - theirs).max() <= 1e-3 * np.abs(theirs).max()
-
-
-def test_threads_change_no_byte_of_a_solve(readable: Path, text: Path, tmp_path: Path) -> None:
-    for threads in (1, 2):
-        solve(readable, tmp_path / str(threads), text, 6, threads=threads)
-    assert read_weights(tmp_path / "1") == read_weights(tmp_path / "2")
-
-
 def test_an_interruption_changes_no_byte(text: Path, tmp_path: Path) -> None:
     """Keys that later layers read are no part of what a conversion goes on from."""
     tiny.write_readable_checkpoint(tiny.BY_NAME["gemma4"], tmp_path / "source")
@@ -206,24 +90,6 @@ def test_an_interruption_changes_no_byte(text: Path, tmp_path: Path) -> None:
         solve(tmp_path / "source", tmp_path / "out", text, 6, progress=progress)
     solve(tmp_path / "source", tmp_path / "out", text, 6)
     assert read_weights(tmp_path / "out") == read_weights(tmp_path / "whole")
-
-
-def test_measured_sizes_and_statistics_meet_every_matrix(
-    readable: Path, text: Path, tmp_path: Path
-) -> None:
-    result = solve(readable, tmp_path / "sized", text, 8, profile=None, bits=6.0)
-    assert result.allocation.losses == "measured"
-    assert verify(tmp_path / "sized", against=readable).ok
-    sums = tmp_path / "sums"
-    lengths = {"calibration_sequences": 8, "calibration_tokens": LENGTH}
-    collect(readable, sums, calibration=text, **lengths)
-    weights = load_statistics(sums, readable).mean_squares
-    wanted = {module.path for module in plan(readable).modules}
-    found = {path for path in weights if not path.endswith("router.proj")}
-    assert found == wanted - {"model.embed_tokens_per_layer"}
-    options: dict[str, Any] = {"profile": "uniform-3", "method": "mse", "group_size": 32}
-    convert(readable, tmp_path / "weighted", statistics=sums, **options)
-    assert verify(tmp_path / "weighted", against=readable).ok
 
 
 # --- running -----------------------------------------------------------------------------------
@@ -242,23 +108,6 @@ def test_every_cache_type_holds_shared_keys(name: str, tmp_path: Path) -> None:
         cache = model.cache(kind)
         steps = np.concatenate([model(row[i : i + 5], cache) for i in range(0, len(row), 5)])
         assert relative_error(steps, whole) <= RUNS_TOLERANCE
-
-
-@pytest.mark.parametrize("name", ["gemma4", "gemma4-all"])
-def test_a_batch_gives_the_bits_of_single_runs(name: str, tmp_path: Path) -> None:
-    tiny.write_checkpoint(tiny.BY_NAME[name], tmp_path / "source")
-    row = np.tile(tiny.tokens()[0], 20)  # beyond a chunk of attention
-    parts = [row[:300], row[:7], row[3:75], row[10:11]]
-    core = load_model(tmp_path / "source", "exact", threads=2).core
-    caches = [core.new_cache() for _ in parts]
-    alone = [core.new_cache() for _ in parts]
-    for step in range(3):
-        fed = [part if step == 0 else part[:1] for part in parts]
-        together = core.forward_batch(fed, caches)
-        single = [
-            core.forward(one, cache, last_only=True) for one, cache in zip(fed, alone, strict=True)
-        ]
-        assert np.array_equal(together, np.stack(single))
 
 
 # --- multimodal files and stock mlx-lm ---------------------------------------------------------
@@ -311,25 +160,13 @@ def test_wrapped_gemma4_is_its_language_part(source: Path, name: str, spelling: 
     assert_agreement(out, prompt=row[:8].tolist(), count=16)
 
 
-@pytest.mark.parametrize("wrap", [False, True])
-def test_stock_conversions_run_here(name: str, wrap: bool, tmp_path: Path) -> None:
-    from mlx_lm.utils import load_model as load_stock
-    from mlx_lm.utils import quantize_model, save_config, save_model
-
+def test_stock_conversions_of_wrapped_gemma4_run_here(name: str, tmp_path: Path) -> None:
     case = replace(tiny.BY_NAME[name], shards=0, absent=())
-    if wrap:
-        wrapped(case, tmp_path / "source", "old")
-        path = tmp_path / "source" / "config.json"
-        config = json.loads(path.read_text("utf-8")) | {"vocab_size": tiny.VOCABULARY}
-        path.write_text(json.dumps(config), encoding="utf-8")
-    else:
-        tiny.write_checkpoint(case, tmp_path / "source", "old")
-    stock, values = load_stock(tmp_path / "source", strict=True)
-    predicate = getattr(stock, "quant_predicate", None)
-    stock, values = quantize_model(stock, values, 32, 4, quant_predicate=predicate)
-    (tmp_path / "stock").mkdir()
-    save_model(tmp_path / "stock", stock)
-    save_config(values, tmp_path / "stock" / "config.json")
+    wrapped(case, tmp_path / "source", "old")
+    path = tmp_path / "source" / "config.json"
+    config = json.loads(path.read_text("utf-8")) | {"vocab_size": tiny.VOCABULARY}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    convert_by_stock(tmp_path / "source", tmp_path / "stock")
     assert load_model(tmp_path / "stock").core.format == "mlx"
     assert_agreement(tmp_path / "stock", prompt=tiny.tokens()[0, :8].tolist(), count=16)
 
@@ -348,13 +185,7 @@ def test_stock_conversions_run_here(name: str, wrap: bool, tmp_path: Path) -> No
     ],
 )
 def test_parity_notices_a_wrong_key(name: str, change: dict[str, Any], tmp_path: Path) -> None:
-    case = tiny.BY_NAME[name]
-    changed = replace(case, config={**case.config, **change}, absent=())
-    tiny.write_checkpoint(changed, tmp_path / "wrong", "old")
-    reference = stored(name)
-    found = load_model(tmp_path / "wrong", "exact")(reference["tokens"][0])
-    expected = reference["logits"][0]
-    assert np.abs(found - expected).max() > 1e-2 * np.abs(expected).max()
+    assert_noticed(name, change, tmp_path / "wrong", absent=(), spelling="old")
 
 
 @pytest.mark.parametrize(
@@ -414,16 +245,9 @@ def test_parity_notices_a_wrong_key(name: str, change: dict[str, Any], tmp_path:
     ],
 )
 def test_hostile_configs_are_refused_in_one_line(
-    change: dict[str, Any], error: type[Exception], words: list[str], tmp_path: Path
+    change: dict[str, Any], error: type[JangError], words: list[str], tmp_path: Path
 ) -> None:
-    tiny.write_checkpoint(tiny.BY_NAME["gemma4"], tmp_path / "source", "old")
-    path = tmp_path / "source" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(error) as caught:
-        load_model(tmp_path / "source")
-    message = str(caught.value)
-    assert all(word in message for word in ["config.json", *words]), message
-    assert "\n" not in message
+    assert_refused("gemma4", change, error, words, tmp_path / "source")
 
 
 def test_images_do_not_change_what_text_sees(tmp_path: Path) -> None:

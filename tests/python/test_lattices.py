@@ -19,7 +19,7 @@ from jang_tools.cli.main import cli
 from jang_tools.cli.report import lattice_line
 from jang_tools.convert import Lattices
 from lattice_checkpoints import Floats, round_bf16, write_on_lattices
-from test_mlx import assert_agreement
+from stock import assert_agreement
 from weight_files import read_weights
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"

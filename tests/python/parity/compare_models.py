@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "data"))
 from jang_tools import convert, verify
 from jang_tools.errors import JangError
 from jang_tools.model import load_model
-from test_mlx import stock_model
+from stock import stock_model
 
 TOLERANCE = 1e-4  # of the largest logit, against transformers
 PIECES = 2e-5  # likewise, of one way of cutting a sequence against another
