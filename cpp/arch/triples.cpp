@@ -16,6 +16,8 @@ namespace {
 constexpr std::string_view kScales = ".scales";
 constexpr std::string_view kBiases = ".biases";
 constexpr std::string_view kWeight = ".weight";
+constexpr const char* kMending =
+    "`jang upgrade` writes the directory with the widths that the tensors have";
 constexpr uint64_t kMaxColumns = uint64_t{1} << 40;  // keeps the identities below 2^64
 
 std::string pair_text(int bits, int group) {
@@ -124,7 +126,7 @@ class TripleCheck {
   }
 
   [[noreturn]] void unclaimed(const std::string& message) const {
-    throw Error(ErrorCode::kMapEntry, directory_.config.file(), path_, message);
+    throw Error(ErrorCode::kMapEntry, directory_.config.file(), path_, message, kMending);
   }
 
  private:
@@ -138,9 +140,9 @@ class TripleCheck {
     throw Error(ErrorCode::kMissingTensor, file(scales_), base + std::string(suffix),
                 "missing beside " + scales_.name);
   }
-  [[noreturn]] void fail(ErrorCode code, const CheckpointTensor& tensor,
-                         const std::string& message) const {
-    throw Error(code, file(tensor), tensor.name, message);
+  [[noreturn]] void fail(ErrorCode code, const CheckpointTensor& tensor, const std::string& message,
+                         const char* hint = "") const {
+    throw Error(code, file(tensor), tensor.name, message, hint);
   }
 
   /// Pairs that the shapes allow; `in`: of the module, or 0 if nobody knows it.
@@ -172,7 +174,8 @@ class TripleCheck {
          "config.json claims " + pair_text(claim.bits, claim.group_size) + ", but weight " +
              shape_text(weight_->shape) + " and scales " + shape_text(scales_.shape) +
              (in != 0 ? " of a module with " + std::to_string(in) + " inputs" : std::string()) +
-             " allow " + (allowed.empty() ? std::string("no pair at all") : allowed));
+             " allow " + (allowed.empty() ? std::string("no pair at all") : allowed),
+         allowed.empty() ? "" : kMending);
   }
 
   const ModelDirectory& directory_;

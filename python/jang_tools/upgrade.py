@@ -94,7 +94,7 @@ def upgrade(
     size = planned.plan.file_bytes
     if planned.current:
         return UpgradeResult(None, planned.format, [], size, time.perf_counter() - start)
-    check_output(target, overwrite=overwrite)
+    check_output(target, overwrite=overwrite, option="--force")
     warnings = list(planned.plan.warnings)
     copied = files_to_copy(source.path)
     hashed_bytes = size + sum(copied.values())

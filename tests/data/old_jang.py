@@ -55,7 +55,9 @@ class Packed:
         return (codes * scales + biases).reshape(self.codes.shape)
 
 
-def pack(values: Floats, bits: int, group: int, *, zero_points: bool, whole: bool = False) -> Packed:
+def pack(
+    values: Floats, bits: int, group: int, *, zero_points: bool, whole: bool = False
+) -> Packed:
     """``whole``: zero points are integers, as some writers have them."""
     blocks = values.reshape(*values.shape[:-1], -1, group).astype(np.float64)
     low, high = blocks.min(-1), blocks.max(-1)
