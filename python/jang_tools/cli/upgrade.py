@@ -26,7 +26,7 @@ def command(
     force: bool,
     threads: int | None,
 ) -> None:
-    """Write a quantized directory as JANG v2, losing nothing.
+    """Write an older or foreign quantized directory as JANG v2, losing nothing.
 
     For JANG v1, for JANG v2 whose map of widths or whose norms older tools got wrong, and for stock
     MLX. Codes are never quantized again; every change is listed with its reason.

@@ -88,7 +88,7 @@ class StoredModelTest : public testing::Test {
     const uint64_t weights = product(shape), blocks = weights / 32;
     Bytes codes(weights * static_cast<uint64_t>(bits) / 8);
     for (std::size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<uint8_t>(seed + i);
-    put(path + ".qweight", DType::kU8, {codes.size()}, std::move(codes));
+    put(path + ".qweight", DType::kU8, {codes.size()}, codes);
     put_half(path + ".scales", {blocks}, 0.25f);
     put_half(path + (zero_points ? ".zeros" : ".biases"), {blocks}, offset);
     put(path + ".bits", DType::kU8, {1}, {static_cast<uint8_t>(bits)});
