@@ -250,6 +250,8 @@ void collect_modules(ModelDirectory& directory,
                      const ModuleShapes& known, MapReading map) {
   for (const CheckpointTensor& tensor : directory.checkpoint.tensors()) {
     if (!tensor.name.ends_with(kScales)) continue;
+    // Towers and the like: who mends a map writes the directory again, without them.
+    if (map == MapReading::kMended && is_dropped(directory.config, tensor.name)) continue;
     const TripleCheck triple(directory, tensor);
     triple.dtypes();
     triple.shapes();

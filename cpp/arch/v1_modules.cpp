@@ -10,6 +10,7 @@
 #include <span>
 #include <string_view>
 
+#include "arch/final_names.h"
 #include "arch/inventory.h"
 #include "arch/spec_tensors.h"
 #include "base/checked_math.h"
@@ -226,14 +227,21 @@ class ModuleReader {
   V1Module module_;
 };
 
-/// Shapes that config.json promises for the sources of these names.
+/// Shapes that config.json promises for the sources of these names, all that there are.
 std::map<std::string, std::vector<uint64_t>, std::less<>> promised_shapes(
-    const ModelConfig& config, std::span<const std::string> names) {
+    const ModelDirectory& directory, std::span<const std::string> names) {
   std::map<std::string, std::vector<uint64_t>, std::less<>> shapes;
   try {
-    for (SourceTensor& tensor : sources_from_config(config, names))
+    for (SourceTensor& tensor : sources_from_config(directory.config, names))
       shapes.emplace(std::move(tensor.name), std::move(tensor.shape));
   } catch (const Error& error) {
+    if (error.code() == ErrorCode::kIndexMismatch) {
+      const bool stored = std::find(names.begin(), names.end(), error.tensor()) != names.end();
+      throw Error(stored ? ErrorCode::kExtraTensor : ErrorCode::kMissingTensor,
+                  directory.path.filename().string(), error.tensor(),
+                  stored ? "config.json has no such tensor"
+                         : "config.json promises it, and no file has it");
+    }
     // Whoever needs a shape then says that there is none.
     if (error.code() != ErrorCode::kUnsupportedModel) throw;
   }
@@ -273,7 +281,8 @@ V1Contents read_v1_modules(const ModelDirectory& directory) {
   V1Contents contents;
   for (const CheckpointTensor& tensor : checkpoint.tensors()) {
     const std::string base = v1_base(tensor.name);
-    if (base.empty()) {
+    // The inventory leaves out towers and the like, by their names alone.
+    if (base.empty() || is_dropped(directory.config, tensor.name)) {
       contents.plain.push_back(&tensor);
       names.push_back(tensor.name);
     } else if (tensor.name.ends_with(kCodes)) {
@@ -291,7 +300,7 @@ V1Contents read_v1_modules(const ModelDirectory& directory) {
       contents.modules.push_back(reader.read_one_width());
       continue;
     }
-    if (!promised) promised = promised_shapes(directory.config, names);
+    if (!promised) promised = promised_shapes(directory, names);
     const auto known = promised->find(reader.source());
     contents.modules.push_back(
         reader.read_block_widths(known == promised->end() ? nullptr : &known->second));

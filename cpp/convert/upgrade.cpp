@@ -213,10 +213,23 @@ class RowWriter {
   void require_finite(const Panel& panel, const SourcePanel& values, const char* what) const {
     const auto bad = find_non_finite(values);
     if (!bad) return;
-    const FinalTensor& tensor = upgrade_.model.inventory.tensors[panel.tensor];
-    throw Error(ErrorCode::kNonFinite, upgrade_.directory.path.filename().string(), tensor.source,
-                "row " + std::to_string(panel.row + bad->row) + ": expected a finite " + what +
-                    ", found NaN or infinity (column " + std::to_string(bad->column) + " of them)");
+    const CheckpointTensor& source = source_of(panel.tensor, panel.row + bad->row);
+    throw Error(ErrorCode::kNonFinite, upgrade_.directory.checkpoint.files()[source.file],
+                source.name,
+                "row " + std::to_string(panel.row + bad->row) + " of " +
+                    upgrade_.model.inventory.tensors[panel.tensor].name + ": expected a finite " +
+                    what + ", found NaN or infinity at column " + std::to_string(bad->column));
+  }
+
+  /// Where a row comes from: the codes of a module.
+  const CheckpointTensor& source_of(uint32_t index, uint64_t row) const {
+    uint64_t begin = 0;
+    for (const StoredRows& part : upgrade_.model.tensors[index].rows) {
+      begin += part.rows;
+      if (row < begin) return *upgrade_.model.matrices[part.matrix].codes;
+    }
+    const FinalTensor& tensor = upgrade_.model.inventory.tensors[index];
+    return upgrade_.directory.checkpoint.tensors()[locate_value(tensor, row, 0).tensor];
   }
 
   const Upgrade& upgrade_;

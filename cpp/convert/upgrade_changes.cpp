@@ -3,8 +3,8 @@
 #include <map>
 #include <string_view>
 
+#include "arch/final_names.h"
 #include "arch/spec_tensors.h"
-#include "arch/v1_modules.h"
 
 namespace jang {
 namespace {
@@ -46,7 +46,7 @@ class ChangeList {
     if (matrices > 1) {
       add(std::to_string(matrices) + " matrices joined", "they were " + tensor.source);
     } else if (stored.rows.size() > 1 ||
-               stored.rows.front().rows * 1 != first.codes->bytes() / row_bytes(first)) {
+               stored.rows.front().rows != first.codes->bytes() / row_bytes(first)) {
       add("taken out of a fused matrix", "it was a part of " + first.codes->name);
     }
     if (stored.widened) {
@@ -85,7 +85,19 @@ class ChangeList {
 
   void left_out(const std::string& name) {
     path_ = name;
-    add("left out", "the written model has no such tensor, or has it under another name");
+    const ModelConfig& config = directory_.config;
+    std::string why = "it follows from config.json";
+    if (const std::string_view tower = tower_of(name); !tower.empty()) {
+      why = "a part of " + std::string(tower) + "; only the language model is written";
+    } else if (name.find("lm_head") != std::string::npos) {
+      why = "it equals the embedding that config.json ties it to";
+    } else if (is_dropped(config, name) && config.layers() > 0 &&
+               layer_number(name) >= config.layers()) {
+      why = "it lies behind the last layer of config.json";
+    } else if (name.starts_with("mtp.") || name.find(".mtp.") != std::string::npos) {
+      why = "multi-token prediction is not written";
+    }
+    add("left out", why);
   }
 
   void removed_entries() {

@@ -231,6 +231,42 @@ def test_stock_mlx_loads_what_v1_became(version: str, tmp_path: Path) -> None:
     assert np.abs(found - expected).max() <= 2e-2 * np.abs(expected).max()
 
 
+def test_tensors_of_many_panels(tmp_path: Path) -> None:
+    """Panels of about a megabyte, of which these matrices have several."""
+    sizes = {"vocab_size": 30011, "num_hidden_layers": 1, "tie_word_embeddings": True}
+    case = tiny.Case("wide", sizes)
+    read = old.write_v1(case, tmp_path / "v1", "1.1", width=mixed_widths)
+    upgrade(tmp_path / "v1", tmp_path / "v2")
+    found = stored(tmp_path / "v2")
+    for name, values in read.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+    assert_sound(tmp_path / "v2")
+
+
+def test_parts_that_no_model_has_are_left_out(tmp_path: Path) -> None:
+    v1 = tmp_path / "v1"
+    old.write_v1(tiny.BY_NAME["llama"], v1, "1.1", shards=1)
+    expected = logits(v1)
+    (v1 / "model.jang.index.json").unlink()
+    entries = list(v1_entries(v1).values())
+    for name in ("vision_tower.a.proj", "model.layers.4.mlp.up_proj", "mtp.fc"):
+        packed = old.pack(np.ones((4, 32), np.float32), 4, 32, zero_points=True)
+        entries += old.v1_parts(name, packed, "1.1")
+    rotary = np.ones(16, np.float32).tobytes()
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    entries.append((name, "F32", (16,), rotary))
+    tiny.write_safetensors(next(v1.glob("*.safetensors")), entries)
+    np.testing.assert_array_equal(logits(v1), expected)
+    result = upgrade(v1, tmp_path / "v2")
+    left = {change.tensor: change.why for change in result.changes if change.what == "left out"}
+    assert "vision_tower" in left["vision_tower.a.proj.qweight"]
+    assert "behind the last layer" in left["model.layers.4.mlp.up_proj.scales"]
+    assert "prediction" in left["mtp.fc.bits"]
+    assert "follows from config.json" in left[name]
+    assert_sound(tmp_path / "v2")
+    np.testing.assert_array_equal(logits(tmp_path / "v2"), expected)
+
+
 # --- hostile v1 -------------------------------------------------------------------------------
 
 BASE = "model.layers.0.self_attn.k_proj"
@@ -386,8 +422,9 @@ def test_scales_that_are_no_numbers(tmp_path: Path) -> None:
     data[2:4] = b"\x00\x7e"
     entries[name] = sized(name, "F16", bytes(data))
     tiny.write_safetensors(next(v1.glob("*.safetensors")), list(entries.values()))
-    with pytest.raises(FormatError, match="finite scale") as caught:
+    with pytest.raises(FormatError, match=r"row 0 of .* finite scale.* column 1") as caught:
         upgrade(v1, tmp_path / "v2")
+    assert caught.value.file.endswith(".safetensors") and BASE in caught.value.tensor
     assert caught.value.code == "non_finite"
     assert not list(tmp_path.glob("v2*"))
     assert "non_finite" in {fault.code for fault in verify(v1).faults}
@@ -401,6 +438,17 @@ def test_v1_of_what_nobody_knows(tmp_path: Path) -> None:
     (v1 / "config.json").write_text(json.dumps({**config, "model_type": "nothing_known"}))
     with pytest.raises(UnsupportedError, match="does not store the shape"):
         upgrade(v1, tmp_path / "v2")
+
+
+def test_a_missing_tensor_of_version_1_0(tmp_path: Path) -> None:
+    v1 = tmp_path / "v1"
+    old.write_v1(tiny.BY_NAME["llama"], v1, "1.0", shards=1)
+    (v1 / "model.jang.index.json").unlink()
+    entries = [entry for name, entry in v1_entries(v1).items() if name != "model.norm.weight"]
+    tiny.write_safetensors(next(v1.glob("*.safetensors")), entries)
+    with pytest.raises(FormatError, match="no file has it") as caught:
+        upgrade(v1, tmp_path / "v2")
+    assert (caught.value.code, caught.value.tensor) == ("missing_tensor", "model.norm.weight")
 
 
 def test_latent_attention_of_v1_is_refused_by_name(tmp_path: Path) -> None:

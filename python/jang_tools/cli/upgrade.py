@@ -31,12 +31,13 @@ def command(
     For JANG v1, for JANG v2 whose map of widths or whose norms older tools got wrong, and for stock
     MLX. Codes are never quantized again; every change is listed with its reason.
     """
-    path = fetch(ui, one_model(model, model_option))
+    source = one_model(model, model_option)
+    fetch(ui, source)
 
     from jang_tools.upgrade import upgrade
 
     with ui.progress("upgrading") as progress:
-        found = upgrade(path, output, overwrite=force, threads=threads, progress=progress)
+        found = upgrade(source, output, overwrite=force, threads=threads, progress=progress)
     for warning in found.warnings:
         ui.warn(warning)
     for change in found.changes:
