@@ -52,27 +52,9 @@ void find_jang_config(ModelDirectory& directory) {
   if (inner != nullptr && inner->is_object()) directory.jang_config = *inner;
 }
 
-/// Weight files of a JANG v1 directory, empty if there are none by those names.
-std::vector<std::string> v1_files(const fs::path& path) {
-  for (const std::string_view name : kV1Names) {
-    const std::string index = "model." + std::string(name) + ".index.json";
-    if (is_file(path / index)) return parse_shard_index(read_file(path / index), index).files;
-  }
-  std::vector<std::string> files;
-  std::error_code failed;
-  for (fs::directory_iterator it(path, failed), end; !failed && it != end; it.increment(failed)) {
-    const std::string file = it->path().filename().string();
-    for (const std::string_view name : kV1Names) {
-      if (file.ends_with("." + std::string(name) + ".safetensors")) files.push_back(file);
-    }
-  }
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
 void open_weights(ModelDirectory& directory, Checkpoint::Access access) {
   std::vector<std::string> old_files;
-  if (directory.jang_config) old_files = v1_files(directory.path);
+  if (directory.jang_config) old_files = v1_weight_files(directory.path);
   directory.checkpoint = old_files.empty()
                              ? Checkpoint::open(directory.path, access)
                              : Checkpoint::open_files(directory.path, old_files, access);
@@ -161,6 +143,16 @@ void collect_renamed(ModelDirectory& directory) {
   }
 }
 
+/// Whether values that stock mlx-lm changes along with the convolutions lie here as Hugging Face
+/// has them. Other writers of JANG turned the convolutions alone; what they did is what they said.
+bool values_are_raw(const ModelDirectory& directory, std::string_view stamp_key) {
+  if (directory.format != DirectoryFormat::kJang)
+    return holds_raw_convolutions(source_tensors(directory.checkpoint));
+  const Json* stamp = directory.config.root().find(stamp_key);
+  if (stamp == nullptr) stamp = directory.jang_config->find(stamp_key);
+  return stamp == nullptr || !stamp->is_bool() || !stamp->as_bool();
+}
+
 void collect_ids(const Json* value, const std::string& file, std::set<int64_t>& ids) {
   if (value == nullptr) return;
   const auto add = [&](const Json& id) {
@@ -191,6 +183,23 @@ std::string_view format_name(DirectoryFormat format) noexcept {
   return "hf";
 }
 
+std::vector<std::string> v1_weight_files(const fs::path& path) {
+  for (const std::string_view name : kV1Names) {
+    const std::string index = "model." + std::string(name) + ".index.json";
+    if (is_file(path / index)) return parse_shard_index(read_file(path / index), index).files;
+  }
+  std::vector<std::string> files;
+  std::error_code failed;
+  for (fs::directory_iterator it(path, failed), end; !failed && it != end; it.increment(failed)) {
+    const std::string file = it->path().filename().string();
+    for (const std::string_view name : kV1Names) {
+      if (file.ends_with("." + std::string(name) + ".safetensors")) files.push_back(file);
+    }
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 const QuantizedModule* ModelDirectory::find_module(std::string_view wanted) const noexcept {
   const auto it = std::lower_bound(
       modules.begin(), modules.end(), wanted,
@@ -204,7 +213,8 @@ const CheckpointTensor* ModelDirectory::find_tensor(std::string_view final_name)
   return it == renamed.end() ? nullptr : it->second;
 }
 
-ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access access) {
+ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access access,
+                                    MapReading map) {
   std::error_code failed;
   if (!fs::is_directory(path, failed)) {
     throw Error(ErrorCode::kIo, path.string(), {}, "no such directory");
@@ -233,6 +243,8 @@ ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access acc
   open_weights(directory, access);
   refuse_foreign_tensors(directory.checkpoint, directory.format == DirectoryFormat::kJangV1);
   if (directory.format != DirectoryFormat::kHf) refuse_float8(directory);
+  directory.raw_norms = has_zero_centred_norms(directory.config.model_type()) &&
+                        values_are_raw(directory, kNormsShiftedKey);
   if (directory.format == DirectoryFormat::kJangV1) return directory;
   collect_renamed(directory);
   if (directory.format == DirectoryFormat::kHf) {
@@ -246,30 +258,13 @@ ModelDirectory open_model_directory(const fs::path& path, Checkpoint::Access acc
   if (quantization != nullptr) directory.widths = parse_width_map(directory.config, *quantization);
   std::map<std::string, WidthEntry, std::less<>> manifest;
   if (jang) manifest = parse_manifest_widths(directory.config, *directory.jang_config, jang_file);
-  collect_modules(directory, manifest, known_shapes(directory.config));
+  collect_modules(directory, manifest, known_shapes(directory.config), map);
   return directory;
 }
 
-namespace {
-
-/// Whether values that stock mlx-lm changes along with the convolutions lie here as Hugging Face
-/// has them. Other writers of JANG turned the convolutions alone; what they did is what they said.
-bool values_are_raw(const ModelDirectory& directory, std::string_view stamp_key) {
-  if (directory.format != DirectoryFormat::kJang)
-    return holds_raw_convolutions(source_tensors(directory.checkpoint));
-  const Json* stamp = directory.config.root().find(stamp_key);
-  if (stamp == nullptr) stamp = directory.jang_config->find(stamp_key);
-  return stamp == nullptr || !stamp->is_bool() || !stamp->as_bool();
-}
-
-}  // namespace
-
 ModelSpec directory_spec(const ModelDirectory& directory) {
   ModelSpec spec = require_family(directory.config).spec(directory.config);
-  if (has_zero_centred_norms(directory.config.model_type()) &&
-      values_are_raw(directory, kNormsShiftedKey)) {
-    add_one_to_norms(spec);
-  }
+  if (directory.raw_norms) add_one_to_norms(spec);
   const auto stored = [&](const std::string& path) {
     return directory.find_tensor(path + ".weight") != nullptr;
   };

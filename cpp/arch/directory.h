@@ -43,6 +43,18 @@ struct QuantizedModule {
   const CheckpointTensor* biases = nullptr;
 };
 
+/// What a strict reader refuses in a map of widths, and what the tensors say instead.
+struct MapRepair {
+  std::string path;
+  std::string stated;               // "4 bits with group size 64", "no entry"
+  std::optional<WidthEntry> width;  // nullopt: there is no such module
+};
+
+enum class MapReading {
+  kStrict,  // a wrong or missing entry is an error
+  kMended,  // the pair that shapes and architecture leave is taken, if it is one
+};
+
 struct ModelDirectory {
   std::filesystem::path path;
   DirectoryFormat format = DirectoryFormat::kHf;
@@ -54,6 +66,9 @@ struct ModelDirectory {
   std::vector<QuantizedModule> modules;  // by path; empty for plain directories
   /// Of F8_E4M3 tensors, all of which have been held against their scales; of plain directories.
   std::optional<ScaleBlocks> blocks;
+  std::vector<MapRepair> repairs;        // with kMended
+  /// Norms of a family that knows both forms lie here as gamma - 1.
+  bool raw_norms = false;
   /// Tensors whose final name is another than the stored one, by final name; no experts.
   std::map<std::string, const CheckpointTensor*, std::less<>> renamed;
 
@@ -63,9 +78,14 @@ struct ModelDirectory {
 };
 
 /// Detects by the reading rules, refuses by name what is not ours, validates map and triples. JANG
-/// v1 is opened with its headers only (`modules` stays empty).
+/// v1 is opened as it lies there (`modules` stays empty); stored_model.h makes a model of it.
 ModelDirectory open_model_directory(const std::filesystem::path& path,
-                                    Checkpoint::Access access = Checkpoint::Access::kMapped);
+                                    Checkpoint::Access access = Checkpoint::Access::kMapped,
+                                    MapReading map = MapReading::kStrict);
+
+/// Bare names of the weight files of a JANG v1 directory, which has names of its own for them;
+/// empty if there are none by those names.
+std::vector<std::string> v1_weight_files(const std::filesystem::path& path);
 
 /// The family's spec of this directory, with head and feed-forwards as they are stored: a tied head
 /// whose own tensor differs is untied, a tied model that stores only lm_head embeds with it, and

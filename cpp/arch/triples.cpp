@@ -16,6 +16,8 @@ namespace {
 constexpr std::string_view kScales = ".scales";
 constexpr std::string_view kBiases = ".biases";
 constexpr std::string_view kWeight = ".weight";
+constexpr const char* kMending =
+    "`jang upgrade` writes the directory with the widths that the tensors have";
 constexpr uint64_t kMaxColumns = uint64_t{1} << 40;  // keeps the identities below 2^64
 
 std::string pair_text(int bits, int group) {
@@ -105,8 +107,26 @@ class TripleCheck {
     return module;
   }
 
+  /// The pair that shapes and architecture leave, if it is one.
+  std::optional<WidthEntry> only_pair(uint64_t in) const {
+    const auto pairs = allowed_pairs(in);
+    if (pairs.size() != 1) return std::nullopt;
+    return pairs.front();
+  }
+  bool allows(const WidthEntry& claim, uint64_t in) const {
+    const auto pairs = allowed_pairs(in);
+    return std::find(pairs.begin(), pairs.end(), claim) != pairs.end();
+  }
+  [[noreturn]] void undecided(const std::string& stated, uint64_t in) const {
+    const std::string allowed = allowed_text(in);
+    fail(ErrorCode::kMapEntry, *weight_,
+         "the map has " + stated + ", and weight " + shape_text(weight_->shape) + " and scales " +
+             shape_text(scales_.shape) + " allow " +
+             (allowed.empty() ? std::string("no pair at all") : allowed));
+  }
+
   [[noreturn]] void unclaimed(const std::string& message) const {
-    throw Error(ErrorCode::kMapEntry, directory_.config.file(), path_, message);
+    throw Error(ErrorCode::kMapEntry, directory_.config.file(), path_, message, kMending);
   }
 
  private:
@@ -120,29 +140,42 @@ class TripleCheck {
     throw Error(ErrorCode::kMissingTensor, file(scales_), base + std::string(suffix),
                 "missing beside " + scales_.name);
   }
-  [[noreturn]] void fail(ErrorCode code, const CheckpointTensor& tensor,
-                         const std::string& message) const {
-    throw Error(code, file(tensor), tensor.name, message);
+  [[noreturn]] void fail(ErrorCode code, const CheckpointTensor& tensor, const std::string& message,
+                         const char* hint = "") const {
+    throw Error(code, file(tensor), tensor.name, message, hint);
   }
 
-  [[noreturn]] void wrong_pair(const WidthEntry& claim, uint64_t in) const {
+  /// Pairs that the shapes allow; `in`: of the module, or 0 if nobody knows it.
+  std::vector<WidthEntry> allowed_pairs(uint64_t in) const {
     const uint64_t words = weight_->shape.back();
     const uint64_t groups = scales_.shape.back();
-    std::string allowed;
+    std::vector<WidthEntry> pairs;
     for (const int bits : kBitWidths) {
       for (const int group : kGroupSizes) {
         const uint64_t columns = groups * static_cast<uint64_t>(group);
         if (words * 32 != columns * static_cast<uint64_t>(bits)) continue;
-        if (in != 0 && columns != in) continue;
-        if (!allowed.empty()) allowed += " or ";
-        allowed += pair_text(bits, group);
+        if (in == 0 || columns == in) pairs.push_back({bits, group});
       }
     }
+    return pairs;
+  }
+  std::string allowed_text(uint64_t in) const {
+    std::string text;
+    for (const WidthEntry& pair : allowed_pairs(in)) {
+      if (!text.empty()) text += " or ";
+      text += pair_text(pair.bits, pair.group_size);
+    }
+    return text;
+  }
+
+  [[noreturn]] void wrong_pair(const WidthEntry& claim, uint64_t in) const {
+    const std::string allowed = allowed_text(in);
     fail(ErrorCode::kTripleShape, *weight_,
          "config.json claims " + pair_text(claim.bits, claim.group_size) + ", but weight " +
              shape_text(weight_->shape) + " and scales " + shape_text(scales_.shape) +
              (in != 0 ? " of a module with " + std::to_string(in) + " inputs" : std::string()) +
-             " allow " + (allowed.empty() ? std::string("no pair at all") : allowed));
+             " allow " + (allowed.empty() ? std::string("no pair at all") : allowed),
+         allowed.empty() ? "" : kMending);
   }
 
   const ModelDirectory& directory_;
@@ -152,21 +185,42 @@ class TripleCheck {
   std::string path_;
 };
 
-WidthEntry claimed_width(const ModelDirectory& directory, const TripleCheck& triple,
-                         const std::map<std::string, WidthEntry, std::less<>>& manifest) {
-  const auto entry = directory.widths.entries.find(triple.path());
+/// What the map says of a module: a pair, or why there is none.
+struct Claim {
+  std::optional<WidthEntry> width;
+  std::string fault;
+  std::string stated;  // the same in few words
+};
+
+Claim claimed_width(const ModelDirectory& directory, const std::string& path,
+                    const std::map<std::string, WidthEntry, std::less<>>& manifest) {
+  const auto entry = directory.widths.entries.find(path);
   if (entry != directory.widths.entries.end()) {
-    if (!entry->second) triple.unclaimed("false in the map, but the module has scales");
-    return *entry->second;
+    if (!entry->second) return {{}, "false in the map, but the module has scales", "false"};
+    return {entry->second, {}, pair_text(entry->second->bits, entry->second->group_size)};
   }
   if (directory.format == DirectoryFormat::kMlx) {
-    if (directory.widths.global) return *directory.widths.global;
-    triple.unclaimed("no entry in quantization, and no global bits and group_size");
+    const auto& global = directory.widths.global;
+    if (global) return {global, {}, pair_text(global->bits, global->group_size)};
+    return {{}, "no entry in quantization, and no global bits and group_size", "no entry"};
   }
-  const auto listed = manifest.find(triple.path());
-  if (listed != manifest.end()) return listed->second;
-  triple.unclaimed(
-      "the module has scales, but neither an entry in quantization nor in the manifest");
+  const auto listed = manifest.find(path);
+  if (listed == manifest.end()) {
+    return {{},
+            "the module has scales, but neither an entry in quantization nor in the manifest",
+            "no entry"};
+  }
+  return {listed->second, {}, pair_text(listed->second.bits, listed->second.group_size)};
+}
+
+/// The claim where it is true, else what the tensors say, noted as a repair.
+WidthEntry mended_width(ModelDirectory& directory, const TripleCheck& triple, const Claim& claim,
+                        uint64_t in) {
+  if (claim.width && triple.allows(*claim.width, in)) return *claim.width;
+  const auto width = triple.only_pair(in);
+  if (!width) triple.undecided(claim.stated, in);
+  directory.repairs.push_back({triple.path(), claim.stated, width});
+  return *width;
 }
 
 void check_orphans(const ModelDirectory& directory) {
@@ -193,15 +247,25 @@ void check_orphans(const ModelDirectory& directory) {
 
 void collect_modules(ModelDirectory& directory,
                      const std::map<std::string, WidthEntry, std::less<>>& manifest,
-                     const ModuleShapes& known) {
+                     const ModuleShapes& known, MapReading map) {
   for (const CheckpointTensor& tensor : directory.checkpoint.tensors()) {
     if (!tensor.name.ends_with(kScales)) continue;
+    // Towers and the like: who mends a map writes the directory again, without them.
+    if (map == MapReading::kMended && is_dropped(directory.config, tensor.name)) continue;
     const TripleCheck triple(directory, tensor);
     triple.dtypes();
     triple.shapes();
     const auto shape = known.find(triple.path());
-    directory.modules.push_back(triple.module(claimed_width(directory, triple, manifest),
-                                              shape == known.end() ? nullptr : &shape->second));
+    const std::vector<uint64_t>* expected = shape == known.end() ? nullptr : &shape->second;
+    const Claim claim = claimed_width(directory, triple.path(), manifest);
+    WidthEntry width;
+    if (map == MapReading::kMended) {
+      width = mended_width(directory, triple, claim, expected == nullptr ? 0 : expected->back());
+    } else {
+      if (!claim.width) triple.unclaimed(claim.fault);
+      width = *claim.width;
+    }
+    directory.modules.push_back(triple.module(width, expected));
   }
   std::sort(directory.modules.begin(), directory.modules.end(),
             [](const QuantizedModule& a, const QuantizedModule& b) { return a.path < b.path; });
@@ -214,6 +278,10 @@ void collect_modules(ModelDirectory& directory,
   check_orphans(directory);
   for (const auto& [path, entry] : directory.widths.entries) {
     if (entry && directory.find_module(path) == nullptr) {
+      if (map == MapReading::kMended) {
+        directory.repairs.push_back({path, pair_text(entry->bits, entry->group_size), {}});
+        continue;
+      }
       throw Error(ErrorCode::kMapEntry, directory.config.file(), path,
                   "an entry in quantization, but the module has no scales");
     }

@@ -16,9 +16,10 @@ using ModuleShapes =
 /// Finds every triple of `directory.checkpoint` and fills `directory.modules`, by path. `manifest`:
 /// widths for JANG modules without an entry in the map. `known`: shapes from the family; empty if
 /// there is none. Faults are Error{kTripleShape | kMapEntry | kMissingTensor | kExtraTensor |
-/// kTensorShape | kUnsupportedFormat}.
+/// kTensorShape | kUnsupportedFormat}. With kMended what the map says wrongly goes into
+/// `directory.repairs`, and only what the tensors leave open is an error.
 void collect_modules(ModelDirectory& directory,
                      const std::map<std::string, WidthEntry, std::less<>>& manifest,
-                     const ModuleShapes& known);
+                     const ModuleShapes& known, MapReading map);
 
 }  // namespace jang

@@ -1,5 +1,5 @@
-// convert_directory, inspect_directory, verify_directory and what they return; the package's
-// convert, inspect and verify build on them.
+// convert_directory, inspect_directory, verify_directory, upgrade_directory and what they return;
+// the package's convert, inspect, verify and upgrade build on them.
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
@@ -13,6 +13,7 @@
 #include "bind/statistics_input.h"
 #include "convert/convert.h"
 #include "convert/inspect.h"
+#include "convert/upgrade.h"
 #include "convert/verify.h"
 
 namespace py = pybind11;
@@ -203,6 +204,43 @@ void bind_verify(py::module_& module) {
       "calling thread. Raises UnsupportedError for a format that is refused by name, IoError.");
 }
 
+void bind_upgrade(py::module_& module) {
+  py::class_<UpgradeChange>(module, "UpgradeChange", "One thing that an upgrade changes.")
+      .def_readonly("tensor", &UpgradeChange::tensor, "Empty: the directory.")
+      .def_readonly("what", &UpgradeChange::what)
+      .def_readonly("why", &UpgradeChange::why);
+  py::class_<UpgradePlan>(module, "UpgradePlan", "What an upgrade would do.")
+      .def_readonly("format", &UpgradePlan::format, "Of the source: jang-v1, jang or mlx.")
+      .def_readonly("current", &UpgradePlan::current, "There is nothing to do.")
+      .def_readonly("plan", &UpgradePlan::plan)
+      .def_readonly("changes", &UpgradePlan::changes);
+  module.def(
+      "plan_upgrade",
+      [](const std::string& source) {
+        const py::gil_scoped_release release;
+        return plan_upgrade(source);
+      },
+      py::arg("source"),
+      "What upgrading a quantized directory would do. Raises FormatError, UnsupportedError, "
+      "IoError.");
+  module.def(
+      "upgrade_directory",
+      [](const std::string& source, const std::string& partial, int threads,
+         const std::string& source_name, bool think_in_template,
+         const std::string& generator_version, const py::object& progress) {
+        const UpgradeOptions options{threads, source_name, think_in_template, generator_version};
+        const JobCallbacks callbacks = job_callbacks(progress);
+        const py::gil_scoped_release release;
+        return upgrade_directory(source, partial, options, callbacks);
+      },
+      py::arg("source"), py::arg("partial"), py::kw_only(), py::arg("threads") = 0,
+      py::arg("source_name") = "", py::arg("think_in_template") = false,
+      py::arg("generator_version"), py::arg("progress") = py::none(),
+      "Writes shards, index, config.json and jang_config.json of an upgraded directory into the\n"
+      "existing directory `partial`. progress(done, total, item) counts bytes written, on the\n"
+      "calling thread. Raises FormatError, UnsupportedError, IoError.");
+}
+
 }  // namespace
 
 void bind_convert(py::module_& module) {
@@ -210,6 +248,7 @@ void bind_convert(py::module_& module) {
   bind_resume_bytes(module);
   bind_inspect(module);
   bind_verify(module);
+  bind_upgrade(module);
 }
 
 }  // namespace jang::bind

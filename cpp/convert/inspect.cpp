@@ -1,8 +1,10 @@
 // One row a module or tensor, then sums by role. Widths are those that opening the directory has
-// checked; JANG v1 keeps its widths in payloads, so there they follow from sizes alone.
+// checked; JANG v1 keeps its widths in payloads, so there they follow from sizes, and shapes are
+// read where they are stored.
 #include "convert/inspect.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <set>
 #include <string_view>
@@ -10,6 +12,7 @@
 #include "arch/block_scales.h"
 #include "arch/directory.h"
 #include "arch/general_roles.h"
+#include "base/checked_math.h"
 #include "io/json.h"
 
 namespace jang {
@@ -18,6 +21,7 @@ namespace {
 constexpr std::string_view kQweight = ".qweight";
 constexpr int64_t kDefaultBlock = 64;  // of a v1 directory that states none
 constexpr int64_t kMaxBlock = 1 << 20;
+constexpr uint64_t kMaxAxes = 8;
 
 /// A row of the tables below, before it is summed up.
 struct Row {
@@ -90,6 +94,18 @@ std::vector<Row> affine_rows(const ModelDirectory& directory) {
   return rows;
 }
 
+/// The shape that a v1 module states, if it goes with so many weights.
+std::optional<std::vector<uint64_t>> stated_shape(const Checkpoint& checkpoint,
+                                                  const CheckpointTensor& tensor,
+                                                  uint64_t weights) {
+  if (tensor.dtype != DType::kI64 || tensor.elements() > kMaxAxes) return std::nullopt;
+  std::vector<uint64_t> shape(tensor.elements());
+  std::memcpy(shape.data(), checkpoint.data(tensor).data(), tensor.bytes());
+  const auto product = checked_product(shape);
+  if (!product || *product != weights) return std::nullopt;
+  return shape;
+}
+
 std::vector<Row> v1_rows(const ModelDirectory& directory) {
   const Checkpoint& checkpoint = directory.checkpoint;
   int64_t block = kDefaultBlock;
@@ -127,6 +143,11 @@ std::vector<Row> v1_rows(const ModelDirectory& directory) {
     row.bits =
         weights == 0 ? 0 : 8.0 * static_cast<double>(codes->bytes()) / static_cast<double>(weights);
     row.tensor.group_size = static_cast<int>(block);
+    if (const CheckpointTensor* shape = checkpoint.find(path + ".shape"); shape != nullptr) {
+      if (auto stated = stated_shape(checkpoint, *shape, weights))
+        row.tensor.shape = std::move(*stated);
+    }
+    if (path.ends_with(".weight")) row.tensor.name.resize(path.size() - 7);
     const int whole = static_cast<int>(row.bits);
     if (whole == row.bits) row.tensor.bits = whole;
     rows.push_back(std::move(row));

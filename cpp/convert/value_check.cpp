@@ -98,10 +98,13 @@ bool ValueCheck::within(const PanelError& stored, const PanelError& rounded) con
 ValueFinding ValueCheck::compare(const ValuePair& pair, const Panel& panel,
                                  ValueScratch& scratch) const {
   const Checkpoint& checkpoint = *source_.checkpoint;
+  if (pair.plain != nullptr && pair.source->shift != 0.0f)
+    return compare_norm(pair, panel, scratch);
   const SourcePanel values = read_panel(checkpoint, *pair.source, panel, scratch.gathered);
   require_finite(values, checkpoint, *pair.source, panel);
-  const ValueFinding finding = pair.module != nullptr ? compare_module(pair, values, panel, scratch)
-                                                      : compare_plain(pair, values, panel, scratch);
+  const ValueFinding finding = pair.module != nullptr
+                                   ? compare_module(pair, values, panel, scratch)
+                                   : compare_plain(*pair.plain, values, panel, scratch);
   drop_panel(checkpoint, *pair.source, panel);
   return finding;
 }
@@ -177,12 +180,38 @@ ValueFinding ValueCheck::sum_groups(const ValueScratch& scratch, const Panel& pa
   return finding;
 }
 
-ValueFinding ValueCheck::compare_plain(const ValuePair& pair, const SourcePanel& values,
-                                       const Panel& panel, ValueScratch& scratch) const {
+// A norm that the source stores as gamma - 1: the same here, or gamma, rounded to the source's
+// dtype or exact in F32.
+ValueFinding ValueCheck::compare_norm(const ValuePair& pair, const Panel& panel,
+                                      ValueScratch& scratch) const {
+  const Checkpoint& checkpoint = *source_.checkpoint;
   const CheckpointTensor& tensor = *pair.plain;
+  FinalTensor raw = *pair.source;
+  raw.shift = 0.0f;
+  SourcePanel values = read_panel(checkpoint, raw, panel, scratch.gathered);
+  require_finite(values, checkpoint, raw, panel);
+  if (directory_.raw_norms) return compare_plain(tensor, values, panel, scratch);
+  const uint64_t count = values.rows * values.columns;
+  const auto size = static_cast<uint64_t>(dtype_size(values.dtype));
+  AlignedBuffer<std::byte> shifted(count * size);
+  shift_panel(values, pair.source->shift, shifted.data());
+  const ValueFinding rounded = compare_plain(
+      tensor, {shifted.data(), values.dtype, values.rows, values.columns}, panel, scratch);
+  if (!rounded.differs || tensor.dtype != DType::kF32) return rounded;
+  scratch.source.reserve_discarding(count);
+  load_floats(values, scratch.source.data());
+  for (uint64_t i = 0; i < count; ++i) scratch.source[i] += pair.source->shift;
+  values = {reinterpret_cast<const std::byte*>(scratch.source.data()), DType::kF32, values.rows,
+            values.columns};
+  return compare_plain(tensor, values, panel, scratch);
+}
+
+ValueFinding ValueCheck::compare_plain(const CheckpointTensor& tensor, const SourcePanel& values,
+                                       const Panel& panel, ValueScratch& scratch) const {
   const auto size = static_cast<uint64_t>(dtype_size(tensor.dtype));
   const uint64_t count = panel.rows * panel.columns;
-  const uint64_t begin = (panel.row * pair.source->columns() + panel.column) * size;
+  const uint64_t columns = tensor.shape.empty() ? 1 : tensor.shape.back();
+  const uint64_t begin = (panel.row * columns + panel.column) * size;
   const auto found = directory_.checkpoint.data(tensor).subspan(begin, count * size);
   const std::byte* expected = values.data;
   if (values.dtype != tensor.dtype) {

@@ -73,8 +73,9 @@ class ValueCheck {
  private:
   ValueFinding compare_module(const ValuePair& pair, const SourcePanel& values, const Panel& panel,
                               ValueScratch& scratch) const;
-  ValueFinding compare_plain(const ValuePair& pair, const SourcePanel& values, const Panel& panel,
-                             ValueScratch& scratch) const;
+  ValueFinding compare_norm(const ValuePair& pair, const Panel& panel, ValueScratch& scratch) const;
+  ValueFinding compare_plain(const CheckpointTensor& tensor, const SourcePanel& values,
+                             const Panel& panel, ValueScratch& scratch) const;
   /// `exact_in`: the type in which groups of a lattice are compared; nullopt for other modules.
   ValueFinding sum_groups(const ValueScratch& scratch, const Panel& panel, uint64_t group,
                           std::optional<DType> exact_in) const;

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <system_error>
 
+#include "arch/stored_model.h"
 #include "convert/verify_parts.h"
 #include "io/safetensors_writer.h"
 #include "io/shard_index.h"
@@ -20,6 +21,10 @@ constexpr std::string_view kJangConfig = "jang_config.json";
 /// The weight files that the directory names, or else all that lie there.
 std::vector<std::string> weight_files(Examined& examined) {
   try {
+    if (examined.v1) {
+      std::vector<std::string> files = v1_weight_files(examined.path);
+      if (!files.empty()) return files;
+    }
     ShardIndex index;
     return find_weight_files(examined.path, &index);
   } catch (const Error& error) {
@@ -113,14 +118,13 @@ Examined examine_directory(const fs::path& path) {
   const bool readable = fs::is_regular_file(path / "config.json", failed);
   try {
     examined.directory = open_model_directory(path);
+    examined.v1 = examined.directory->format == DirectoryFormat::kJangV1;
+    if (examined.v1) present_v1(*examined.directory);
   } catch (const Error& error) {
     const ErrorKind kind = error.kind();
     if (kind != ErrorKind::kFormat && !(kind == ErrorKind::kIo && readable)) throw;
     examined.fault(error);
-  }
-  if (examined.directory && examined.directory->format == DirectoryFormat::kJangV1) {
-    throw Error(ErrorCode::kUnsupportedFormat, path.filename().string(), {},
-                "JANG v1 directories can be inspected, not verified");
+    examined.directory.reset();
   }
   open_files(examined);
   read_jang_config(examined);

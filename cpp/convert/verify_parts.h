@@ -17,11 +17,9 @@
 #include "io/json.h"
 #include "io/mapped_file.h"
 #include "io/safetensors_header.h"
+#include "plan/plan_document.h"
 
 namespace jang {
-
-/// Name in `generator` of the directories that this program writes.
-inline constexpr std::string_view kGeneratorName = "jang-tools";
 
 /// A weight file whose own header is sound, whatever the rest of the directory is like.
 struct WeightFile {
@@ -38,6 +36,7 @@ struct Examined {
   std::optional<ModelDirectory> directory;  // absent if it cannot be opened as a whole
   std::optional<Json> jang_config;          // also if the directory cannot be opened
   bool ours = false;                        // written by this program
+  bool v1 = false;                          // JANG v1; `directory` shows it as v2
 
   void fault(ErrorCode code, std::string file, std::string tensor, std::string message);
   /// Adds an error as a fault, unless the same one is there already.

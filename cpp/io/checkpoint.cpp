@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <map>
 #include <string>
+#include <utility>
 
 #include "base/checked_math.h"
 #include "base/error.h"
@@ -80,6 +81,28 @@ Checkpoint Checkpoint::open_files(const std::filesystem::path& directory,
                 "expected every tensor in one shard, found it in " + files[first] + " too");
   }
   return checkpoint;
+}
+
+Checkpoint Checkpoint::seen_as(std::vector<CheckpointTensor> tensors,
+                               std::vector<MadeFile> made) const {
+  JANG_ASSERT(mappings_.size() == files_.size());
+  Checkpoint seen;
+  seen.directory_ = directory_;
+  seen.files_ = files_;
+  seen.mappings_ = mappings_;
+  seen.file_bytes_ = file_bytes_;
+  for (MadeFile& file : made) {
+    seen.mappings_.push_back(MappedFile::of_memory(directory_ / file.name, std::move(file.bytes)));
+    seen.files_.push_back(std::move(file.name));
+  }
+  seen.tensors_ = std::move(tensors);
+  std::sort(seen.tensors_.begin(), seen.tensors_.end(),
+            [](const auto& a, const auto& b) { return a.name < b.name; });
+  for ([[maybe_unused]] const CheckpointTensor& tensor : seen.tensors_) {
+    JANG_ASSERT(tensor.file < seen.mappings_.size() && tensor.begin <= tensor.end &&
+                tensor.end <= seen.mappings_[tensor.file]->bytes().size());
+  }
+  return seen;
 }
 
 const CheckpointTensor* Checkpoint::find(std::string_view name) const noexcept {

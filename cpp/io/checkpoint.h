@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/aligned_buffer.h"
 #include "io/mapped_file.h"
 #include "io/safetensors_header.h"
 
@@ -34,10 +35,20 @@ class Checkpoint {
                                const std::vector<std::string>& files,
                                Access access = Access::kMapped);
 
+  /// Memory of ours that holds tensors beside the files.
+  struct MadeFile {
+    std::string name;  // of the file that its values come from, for messages
+    AlignedBuffer<std::byte> bytes;
+  };
+  /// The same files seen as other tensors: each lies in the file that its `file` counts or, from
+  /// files().size() on, in one of `made`. Names are distinct and ranges inside their files. Of a
+  /// checkpoint that was opened with kMapped.
+  Checkpoint seen_as(std::vector<CheckpointTensor> tensors, std::vector<MadeFile> made) const;
+
   const std::filesystem::path& directory() const noexcept { return directory_; }
   const std::vector<CheckpointTensor>& tensors() const noexcept { return tensors_; }  // by name
   const CheckpointTensor* find(std::string_view name) const noexcept;
-  /// Bare names of the weight files.
+  /// Bare names of the weight files, and of what stands behind them.
   const std::vector<std::string>& files() const noexcept { return files_; }
   /// Sum of the sizes of the weight files (of what their headers promise, with kHeadersOnly).
   uint64_t file_bytes() const noexcept { return file_bytes_; }

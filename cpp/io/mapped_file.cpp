@@ -2,6 +2,7 @@
 #include "io/mapped_file.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "io/native_file.h"
 
@@ -34,16 +35,27 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
   return mapped;
 }
 
+std::shared_ptr<const MappedFile> MappedFile::of_memory(const std::filesystem::path& path,
+                                                        AlignedBuffer<std::byte> memory) {
+  std::shared_ptr<MappedFile> made(new MappedFile);
+  made->path_ = path;
+  made->memory_ = std::move(memory);
+  made->bytes_ = made->memory_.span();
+  return made;
+}
+
 MappedFile::~MappedFile() {
-  if (!bytes_.empty()) NativeFile::unmap(bytes_);
+  if (!bytes_.empty() && memory_.size() == 0) NativeFile::unmap(bytes_);
 }
 
 void MappedFile::will_need(uint64_t offset, uint64_t length) const noexcept {
+  if (memory_.size() != 0) return;
   const auto pages = pages_of(bytes_, offset, length, true);
   if (!pages.empty()) advise_will_need(pages);
 }
 
 void MappedFile::drop(uint64_t offset, uint64_t length) const noexcept {
+  if (memory_.size() != 0) return;  // nothing could read it again
   // A page that the next range shares stays: whoever drops that range drops it.
   const auto pages = pages_of(bytes_, offset, length, false);
   if (!pages.empty()) advise_drop(pages);

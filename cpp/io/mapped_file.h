@@ -1,4 +1,5 @@
-// A file mapped read-only. Sized once by fstat; nothing writes through it.
+// A file mapped read-only. Sized once by fstat; nothing writes through it. Memory of ours can stand
+// in a file's place, for values that no file holds as they are needed.
 #pragma once
 
 #include <cstddef>
@@ -7,12 +8,17 @@
 #include <memory>
 #include <span>
 
+#include "base/aligned_buffer.h"
+
 namespace jang {
 
 class MappedFile {
  public:
   /// Throws Error{kIo} naming the file. An empty file maps to an empty span.
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
+  /// Memory that is read like a file; `path` is what messages name.
+  static std::shared_ptr<const MappedFile> of_memory(const std::filesystem::path& path,
+                                                     AlignedBuffer<std::byte> memory);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
@@ -29,6 +35,7 @@ class MappedFile {
   MappedFile() = default;
   std::filesystem::path path_;
   std::span<const std::byte> bytes_;
+  AlignedBuffer<std::byte> memory_;  // what bytes_ shows, if there is no file
 };
 
 }  // namespace jang

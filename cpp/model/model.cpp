@@ -7,6 +7,7 @@
 #include <string>
 
 #include "arch/directory.h"
+#include "arch/stored_model.h"
 #include "model/branch.h"
 #include "model/embedding.h"
 #include "model/layer_inputs.h"
@@ -267,11 +268,7 @@ std::unique_ptr<Model> Model::load(const std::filesystem::path& directory,
                                    const LoadOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   ModelDirectory opened = open_model_directory(directory);
-  if (opened.format == DirectoryFormat::kJangV1) {
-    throw Error(ErrorCode::kUnsupportedFormat, directory.filename().string(), {},
-                "JANG v1 directories can be inspected, not run",
-                "convert the original checkpoint again");
-  }
+  if (opened.format == DirectoryFormat::kJangV1) present_v1(opened);
   if (options.on_widen) {
     if (const uint64_t bytes = widened_bytes(opened); bytes != 0) options.on_widen(bytes);
   }

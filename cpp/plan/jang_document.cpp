@@ -180,7 +180,8 @@ Json quantization_json(const Plan& plan, const ConversionRecord& record) {
   for (const int bits : widths) width_list.emplace_back(bits);
 
   Json out;
-  out["profile"] = plan.profile;
+  out["profile"] = nullptr;  // of an upgrade it may be unknown
+  if (!plan.profile.empty()) out["profile"] = plan.profile;
   out["target_bits"] = plan.target_bits.value_or(plan.average_bits);
   out["actual_bits"] = plan.average_bits;
   out["bits_per_weight"] = plan.bits_per_weight;
@@ -212,6 +213,19 @@ LatticeSummary summarize(const LatticeRecords& lattices) noexcept {
   }
   return sum;
 }
+
+namespace {
+
+Json upgrade_json(const UpgradeRecord& upgrade) {
+  const auto text = [](const std::string& value) { return value.empty() ? Json() : Json(value); };
+  Json out;
+  out["format"] = upgrade.format;
+  out["format_version"] = text(upgrade.format_version);
+  out["generator"] = text(upgrade.generator);
+  return out;
+}
+
+}  // namespace
 
 std::string jang_config_json(const Plan& plan, const ModelConfig& source,
                              const ConversionRecord& record) {
@@ -249,8 +263,9 @@ std::string jang_config_json(const Plan& plan, const ModelConfig& source,
   sums = Json::Object{};
   for (const auto& [name, crc] : record.checksums) sums[name] = crc32_text(crc);
 
+  if (record.upgrade) out["upgraded_from"] = upgrade_json(*record.upgrade);
   Json& generator = out["generator"];
-  generator["name"] = "jang-tools";
+  generator["name"] = kGeneratorName;
   generator["version"] = record.generator_version;
   out["capabilities"] =
       capabilities_json(source, type, cache_type(traits, attention), record.think_in_template);

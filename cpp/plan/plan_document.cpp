@@ -9,9 +9,11 @@ namespace jang {
 namespace {
 
 // Of the source's own storage, or of towers that are not written.
-constexpr std::array<std::string_view, 10> kLeftOut = {
-    "_name_or_path", "auto_map",     "quantization",  "quantization_config", "compression_config",
-    "vision_config", "audio_config", "speech_config", "image_token_id",      "video_token_id"};
+constexpr std::array<std::string_view, 11> kLeftOut = {
+    "jang",           "_name_or_path",       "auto_map",
+    "quantization",   "quantization_config", "compression_config",
+    "vision_config",  "audio_config",        "speech_config",
+    "image_token_id", "video_token_id"};
 
 Json width_json(int bits, int group_size) {
   Json entry;

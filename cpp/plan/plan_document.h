@@ -7,10 +7,14 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "plan/plan.h"
 
 namespace jang {
+
+/// Name in `generator` of the directories that this program writes.
+inline constexpr std::string_view kGeneratorName = "jang-tools";
 
 /// config.json of the output: the source's, completed by the family, with the per-module map
 /// (format.md 4.3).
@@ -85,13 +89,21 @@ struct StatisticsRecord {
   uint64_t modules = 0;  // that it says something about
 };
 
+/// The directory that another one was made of without quantizing anything.
+struct UpgradeRecord {
+  std::string format;          // "jang-v1", "jang", "mlx"
+  std::string format_version;  // as it stated it, or empty
+  std::string generator;       // likewise
+};
+
 struct ConversionRecord {
-  std::string method;           // what really ran: "rtn", "mse", "gptq"
+  std::string method;           // what really ran: "rtn", "mse", "gptq"; of an upgrade as it was
   std::string source_name;      // directory name or org/name, never a path
   std::string source_revision;  // of a Hub source, or empty
   DType source_dtype = DType::kBF16;
   std::optional<CalibrationRecord> calibration;
   std::optional<StatisticsRecord> statistics;
+  std::optional<UpgradeRecord> upgrade;
   LatticeRecords lattices;
   std::map<std::string, uint32_t> checksums;  // tensor -> CRC-32 of its payload
   bool think_in_template = false;             // what the chat template shows

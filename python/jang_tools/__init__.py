@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from jang_tools.model import load
     from jang_tools.parts import convert_part
     from jang_tools.plan import plan
+    from jang_tools.upgrade import upgrade
     from jang_tools.verify import verify
 
     __version__: str
@@ -53,6 +54,7 @@ __all__ = [
     "load",
     "plan",
     "stream_generate",
+    "upgrade",
     "verify",
 ]
 
@@ -68,6 +70,7 @@ _HOME = {
     "load": "model",
     "plan": "plan",
     "stream_generate": "generate",
+    "upgrade": "upgrade",
     "verify": "verify",
 }
 

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import os
 import typing
-__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlanFile', 'PlannedShards', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'ShardLayout', 'Statistics', 'TensorError', 'TensorInfo', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'finish_planned', 'inspect_directory', 'k_profile_targets', 'make_plan_file', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_plan_file', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'resume_bytes', 'runtime_info', 'shard_checksums', 'unpack', 'verify_directory']
+__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlanFile', 'PlannedShards', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'ShardLayout', 'Statistics', 'TensorError', 'TensorInfo', 'UpgradeChange', 'UpgradePlan', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'finish_planned', 'inspect_directory', 'k_profile_targets', 'make_plan_file', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_plan_file', 'parse_profile', 'plan_directory', 'plan_upgrade', 'profiles', 'quantize', 'resume_bytes', 'runtime_info', 'shard_checksums', 'unpack', 'upgrade_directory', 'verify_directory']
 class TensorInfo:
     """
     A tensor as its file's header describes it.
@@ -511,6 +511,41 @@ class Verification:
     @property
     def tensors(self) -> list[TensorError]:
         ...
+class UpgradeChange:
+    """
+    One thing that an upgrade changes.
+    """
+    @property
+    def tensor(self) -> str:
+        """
+        Empty: the directory.
+        """
+    @property
+    def what(self) -> str:
+        ...
+    @property
+    def why(self) -> str:
+        ...
+class UpgradePlan:
+    """
+    What an upgrade would do.
+    """
+    @property
+    def changes(self) -> list[UpgradeChange]:
+        ...
+    @property
+    def current(self) -> bool:
+        """
+        There is nothing to do.
+        """
+    @property
+    def format(self) -> str:
+        """
+        Of the source: jang-v1, jang or mlx.
+        """
+    @property
+    def plan(self) -> Plan:
+        ...
 class ShardLayout:
     """
     Where a shard's tensors lie in its file.
@@ -834,6 +869,10 @@ def plan_directory(path: str, *, profile: str = 'JANG_4K', bits: typing.Supports
     size (bytes of the files) take the place of the profile; for them losses counts
     (measure_losses), else the prior. Raises FormatError, UnsupportedError, ArgumentError, IoError.
     """
+def plan_upgrade(source: str) -> UpgradePlan:
+    """
+    What upgrading a quantized directory would do. Raises FormatError, UnsupportedError, IoError.
+    """
 def profiles() -> list[Profile]:
     """
     The profiles with fixed columns, in ascending order.
@@ -875,6 +914,12 @@ def shard_checksums(directory: str, plan: PlanFile, shard: typing.SupportsInt | 
 def unpack(words: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], *, bits: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.uint8]:
     """
     The bit stream uint32 [..., n*bits/32] to codes uint8 [..., n].
+    """
+def upgrade_directory(source: str, partial: str, *, threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', think_in_template: bool = False, generator_version: str, progress: typing.Any = None) -> ConvertReport:
+    """
+    Writes shards, index, config.json and jang_config.json of an upgraded directory into the
+    existing directory `partial`. progress(done, total, item) counts bytes written, on the
+    calling thread. Raises FormatError, UnsupportedError, IoError.
     """
 def verify_directory(path: str, *, against: str | None = None, threads: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None) -> Verification:
     """

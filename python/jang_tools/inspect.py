@@ -68,7 +68,7 @@ class Inspection:
 def inspect(path: str | Path) -> Inspection:
     """Reads what a directory (or org/name in the Hub cache) says about itself.
 
-    JANG v2, stock MLX, plain Hugging Face and JANG v1 directories; v1 by its headers only. Raises
+    JANG v2, stock MLX, plain Hugging Face and JANG v1 directories; v1 by headers and shapes. Raises
     FormatError for a malformed file, UnsupportedError for a format that is refused by name, and
     IoError.
     """

@@ -68,8 +68,9 @@ def is_ours(directory: Path) -> bool:
     return isinstance(generator, dict) and generator.get("name") == GENERATOR
 
 
-def check_output(output: Path, *, overwrite: bool) -> None:
-    """Raises what speaks against writing ``output`` before any work is done."""
+def check_output(output: Path, *, overwrite: bool, option: str = "--overwrite") -> None:
+    """Raises what speaks against writing ``output`` before any work is done; ``option`` is what the
+    command calls ``overwrite``."""
     parent = output.parent
     if not parent.is_dir():
         raise IoError(
@@ -81,7 +82,7 @@ def check_output(output: Path, *, overwrite: bool) -> None:
         raise IoError(
             f"{output}: already exists",
             code="output_exists",
-            hint="choose another output, or --overwrite to replace a directory of jang-tools",
+            hint=f"choose another output, or {option} to replace a directory of jang-tools",
         )
     if output.is_symlink() or not output.is_dir() or not is_ours(output):
         raise IoError(

@@ -1,5 +1,6 @@
-// A whole directory from one input: its files are written, opened as a model, and every payload is
-// read to its last byte.
+// A whole directory from one input: its files are written, opened as a model, JANG v1 made one that
+// runs, and every payload is read to its last byte. What is quantized is then taken apart as an
+// upgrade does, its map mended.
 //
 // The input is a list of files, each opened by "\n@@" and a letter:
 //
@@ -20,6 +21,7 @@
 #include <string_view>
 
 #include "arch/directory.h"
+#include "arch/stored_model.h"
 #include "base/error.h"
 
 namespace {
@@ -84,7 +86,8 @@ void write_files(const Directory& directory, std::string_view input) {
 }
 
 void read_everything(const fs::path& path) {
-  const jang::ModelDirectory directory = jang::open_model_directory(path);
+  jang::ModelDirectory directory = jang::open_model_directory(path);
+  if (directory.format == jang::DirectoryFormat::kJangV1) jang::present_v1(directory);
   unsigned sum = 0;
   for (const jang::CheckpointTensor& tensor : directory.checkpoint.tensors()) {
     for (const std::byte b : directory.checkpoint.data(tensor)) sum += std::to_integer<unsigned>(b);
@@ -98,6 +101,20 @@ void read_everything(const fs::path& path) {
   [[maybe_unused]] volatile unsigned sink = sum;  // the reads must not be optimised away
 }
 
+void take_apart(const fs::path& path) {
+  const jang::ModelDirectory directory = jang::open_model_directory(
+      path, jang::Checkpoint::Access::kMapped, jang::MapReading::kMended);
+  if (directory.format == jang::DirectoryFormat::kHf) return;
+  const jang::StoredModel model = jang::stored_model(directory);
+  jang::RowsScratch scratch;
+  for (std::size_t i = 0; i < model.tensors.size(); ++i) {
+    if (!model.tensors[i].format) continue;
+    const jang::FinalTensor& tensor = model.inventory.tensors[i];
+    jang::read_rows(directory, model, model.tensors[i], 0, tensor.elements() / tensor.columns(),
+                    scratch);
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
@@ -109,6 +126,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
     try {
       if (access == jang::Checkpoint::Access::kMapped) {
         read_everything(directory.path());
+        take_apart(directory.path());
       } else {
         jang::open_model_directory(directory.path(), access);
       }

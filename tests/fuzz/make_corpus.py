@@ -60,7 +60,7 @@ def compact(value: Any) -> str:
 
 def header(tensors: dict[str, tuple[str, list[int]]]) -> tuple[str, int]:
     """The header's text and the bytes of the payload it promises."""
-    sizes = {"F8_E4M3": 1, "F16": 2, "U32": 4, "F32": 4}
+    sizes = {"U8": 1, "F8_E4M3": 1, "F16": 2, "U32": 4, "F32": 4, "I64": 8}
     entries: dict[str, Any] = {}
     end = 0
     for name, (dtype, shape) in tensors.items():
@@ -73,7 +73,8 @@ def header(tensors: dict[str, tuple[str, list[int]]]) -> tuple[str, int]:
     return compact(entries), end
 
 
-def section(letter: str, text: str, payload: int | None = None) -> bytes:
+def section(letter: str, text: str, payload: int | bytes | None = None) -> bytes:
+    """A payload of that many zeros, or of these bytes."""
     body = text.encode() + (b"" if payload is None else b"\n$$" + bytes(payload))
     return b"\n@@" + letter.encode() + body
 
@@ -299,7 +300,32 @@ def files() -> None:
     fp8_text, fp8_size = header({**codes, **scales, **plain})
     fp8 = section("c", compact({**LLAMA, "quantization_config": FP8}))
     put("file", "fp8", fp8 + section("m", fp8_text, fp8_size))
+    document = {"format": "jang", "format_version": "1.1", "quantization": {"block_size": GROUP}}
+    put("file", "v1", config + section("j", compact(document)) + v1_weights())
     put("file", "truncated", config + section("m", text, size - 1))
+
+
+def v1_weights() -> bytes:
+    """The shards of JANG 1.1, with 4 bits: widths and shapes are payloads."""
+    tensors: dict[str, tuple[str, list[int]]] = {}
+    payload = b""
+    for name, shape in SHAPES.items():
+        if len(shape) == 1:
+            tensors[name] = ("F16", shape)
+            payload += bytes(2 * shape[0])
+            continue
+        base = name.removesuffix(".weight")
+        weights = shape[0] * shape[1]
+        tensors[f"{base}.qweight"] = ("U8", [weights // 2])
+        tensors[f"{base}.scales"] = ("F16", [weights // GROUP])
+        tensors[f"{base}.zeros"] = ("F16", [weights // GROUP])
+        tensors[f"{base}.bits"] = ("U8", [1])
+        tensors[f"{base}.shape"] = ("I64", [2])
+        payload += bytes(weights // 2 + 4 * (weights // GROUP)) + b"\x04"
+        payload += b"".join(axis.to_bytes(8, "little") for axis in shape)
+    text, size = header(tensors)
+    assert len(payload) == size
+    return section("m", text, payload)
 
 
 def shard_bytes(tensors: list[dict[str, Any]]) -> int:

@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": "Show which widths a conversion would choose, from headers alone.",
     "inspect": "Show what a model directory holds.",
     "calibrate": "Collect statistics of a model's inputs on a text, and merge them.",
+    "upgrade": "Write an older or foreign quantized directory as JANG v2, losing nothing.",
     "verify": "Check a model directory, its checksums and its values.",
     "eval": "Compare models with a reference: KL divergence, agreement, perplexity, tasks.",
     "compare": "Convert a model in many ways and measure all of them on one text, in one table.",
