@@ -115,7 +115,14 @@ Upgrade open_upgrade(const fs::path& path) {
                 "the directory is not quantized, so there is nothing to upgrade",
                 "`jang convert` quantizes it");
   }
+  if (!directory_factors(directory).empty()) {
+    throw Error(ErrorCode::kUnsupportedFormat, path.filename().string(), {},
+                "its weights lack the factors that its config.json has, and codes cannot take them",
+                "convert the original checkpoint");
+  }
   upgrade.model = stored_model(directory);
+  // The weights have them.
+  for (FinalTensor& tensor : upgrade.model.inventory.tensors) tensor.factors.clear();
   UpgradePlan& result = upgrade.result;
   result.format = format_name(directory.format);
   result.plan = plan_of(directory, upgrade.model);
