@@ -5,15 +5,12 @@ Every option of these families is on in at least one case, with a value that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Draw = Callable[[tuple[int, ...], float], Floats]  # shape, deviation
-Values = dict[str, Any]
+from tiny_case import Case, Draw, Family, Floats, Tensors, Values, old_rope
 
 ARCHITECTURES = {
     "qwen2_moe": "Qwen2MoeForCausalLM",
@@ -278,8 +275,15 @@ CASES: list[tuple[str, Values, str, int, bool, tuple[str, ...], bool]] = [
 ]
 
 
+def name_local_experts(values: Values) -> None:
+    if values["model_type"] in LOCAL_EXPERTS:
+        values["num_local_experts"] = values.pop("num_experts")
+
+
 def old_spelling(values: Values) -> None:
-    """What the first checkpoints say otherwise, beside the rotary positions."""
+    """What the first checkpoints say otherwise."""
+    old_rope(values)
+    name_local_experts(values)
     if values["model_type"] == "minimax_m2":
         values["rotary_dim"] = int(values.pop("partial_rotary_factor") * values["head_dim"])
 
@@ -312,8 +316,9 @@ def _router(kind: str, fused: bool) -> str:
     return "router" if kind == "phimoe" and fused else "gate"
 
 
-def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str, Floats]]:
+def tensors(case: Case, draw: Draw) -> Tensors:
     """Names and values in file order."""
+    c, fused = case.values, case.fused_experts
     kind, hidden = c["model_type"], c["hidden_size"]
     heads, kv_heads, dim = (
         c["num_attention_heads"],
@@ -324,17 +329,17 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
     def matrix(out: int, columns: int) -> Floats:
         return draw((out, columns), 1.5 / columns**0.5)
 
-    def norm(path: str, size: int = hidden) -> Iterator[tuple[str, Floats]]:
+    def norm(path: str, size: int = hidden) -> Tensors:
         yield f"{path}.weight", 1 + draw((size,), 0.2)
         if kind == "phimoe":
             yield f"{path}.bias", draw((size,), 0.3)
 
-    def gated(prefix: str, width: int) -> Iterator[tuple[str, Floats]]:
+    def gated(prefix: str, width: int) -> Tensors:
         yield f"{prefix}.gate_proj.weight", matrix(width, hidden)
         yield f"{prefix}.up_proj.weight", matrix(width, hidden)
         yield f"{prefix}.down_proj.weight", matrix(hidden, width)
 
-    def attention(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def attention(prefix: str) -> Tensors:
         all_biases = kind not in ("qwen2_moe", "minimax_m2") and c["attention_bias"]
         some = all_biases or c.get("qkv_bias", False)
         rows = {
@@ -353,7 +358,7 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
             yield from norm(f"{prefix}.q_norm", heads * dim)
             yield from norm(f"{prefix}.k_norm", kv_heads * dim)
 
-    def routed(layer: str) -> Iterator[tuple[str, Floats]]:
+    def routed(layer: str) -> Tensors:
         count = c["num_experts"]
         width = c.get("moe_intermediate_size", c["intermediate_size"])
         mixtral = kind in ("phimoe", "minimax_m2")
@@ -394,3 +399,17 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
         yield "lm_head.weight", matrix(c["vocab_size"], hidden)
     if c.get("lm_head_bias"):
         yield "lm_head.bias", draw((c["vocab_size"],), 0.3)
+
+
+FAMILY = Family(
+    ARCHITECTURES,
+    [
+        Case(name, values, dtype, shards, fused_experts=fused, absent=absent, stock=stock)
+        for name, values, dtype, shards, fused, absent, stock in CASES
+    ],
+    tensors,
+    matrices,
+    FOREIGN_KEYS,
+    new_spelling=name_local_experts,
+    old_spelling=old_spelling,
+)

@@ -5,15 +5,12 @@ Every option of the family is on in at least one case, with a value that is not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Draw = Callable[[tuple[int, ...], float], Floats]  # shape, deviation
-Values = dict[str, Any]
+from tiny_case import Case, Draw, Family, Tensors, Values, unchanged
 
 ARCHITECTURES = {"gemma4_text": "Gemma4ForCausalLM"}
 FOREIGN_KEYS = {"gemma4_text": ("mlp_bias", "hidden_act")}
@@ -166,22 +163,21 @@ def matrices(values: Mapping[str, Any]) -> int:
     return total
 
 
-def tensors(c: Mapping[str, Any], draw: Draw) -> Iterator[tuple[str, Floats]]:
+def tensors(case: Case, draw: Draw) -> Tensors:
     """Names and values in file order."""
+    c = case.values
     hidden, heads, size = c["hidden_size"], c["num_attention_heads"], c["head_dim"]
     inputs = c["hidden_size_per_layer_input"]
 
-    def linear(
-        path: str, out: int, columns: int, bias: bool = False
-    ) -> Iterator[tuple[str, Floats]]:
+    def linear(path: str, out: int, columns: int, bias: bool = False) -> Tensors:
         yield f"{path}.weight", draw((out, columns), 1.5 / columns**0.5)
         if bias:
             yield f"{path}.bias", draw((out,), 0.3)
 
-    def norm(path: str, channels: int = hidden) -> Iterator[tuple[str, Floats]]:
+    def norm(path: str, channels: int = hidden) -> Tensors:
         yield f"{path}.weight", 1 + draw((channels,), 0.2)
 
-    def attention(prefix: str, layer: int) -> Iterator[tuple[str, Floats]]:
+    def attention(prefix: str, layer: int) -> Tensors:
         full = c["layer_types"][layer] == FULL
         dim, keys = full_heads(c) if full else (size, c["num_key_value_heads"])
         bias = c["attention_bias"]
@@ -195,7 +191,7 @@ def tensors(c: Mapping[str, Any], draw: Draw) -> Iterator[tuple[str, Floats]]:
         if not (full and c["attention_k_eq_v"]):
             yield from linear(f"{prefix}.v_proj", keys * dim, hidden, bias)
 
-    def routed(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def routed(prefix: str) -> Tensors:
         count, width = c["num_experts"], c["moe_intermediate_size"]
         yield from linear(f"{prefix}.router.proj", count, hidden)
         yield f"{prefix}.router.scale", 1 + draw((hidden,), 0.2)
@@ -237,3 +233,19 @@ def tensors(c: Mapping[str, Any], draw: Draw) -> Iterator[tuple[str, Floats]]:
     yield from norm("model.norm")
     if not c["tie_word_embeddings"]:
         yield from linear("lm_head", c["vocab_size"], hidden)
+
+
+FAMILY = Family(
+    ARCHITECTURES,
+    [
+        Case(name, values, dtype, shards, absent=absent, stock=stock)
+        for name, values, dtype, shards, absent, stock in CASES
+    ],
+    tensors,
+    matrices,
+    FOREIGN_KEYS,
+    new_spelling=new_spelling,
+    old_spelling=unchanged,
+    readable=readable,
+    large=large,
+)

@@ -5,15 +5,12 @@ Every option of these families is on in at least one case, with a value that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Draw = Callable[[tuple[int, ...], float], Floats]  # shape, deviation
-Values = dict[str, Any]
+from tiny_case import Case, Draw, Family, Floats, Tensors, Values, old_rope
 
 ARCHITECTURES = {
     "qwen3_next": "Qwen3NextForCausalLM",
@@ -104,10 +101,16 @@ CASES: list[tuple[str, Values, str, int, bool]] = [
 ]
 
 
+def new_spelling(values: Values) -> None:
+    """The part of a head that turns stands among the rotary settings."""
+    del values["partial_rotary_factor"]
+
+
 def old_spelling(values: Values) -> None:
-    """Takes what transformers 5 puts into the rotary settings out again."""
-    for key in MROPE:
-        values["rope_parameters"].pop(key, None)
+    """Without what transformers 5 puts into the rotary settings."""
+    rope = values["rope_parameters"].items()
+    values["rope_parameters"] = {key: value for key, value in rope if key not in MROPE}
+    old_rope(values)
 
 
 def matrices(values: Mapping[str, Any]) -> int:
@@ -130,7 +133,8 @@ def is_sparse(values: Mapping[str, Any], layer: int) -> bool:
     return (layer + 1) % every == 0 and layer not in values.get("mlp_only_layers", [])
 
 
-def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str, Floats]]:
+def tensors(case: Case, draw: Draw) -> Tensors:
+    c, fused = case.values, case.fused_experts
     """Names and values in file order. Norms are stored as gamma - 1, but for the delta rule's."""
     hidden, inner = c["hidden_size"], c["intermediate_size"]
 
@@ -146,12 +150,12 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
         values = (low + high) / 2 + draw((size,), spread / 12**0.5)
         return np.clip(values, low, high).astype(np.float32)
 
-    def gated(prefix: str, width: int) -> Iterator[tuple[str, Floats]]:
+    def gated(prefix: str, width: int) -> Tensors:
         yield f"{prefix}.gate_proj.weight", matrix(width, hidden)
         yield f"{prefix}.up_proj.weight", matrix(width, hidden)
         yield f"{prefix}.down_proj.weight", matrix(hidden, width)
 
-    def attention(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def attention(prefix: str) -> Tensors:
         heads, kv_heads, dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
         rows = {"q_proj": 2 * heads * dim, "k_proj": kv_heads * dim, "v_proj": kv_heads * dim}
         for name, out in rows.items():
@@ -164,7 +168,7 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
         yield f"{prefix}.q_norm.weight", norm(dim)
         yield f"{prefix}.k_norm.weight", norm(dim)
 
-    def delta(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def delta(prefix: str) -> Tensors:
         heads = c["linear_num_value_heads"]
         keys = c["linear_num_key_heads"] * c["linear_key_head_dim"]
         values = heads * c["linear_value_head_dim"]
@@ -185,7 +189,7 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
         yield f"{prefix}.norm.weight", 1 + norm(c["linear_value_head_dim"])
         yield f"{prefix}.out_proj.weight", matrix(hidden, values)
 
-    def routed(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def routed(prefix: str) -> Tensors:
         count, width = c["num_experts"], c["moe_intermediate_size"]
         yield f"{prefix}.gate.weight", matrix(count, hidden)
         if fused:
@@ -231,7 +235,7 @@ def wrapped_config(text: Values) -> Values:
     }
 
 
-def wrapped_tensors(plain: Iterator[tuple[str, Floats]]) -> Iterator[tuple[str, Floats]]:
+def wrapped_tensors(plain: Tensors) -> Tensors:
     """The same values under the names of a multimodal checkpoint, with a tower and an mtp layer."""
     for name, values in plain:
         yield name.replace("model.", WRAPPED, 1) if name.startswith("model.") else name, values
@@ -242,3 +246,18 @@ def wrapped_tensors(plain: Iterator[tuple[str, Floats]]) -> Iterator[tuple[str, 
         "mtp.norm.weight",
     ):
         yield name, np.ones((8, 8) if "norm" not in name else (8,), dtype=np.float32)
+
+
+FAMILY = Family(
+    ARCHITECTURES,
+    [
+        Case(name, values, dtype, shards, fused_experts=fused)
+        for name, values, dtype, shards, fused in CASES
+    ],
+    tensors,
+    matrices,
+    dict.fromkeys(ARCHITECTURES, ("mlp_bias",)),
+    LONG,
+    new_spelling=new_spelling,
+    old_spelling=old_spelling,
+)

@@ -5,15 +5,12 @@ Every option of these families is on in at least one case, with a value that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Draw = Callable[[tuple[int, ...], float], Floats]  # shape, deviation
-Values = dict[str, Any]
+from tiny_case import Case, Draw, Family, Tensors, Values
 
 ARCHITECTURES = {
     "glm4_moe": "Glm4MoeForCausalLM",
@@ -173,26 +170,27 @@ def matrices(values: Mapping[str, Any]) -> int:
     return layers * attention + dense * 3 + (layers - dense) * 6
 
 
-def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str, Floats]]:
+def tensors(case: Case, draw: Draw) -> Tensors:
     """Names and values in file order."""
+    c, fused = case.values, case.fused_experts
     hidden = c["hidden_size"]
     kind = c["model_type"]
     mlp_bias = kind == "deepseek_v2" and c["mlp_bias"]
 
-    def linear(path: str, out: int, columns: int, bias: bool) -> Iterator[tuple[str, Floats]]:
+    def linear(path: str, out: int, columns: int, bias: bool) -> Tensors:
         yield f"{path}.weight", draw((out, columns), 1.5 / columns**0.5)
         if bias:
             yield f"{path}.bias", draw((out,), 0.3)
 
-    def norm(path: str, size: int = hidden) -> Iterator[tuple[str, Floats]]:
+    def norm(path: str, size: int = hidden) -> Tensors:
         yield f"{path}.weight", 1 + draw((size,), 0.2)
 
-    def gated(prefix: str, width: int, bias: bool) -> Iterator[tuple[str, Floats]]:
+    def gated(prefix: str, width: int, bias: bool) -> Tensors:
         yield from linear(f"{prefix}.gate_proj", width, hidden, bias)
         yield from linear(f"{prefix}.up_proj", width, hidden, bias)
         yield from linear(f"{prefix}.down_proj", hidden, width, bias)
 
-    def attention(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def attention(prefix: str) -> Tensors:
         heads, kv_heads, dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
         for name, count in (("q", heads), ("k", kv_heads), ("v", kv_heads)):
             yield from linear(f"{prefix}.{name}_proj", count * dim, hidden, c["attention_bias"])
@@ -201,7 +199,7 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
             yield from norm(f"{prefix}.q_norm", dim)
             yield from norm(f"{prefix}.k_norm", dim)
 
-    def latent(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def latent(prefix: str) -> Tensors:
         heads, rank, bias = c["num_attention_heads"], c["kv_lora_rank"], c["attention_bias"]
         plain, rotary, value = c["qk_nope_head_dim"], c["qk_rope_head_dim"], c["v_head_dim"]
         rows = heads * (plain + rotary)
@@ -216,7 +214,7 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
         yield from linear(f"{prefix}.kv_b_proj", heads * (plain + value), rank, False)
         yield from linear(f"{prefix}.o_proj", hidden, heads * value, bias)
 
-    def routed(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def routed(prefix: str) -> Tensors:
         count, width = c["n_routed_experts"], c["moe_intermediate_size"]
         yield from linear(f"{prefix}.gate", count, hidden, False)
         if kind != "deepseek_v2":
@@ -249,3 +247,15 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
     yield from norm("model.norm")
     if not c["tie_word_embeddings"]:
         yield from linear("lm_head", c["vocab_size"], hidden, False)
+
+
+FAMILY = Family(
+    ARCHITECTURES,
+    [
+        Case(name, values, dtype, shards, fused_experts=fused, stock=stock)
+        for name, values, dtype, shards, fused, stock in CASES
+    ],
+    tensors,
+    matrices,
+    FOREIGN_KEYS,
+)

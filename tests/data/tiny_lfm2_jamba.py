@@ -5,15 +5,12 @@ Every option of these families is on in at least one case, with a value that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Draw = Callable[[tuple[int, ...], float], Floats]  # shape, deviation
-Values = dict[str, Any]
+from tiny_case import Case, Draw, Family, Floats, Tensors, Values, old_rope
 
 ARCHITECTURES = {
     "lfm2": "Lfm2ForCausalLM",
@@ -201,7 +198,8 @@ CASES: list[tuple[str, Values, str, int, bool, tuple[str, ...], bool]] = [
 
 
 def old_spelling(values: Values) -> None:
-    """What the first checkpoints say otherwise, beside the rotary positions."""
+    """What the first checkpoints say otherwise."""
+    old_rope(values)
     if values["model_type"] == "jamba":
         if values["mamba_dt_rank"] == -(-values["hidden_size"] // 16):
             values["mamba_dt_rank"] = "auto"
@@ -215,15 +213,17 @@ def old_spelling(values: Values) -> None:
         values["full_attn_idxs"] = [i for i, kind in enumerate(types) if kind == FULL]
 
 
-def readable(config: Mapping[str, Any], hidden: int) -> Values:
+def readable(config: Mapping[str, Any]) -> Values:
     """What else changes with the hidden size and the number of layers."""
+    hidden = config["hidden_size"]
     if config["model_type"] == "jamba":
         return {"mamba_dt_rank": -(-hidden // 16)} if config["mamba_dt_rank"] == 10 else {}
     return {"layer_types": config["layer_types"][: config["num_hidden_layers"]]}
 
 
-def large(model_type: str) -> Values:
+def large(config: Mapping[str, Any]) -> Values:
     """What a model of about a billion weights of hidden size 2048 has besides."""
+    model_type = config["model_type"]
     if model_type == "jamba":
         return {
             "num_hidden_layers": 16,
@@ -273,8 +273,9 @@ def dense_width(values: Mapping[str, Any]) -> int:
     return -(-width // values["block_multiple_of"]) * int(values["block_multiple_of"])
 
 
-def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str, Floats]]:
+def tensors(case: Case, draw: Draw) -> Tensors:
     """Names and values in file order."""
+    c, fused = case.values, case.fused_experts
     kind, hidden = c["model_type"], c["hidden_size"]
     jamba = kind == "jamba"
     heads, kv_heads, dim = c["num_attention_heads"], c["num_key_value_heads"], c["head_dim"]
@@ -282,7 +283,7 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
     def matrix(out: int, columns: int) -> Floats:
         return draw((out, columns), 1.5 / columns**0.5)
 
-    def norm(path: str, size: int = hidden) -> Iterator[tuple[str, Floats]]:
+    def norm(path: str, size: int = hidden) -> Tensors:
         yield f"{path}.weight", 1 + draw((size,), 0.2)
 
     def uniform(shape: tuple[int, ...], low: float, high: float) -> Floats:
@@ -290,12 +291,12 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
         values = (low + high) / 2 + draw(shape, (high - low) / 12**0.5)
         return np.clip(values, low, high).astype(np.float32)
 
-    def linear(name: str, out: int, columns: int, bias: bool) -> Iterator[tuple[str, Floats]]:
+    def linear(name: str, out: int, columns: int, bias: bool) -> Tensors:
         yield f"{name}.weight", matrix(out, columns)
         if bias:
             yield f"{name}.bias", draw((out,), 0.3)
 
-    def attention(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def attention(prefix: str) -> Tensors:
         yield f"{prefix}.q_proj.weight", matrix(heads * dim, hidden)
         yield f"{prefix}.k_proj.weight", matrix(kv_heads * dim, hidden)
         yield f"{prefix}.v_proj.weight", matrix(kv_heads * dim, hidden)
@@ -305,14 +306,14 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
             yield from norm(f"{prefix}.q_layernorm", dim)
             yield from norm(f"{prefix}.k_layernorm", dim)
 
-    def short(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def short(prefix: str) -> Tensors:
         yield f"{prefix}.conv.weight", draw((hidden, 1, c["conv_L_cache"]), 0.4)
         if c["conv_bias"]:
             yield f"{prefix}.conv.bias", draw((hidden,), 0.3)
         yield from linear(f"{prefix}.in_proj", 3 * hidden, hidden, c["conv_bias"])
         yield from linear(f"{prefix}.out_proj", hidden, hidden, c["conv_bias"])
 
-    def selective(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def selective(prefix: str) -> Tensors:
         inner = c["mamba_expand"] * hidden
         states, rank = c["mamba_d_state"], c["mamba_dt_rank"]
         yield f"{prefix}.A_log", uniform((inner, states), 0.0, 1.5)
@@ -331,12 +332,12 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
 
     parts = ("gate_proj", "up_proj", "down_proj") if jamba else ("w1", "w3", "w2")
 
-    def gated(prefix: str, width: int) -> Iterator[tuple[str, Floats]]:
+    def gated(prefix: str, width: int) -> Tensors:
         for name in parts[:2]:
             yield f"{prefix}.{name}.weight", matrix(width, hidden)
         yield f"{prefix}.{parts[2]}.weight", matrix(hidden, width)
 
-    def routed(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def routed(prefix: str) -> Tensors:
         count = c["num_experts"]
         width = c["intermediate_size"] if jamba else c["moe_intermediate_size"]
         yield f"{prefix}.{'router' if jamba else 'gate'}.weight", matrix(count, hidden)
@@ -373,3 +374,19 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
     yield from norm(f"model.{last}")
     if not c["tie_word_embeddings"]:
         yield "lm_head.weight", matrix(c["vocab_size"], hidden)
+
+
+FAMILY = Family(
+    ARCHITECTURES,
+    [
+        Case(name, values, dtype, shards, fused_experts=fused, absent=absent, stock=stock)
+        for name, values, dtype, shards, fused, absent, stock in CASES
+    ],
+    tensors,
+    matrices,
+    FOREIGN_KEYS,
+    LONG,
+    old_spelling=old_spelling,
+    readable=readable,
+    large=large,
+)

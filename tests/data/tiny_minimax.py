@@ -5,15 +5,12 @@ Every option of the family is on in at least one case, with a value that is not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Draw = Callable[[tuple[int, ...], float], Floats]  # shape, deviation
-Values = dict[str, Any]
+from tiny_case import Case, Draw, Family, Floats, Tensors, Values
 
 ARCHITECTURES = {"minimax": "MiniMaxForCausalLM"}
 FOREIGN_KEYS = {"minimax": ("attention_bias", "mlp_bias")}
@@ -71,7 +68,7 @@ def readable(config: Mapping[str, Any]) -> Values:
     return {"layer_types": [FULL if layer % 2 == 0 else LINEAR for layer in range(count)]}
 
 
-def large() -> Values:
+def large(config: Mapping[str, Any]) -> Values:
     """What a model of about a billion weights of hidden size 2048 has besides."""
     return {
         "layer_types": [FULL if layer % 2 == 0 else LINEAR for layer in range(16)],
@@ -87,7 +84,7 @@ def matrices(values: Mapping[str, Any]) -> int:
     return mixers + 3 * int(values["num_hidden_layers"])
 
 
-def decays(c: Mapping[str, Any], layer: int) -> Iterator[tuple[str, Floats]]:
+def decays(c: Mapping[str, Any], layer: int) -> Tensors:
     """Tensors that some checkpoints store and that follow from the config."""
     heads = c["num_attention_heads"]
     rate = np.float32(2.0) ** (-8 * np.arange(1, heads + 1, dtype=np.float32) / heads)
@@ -102,8 +99,9 @@ def decays(c: Mapping[str, Any], layer: int) -> Iterator[tuple[str, Floats]]:
     yield "diagonal_decay", np.exp(kept)
 
 
-def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str, Floats]]:
+def tensors(case: Case, draw: Draw) -> Tensors:
     """Names and values in file order; decays are stored where experts are not fused."""
+    c, fused = case.values, case.fused_experts
     hidden, heads, dim = c["hidden_size"], c["num_attention_heads"], c["head_dim"]
     inner = heads * dim
 
@@ -146,3 +144,18 @@ def tensors(c: Mapping[str, Any], draw: Draw, fused: bool) -> Iterator[tuple[str
     yield "model.norm.weight", norm()
     if not c["tie_word_embeddings"]:
         yield "lm_head.weight", matrix(c["vocab_size"], hidden)
+
+
+FAMILY = Family(
+    ARCHITECTURES,
+    [
+        Case(name, values, dtype, shards, fused_experts=fused, absent=absent, stock=False)
+        for name, values, dtype, shards, fused, absent in CASES
+    ],
+    tensors,
+    matrices,
+    FOREIGN_KEYS,
+    LONG,
+    readable=readable,
+    large=large,
+)

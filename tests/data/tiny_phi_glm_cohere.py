@@ -5,15 +5,10 @@ Every option of these families is on in at least one case, with a value that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-Floats = npt.NDArray[np.float32]
-Draw = Callable[[tuple[int, ...], float], Floats]  # shape, deviation
-Values = dict[str, Any]
+from tiny_case import LENGTH, Case, Draw, Family, Tensors, Values, old_rope
 
 ARCHITECTURES = {
     "phi": "PhiForCausalLM",
@@ -182,38 +177,41 @@ CASES: list[tuple[str, Values, str, int]] = [
 
 
 def old_spelling(values: Values) -> None:
-    """What earlier files said otherwise, beside the rotary positions."""
+    """What earlier files said otherwise."""
+    old_rope(values)
     if values["model_type"] == "cohere2" and values["layer_types"] == COHERE2["layer_types"]:
         del values["layer_types"]
         values["sliding_window_pattern"] = 4
 
 
-def exact_continuation(values: Values, length: int) -> int:
+def exact_continuation(values: Values) -> int:
     """How long the logits of a sequence are those that its beginning has alone."""
     rope = values["rope_parameters"]
     if rope["rope_type"] != "longrope":
-        return length
-    return min(length, int(rope["original_max_position_embeddings"]))
+        return LENGTH
+    return min(LENGTH, int(rope["original_max_position_embeddings"]))
 
 
-def matrices_of_a_layer(model_type: str) -> int:
-    return {"phi": 6, "phi3": 4, "glm4": 6}.get(model_type, 7)
+def matrices(values: Mapping[str, Any]) -> int:
+    of_a_layer = {"phi": 6, "phi3": 4, "glm4": 6}.get(values["model_type"], 7)
+    return of_a_layer * int(values["num_hidden_layers"])
 
 
-def tensors(values: Mapping[str, Any], draw: Draw) -> Iterator[tuple[str, Floats]]:
+def tensors(case: Case, draw: Draw) -> Tensors:
     """Names and values in file order."""
+    values = case.values
     kind, hidden, inner = values["model_type"], values["hidden_size"], values["intermediate_size"]
     heads, kv_heads = values["num_attention_heads"], values["num_key_value_heads"]
     head_dim = values["head_dim"]
     width, kv_width = heads * head_dim, kv_heads * head_dim
     bias = kind == "phi" or (kind != "phi3" and values["attention_bias"])
 
-    def linear(path: str, out: int, columns: int, biased: bool) -> Iterator[tuple[str, Floats]]:
+    def linear(path: str, out: int, columns: int, biased: bool) -> Tensors:
         yield f"{path}.weight", draw((out, columns), 1.5 / columns**0.5)
         if biased:
             yield f"{path}.bias", draw((out,), 0.3)
 
-    def norm(path: str, *shape: int) -> Iterator[tuple[str, Floats]]:
+    def norm(path: str, *shape: int) -> Tensors:
         yield f"{path}.weight", 1 + draw(shape or (hidden,), 0.2)
         if kind == "phi":
             yield f"{path}.bias", draw(shape or (hidden,), 0.3)
@@ -257,3 +255,16 @@ def tensors(values: Mapping[str, Any], draw: Draw) -> Iterator[tuple[str, Floats
         yield "lm_head.weight", draw((values["vocab_size"], hidden), 1.5 / hidden**0.5)
     if kind == "phi":
         yield "lm_head.bias", draw((values["vocab_size"],), 0.3)
+
+
+FAMILY = Family(
+    ARCHITECTURES,
+    [
+        Case(name, values, dtype, shards, exact_continuation(values))
+        for name, values, dtype, shards in CASES
+    ],
+    tensors,
+    matrices,
+    FOREIGN_KEYS,
+    old_spelling=old_spelling,
+)

@@ -5,15 +5,12 @@ Every option of these families is on in at least one case, with a value that is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Draw = Callable[[tuple[int, ...], float], Floats]  # shape, deviation
-Values = dict[str, Any]
+from tiny_case import Case, Draw, Family, Floats, Tensors, Values, old_rope
 
 ARCHITECTURES = {
     "mamba": "MambaForCausalLM",
@@ -199,14 +196,16 @@ CASES += [
 
 def old_spelling(values: Values) -> None:
     """Earlier files have other names of layers, and infinity as Python's json writes it."""
+    old_rope(values)
     if values.get("time_step_limit") == UNLIMITED:
         values["time_step_limit"] = [0.0, float("inf")]
     if "layer_types" in values:
         values["layer_types"] = [OLD_TYPES[kind] for kind in values["layer_types"]]
 
 
-def readable(config: Mapping[str, Any], hidden: int) -> Values:
+def readable(config: Mapping[str, Any]) -> Values:
     """What else changes with the hidden size and the number of layers."""
+    hidden = config["hidden_size"]
     if config["model_type"] == "granitemoehybrid":
         types = config["layer_types"][: config["num_hidden_layers"]]
         return {
@@ -219,8 +218,9 @@ def readable(config: Mapping[str, Any], hidden: int) -> Values:
     return {"num_heads": config["expand"] * hidden // config["head_dim"]}
 
 
-def large(model_type: str) -> Values:
+def large(config: Mapping[str, Any]) -> Values:
     """What a model of about a billion weights of hidden size 2048 has besides."""
+    model_type = config["model_type"]
     if model_type == "granitemoehybrid":
         return {
             "layer_types": [FULL if layer % 8 == 5 else RECURRENT for layer in range(16)],
@@ -252,8 +252,9 @@ def matrices(values: Mapping[str, Any]) -> int:
     return (4 if steps else 3) * int(values["num_hidden_layers"])
 
 
-def tensors(c: Mapping[str, Any], draw: Draw) -> Iterator[tuple[str, Floats]]:
+def tensors(case: Case, draw: Draw) -> Tensors:
     """Names and values in file order."""
+    c = case.values
     hidden = c["hidden_size"]
 
     def matrix(out: int, columns: int) -> Floats:
@@ -267,19 +268,17 @@ def tensors(c: Mapping[str, Any], draw: Draw) -> Iterator[tuple[str, Floats]]:
         values = (low + high) / 2 + draw(shape, (high - low) / 12**0.5)
         return np.clip(values, low, high).astype(np.float32)
 
-    def linear(name: str, out: int, columns: int, bias: bool) -> Iterator[tuple[str, Floats]]:
+    def linear(name: str, out: int, columns: int, bias: bool) -> Tensors:
         yield f"{name}.weight", matrix(out, columns)
         if bias:
             yield f"{name}.bias", draw((out,), 0.3)
 
-    def convolution(
-        name: str, channels: int, taps: int, bias: bool
-    ) -> Iterator[tuple[str, Floats]]:
+    def convolution(name: str, channels: int, taps: int, bias: bool) -> Tensors:
         yield f"{name}.weight", draw((channels, 1, taps), 0.4)
         if bias:
             yield f"{name}.bias", draw((channels,), 0.3)
 
-    def selective(prefix: str) -> Iterator[tuple[str, Floats]]:
+    def selective(prefix: str) -> Tensors:
         inner, states, rank = c["expand"] * hidden, c["state_size"], c["time_step_rank"]
         rank = -(-hidden // 16) if rank == "auto" else rank
         yield f"{prefix}.A_log", uniform((inner, states), 0.0, 1.5)
@@ -293,7 +292,7 @@ def tensors(c: Mapping[str, Any], draw: Draw) -> Iterator[tuple[str, Floats]]:
 
     def heads(
         prefix: str, inner: int, count: int, shared: int, taps: int, *, bias: bool, conv_bias: bool
-    ) -> Iterator[tuple[str, Floats]]:
+    ) -> Tensors:
         """`shared`: channels of B and C together."""
         channels = inner + shared
         yield f"{prefix}.A_log", uniform((count,), 0.0, 1.5)
@@ -304,7 +303,7 @@ def tensors(c: Mapping[str, Any], draw: Draw) -> Iterator[tuple[str, Floats]]:
         yield f"{prefix}.norm.weight", norm(inner)
         yield from linear(f"{prefix}.out_proj", hidden, inner, bias)
 
-    def granite_layer(prefix: str, kind: str) -> Iterator[tuple[str, Floats]]:
+    def granite_layer(prefix: str, kind: str) -> Tensors:
         yield f"{prefix}.input_layernorm.weight", norm(hidden)
         if kind == RECURRENT:
             yield from heads(
@@ -359,3 +358,19 @@ def tensors(c: Mapping[str, Any], draw: Draw) -> Iterator[tuple[str, Floats]]:
     yield f"{'model.norm' if granite else 'backbone.norm_f'}.weight", norm(hidden)
     if not c["tie_word_embeddings"]:
         yield "lm_head.weight", matrix(c["vocab_size"], hidden)
+
+
+FAMILY = Family(
+    ARCHITECTURES,
+    [
+        Case(name, values, dtype, shards, absent=absent, stock=stock)
+        for name, values, dtype, shards, absent, stock in CASES
+    ],
+    tensors,
+    matrices,
+    FOREIGN_KEYS,
+    LONG,
+    old_spelling=old_spelling,
+    readable=readable,
+    large=large,
+)

@@ -25,6 +25,7 @@ from jang_tools.model import load_model
 from jang_tools.statistics import collect, load_statistics
 from test_mlx import PROFILES, assert_agreement, stock_model
 from test_parity import RUNS_TOLERANCE, TOLERANCE, relative_error, stored
+from tiny_gemma4 import ROPES
 from weight_files import read_weights
 
 FAMILIES = ["gemma4", "gemma4-experts"]
@@ -341,7 +342,7 @@ def test_stock_conversions_run_here(name: str, wrap: bool, tmp_path: Path) -> No
     [
         ("gemma4", {"final_logit_softcapping": None}),
         ("gemma4", {"sliding_window": 9}),
-        ("gemma4", {"rope_parameters": {**tiny.gemma4.ROPES, "full_attention": {}}}),
+        ("gemma4", {"rope_parameters": {**ROPES, "full_attention": {}}}),
         ("gemma4-experts", {"top_k_experts": 2}),
         ("gemma4", {"rms_norm_eps": 0.1}),
     ],
@@ -403,7 +404,7 @@ def test_parity_notices_a_wrong_key(name: str, change: dict[str, Any], tmp_path:
         (
             {
                 "rope_parameters": {
-                    **tiny.gemma4.ROPES,
+                    **ROPES,
                     "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 1.5},
                 }
             },

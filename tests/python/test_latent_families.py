@@ -25,6 +25,7 @@ from jang_tools.model import load_model
 from jang_tools.statistics import collect, load_statistics
 from test_mlx import PROFILES, assert_agreement, stock_model
 from test_parity import RUNS_TOLERANCE, TOLERANCE, relative_error, stored
+from tiny_latent import YARN
 from weight_files import read_weights
 
 FAMILIES = ["glm4-moe", "deepseek-v3", "deepseek-v2"]
@@ -399,8 +400,8 @@ def test_what_stock_has_not_runs_here(name: str, tmp_path: Path) -> None:
         ("glm4-moe-groups", {"topk_group": 4}),
         ("deepseek-v3", {"rope_interleave": False}),
         ("deepseek-v3", {"topk_group": 4}),
-        ("deepseek-v3", {"rope_parameters": {**tiny.latent.YARN, "mscale_all_dim": 0.7}}),
-        ("deepseek-v3", {"rope_parameters": {**tiny.latent.YARN, "mscale": 1.4}}),
+        ("deepseek-v3", {"rope_parameters": {**YARN, "mscale_all_dim": 0.7}}),
+        ("deepseek-v3", {"rope_parameters": {**YARN, "mscale": 1.4}}),
         ("deepseek-v2", {"routed_scaling_factor": 1.0}),
         ("deepseek-v2-groups", {"topk_method": "greedy"}),
     ],

@@ -147,14 +147,7 @@ def large(case: tiny.Case) -> tiny.Case:
         if any(key in case.config for key in group if key != "intermediate_size"):
             values |= {k: v for k, v in group.items() if k in {**tiny.BASE, **case.config}}
     values.pop("layer_types", None)
-    if case.model_type in tiny.spaces.ARCHITECTURES:
-        values |= tiny.spaces.large(case.model_type)
-    if case.model_type in tiny.gemma4.ARCHITECTURES:
-        values |= tiny.gemma4.large(values)
-    if case.model_type in tiny.minimax.ARCHITECTURES:
-        values |= tiny.minimax.large()
-    if case.model_type in tiny.mixed.ARCHITECTURES:
-        values |= tiny.mixed.large(case.model_type)
+    values |= case.family.large(values)
     if values.get("sliding_window"):
         values["sliding_window"] = 4096
     return replace(case, config=values, dtype="BF16", shards=0)
