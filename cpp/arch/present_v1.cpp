@@ -111,7 +111,7 @@ class Presenter {
 
   void add_plain(const FinalTensor& tensor) {
     const Checkpoint& checkpoint = directory_.checkpoint;
-    if (tensor.ranges.empty()) {  // without elements: its source is somewhere, as empty
+    if (tensor.ranges.empty() || tensor.elements() == 0) {
       add_made(tensor.name, tensor.dtype, tensor.shape, 0, AlignedBuffer<std::byte>());
       return;
     }

@@ -29,7 +29,7 @@ class ChangeList {
       matrices += stored.rows[i].matrix != stored.rows[i - 1].matrix;
     const std::string metadata(dtype_name(format.metadata));
     if (directory_.format == DirectoryFormat::kJangV1) {
-      add("stored as weight, scales and biases with " + width_text(format.bits, format.group_size),
+      add("stored as weight, scales and biases: " + width_text(format.bits, format.group_size),
           "JANG v1 stored " + first.codes->name);
     } else {
       map_entry(format);
@@ -63,11 +63,11 @@ class ChangeList {
     }
     if (tensor.shift != 0.0f) {
       const std::string kept = dtype == tensor.dtype ? "" : ", stored as F32";
-      add("1 added" + kept, dtype == tensor.dtype
-                                ? "the norm was stored as gamma - 1, and nothing said so"
-                                : "the norm was stored as gamma - 1, and nothing said so; " +
-                                      std::string(dtype_name(tensor.dtype)) +
-                                      " does not hold all of the sums");
+      std::string why = "the norm was stored as gamma - 1";
+      if (directory_.format == DirectoryFormat::kJang) why += ", and nothing said so";
+      if (dtype != tensor.dtype)
+        why += "; " + std::string(dtype_name(tensor.dtype)) + " does not hold all of the sums";
+      add("1 added" + kept, why);
     }
     if (tensor.ranges.empty()) return;
     const CheckpointTensor& source = directory_.checkpoint.tensors()[tensor.ranges.front().tensor];
