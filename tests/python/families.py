@@ -300,8 +300,13 @@ def solve(source: Path, output: Path, text: Path, sequences: int, **options: Any
         method="gptq",
         calibration=text,
         calibration_sequences=sequences,
-        calibration_tokens=LENGTH,
-        **{"profile": "uniform-3", "threads": 2, "group_size": 32, **options},
+        **{
+            "profile": "uniform-3",
+            "threads": 2,
+            "group_size": 32,
+            "calibration_tokens": LENGTH,
+            **options,
+        },
     )
 
 

@@ -47,9 +47,8 @@ def test_gptq_solves_every_matrix_and_beats_mse(
             assert entry["experts"]["solved"] == entry["shape"][0], path
     if row.gain is not None:
         convert(readable, searched, method="mse", **options)
-        report = evaluate(
-            readable, [searched, out], text=text, sequence=LENGTH, tokens=SEQUENCES * LENGTH
-        )
+        part = SEQUENCES * LENGTH * 2 // 5
+        report = evaluate(readable, [searched, out], text=text, sequence=LENGTH, tokens=part)
         mse, gptq = (model.kl.mean for model in report.models)
         assert 0 < gptq < row.gain * mse
     if row.has_stock:
