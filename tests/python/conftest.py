@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import families
 import tiny_checkpoints as tiny
-from families import Row
 from jang_tools.calibration import BUILTIN, read_calibration_text
+
+pytest.register_assert_rewrite("families", "stock")  # before they are imported
+
+import families  # noqa: E402
+from families import Row  # noqa: E402
 
 
 @pytest.fixture(scope="session")

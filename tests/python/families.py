@@ -131,6 +131,7 @@ EVERY_LAYER: Values = {"num_hidden_layers": 4, "intermediate_size": 256}  # of q
 FOUR: Values = {"num_hidden_layers": 4}
 LIGHTNING = dict.fromkeys(("qkv_proj", "output_gate", "out_proj"), "linear_attention")
 
+# The first of each architecture stands for it where all profiles are converted.
 ROWS = [
     Row("llama", "transformer", DENSE),
     Row("mistral", "transformer", DENSE),
@@ -151,13 +152,6 @@ ROWS = [
         DENSE,
         readable={"sliding_window": 24},
         part_roles={"per_layer_input_gate": "attention", "per_layer_projection": "attention"},
-    ),
-    Row(
-        "gemma4-experts",
-        "moe",
-        f"{DENSE} router expert",
-        readable={"sliding_window": 24},
-        one_spelling=True,
     ),
     Row("phi", "transformer", DENSE, mixed=False),
     Row("phi3", "transformer", DENSE),
@@ -206,6 +200,13 @@ ROWS = [
         routers=True,
     ),
     Row(
+        "gemma4-experts",
+        "moe",
+        f"{DENSE} router expert",
+        readable={"sliding_window": 24},
+        one_spelling=True,
+    ),
+    Row(
         "glm4-moe",
         "moe",
         f"{ROUTED} shared_expert mlp",
@@ -233,6 +234,23 @@ ROWS = [
     Row("falcon-mamba", "mamba", "ssm", mixed=False, unpacked=("dt_proj",)),
     Row("mamba2", "mamba", "ssm", mixed=False),
     Row("mamba2-groups", "mamba", "ssm", mixed=False),
+    Row("qwen3-5", "hybrid_ssm", f"linear_attention {DENSE}", readable=EVERY_LAYER, group_size=64),
+    Row(
+        "qwen3-next",
+        "hybrid_moe_ssm",
+        f"linear_attention {ROUTED} shared_expert",
+        readable={**EVERY_LAYER, **WIDE_MOE},
+        group_size=64,
+        redrawn=True,
+    ),
+    Row(
+        "qwen3-5-moe",
+        "hybrid_moe_ssm",
+        f"linear_attention {ROUTED} shared_expert",
+        readable={**EVERY_LAYER, **WIDE_MOE},
+        group_size=64,
+        redrawn=True,
+    ),
     Row("lfm2", "hybrid_ssm", f"ssm {DENSE}", readable=FOUR, mixed=False),
     Row(
         "lfm2-moe",
@@ -263,26 +281,8 @@ ROWS = [
         part_roles=LIGHTNING,
         steady=False,
     ),
-    Row("qwen3-5", "hybrid_ssm", f"linear_attention {DENSE}", readable=EVERY_LAYER, group_size=64),
-    Row(
-        "qwen3-next",
-        "hybrid_moe_ssm",
-        f"linear_attention {ROUTED} shared_expert",
-        readable={**EVERY_LAYER, **WIDE_MOE},
-        group_size=64,
-        redrawn=True,
-    ),
-    Row(
-        "qwen3-5-moe",
-        "hybrid_moe_ssm",
-        f"linear_attention {ROUTED} shared_expert",
-        readable={**EVERY_LAYER, **WIDE_MOE},
-        group_size=64,
-        redrawn=True,
-    ),
 ]
 EXPERTS = [row for row in ROWS if len(row.spellings) > 1 and not row.redrawn]
-# The rows that meet every profile.
 FIRST_OF_ARCHITECTURE = {row.architecture: row.name for row in reversed(ROWS)}.values()
 
 
@@ -300,8 +300,13 @@ def solve(source: Path, output: Path, text: Path, sequences: int, **options: Any
         method="gptq",
         calibration=text,
         calibration_sequences=sequences,
-        calibration_tokens=LENGTH,
-        **{"profile": "uniform-3", "threads": 2, "group_size": 32, **options},
+        **{
+            "profile": "uniform-3",
+            "threads": 2,
+            "group_size": 32,
+            "calibration_tokens": LENGTH,
+            **options,
+        },
     )
 
 

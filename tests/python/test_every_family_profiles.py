@@ -35,6 +35,9 @@ def test_every_profile_is_planned(row: Row, source: Path) -> None:
 
 
 def test_profiles_convert_verify_and_run(row: Row, source: Path, tmp_path: Path) -> None:
+    if not row.mixed:
+        with pytest.raises(ArgumentError, match="down_proj"):
+            convert(source, tmp_path / "out", profile="mixed_3_6", **GROUPS)
     fewer = row.fewer_profiles
     pairs = list(fewer)
     if row.name in FIRST_OF_ARCHITECTURE:

@@ -112,7 +112,11 @@ def test_heads_alone_are_solved_better_than_searched(text: Path, tmp_path: Path)
     options: dict[str, Any] = {"profile": "uniform-3", "rules": rules}
     convert(readable, tmp_path / "mse", method="mse", **options)
     solve(readable, tmp_path / "gptq", text, 40, **options)
-    assert len(manifest(tmp_path / "gptq")) == 2 * 2
+    entries = manifest(tmp_path / "gptq")
+    assert len(entries) == 2 * 2
+    for entry in entries.values():
+        assert 0 < entry["error"] < 0.1
+        assert 0.001 <= entry["lambda"] <= 0.5
     outputs = [tmp_path / "mse", tmp_path / "gptq"]
     report = evaluate(readable, outputs, text=text, sequence=LENGTH, tokens=40 * LENGTH)
     mse, gptq = (model.kl.mean for model in report.models)
