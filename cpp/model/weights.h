@@ -1,5 +1,5 @@
 // Weights bound to the mapped files: a spec's paths become pointers. Matrices stay packed where
-// they lie, but for stacks whose rows do not lie in a source as they are (gathered_stack.h); vectors
+// they lie, but for stacks whose rows no source has as they are (gathered_stack.h); only vectors
 // (norm gains, biases) are widened to f32 copies.
 #pragma once
 
