@@ -16,10 +16,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import tiny_checkpoints as tiny
 from jang_tools import FormatError, UnsupportedError, convert, inspect, plan, verify
 from jang_tools.calibration import BUILTIN, read_calibration_text
+from jang_tools.cli.main import cli
 from jang_tools.errors import JangError
 from jang_tools.evaluate import evaluate
 from jang_tools.model import load_model
@@ -243,10 +245,19 @@ def test_packed_experts_lie_on_lattices(twins: tuple[Path, Path], tmp_path: Path
 
 
 def test_packed_experts_are_inspected(twins: tuple[Path, Path]) -> None:
-    found = {tensor.name: tensor for tensor in inspect(twins[1]).tensors}
-    blocks = found["model.layers.0.mlp.experts.gate_up_proj_blocks"]
-    assert blocks.dtype == "U8"
-    assert tuple(blocks.shape) == (4, 192, 5, 16)
+    packed, plain = inspect(twins[1]), inspect(twins[0])
+    assert (packed.format, packed.method, plain.method) == ("hf", "mxfp4", None)
+    assert packed.parameters == plain.parameters
+    roles = {row.role: (row.tensors, row.weights) for row in packed.roles}
+    assert roles == {row.role: (row.tensors, row.weights) for row in plain.roles}
+    assert packed.average_bits == 4
+    found = {tensor.name: tensor for tensor in packed.tensors}
+    both = found["model.layers.0.mlp.experts.gate_up_proj"]
+    assert (both.dtype, both.bits, both.group_size) == ("U8", 4, 32)
+    assert both.shape == (4, 192, 160)
+    assert both.bytes == 4 * 192 * 5 * 17
+    shown = CliRunner().invoke(cli, ["inspect", str(twins[1])], prog_name="jang").stdout
+    assert "Hugging Face\n" in shown and "mxfp4" in shown
 
 
 def change_scales(folder: Path, change: Callable[[np.ndarray], None]) -> None:

@@ -220,7 +220,8 @@ def _describe(path: Path, form: str) -> str:
         pair = read_json_object(path / "config.json").get("quantization")
         bits = pair.get("bits") if isinstance(pair, dict) else None
         return f"MLX {bits}-bit" if bits else "MLX"
-    return "unquantized"
+    method = read_json_object(path / "config.json").get("quantization_config")
+    return "MXFP4" if isinstance(method, dict) and method.get("quant_method") else "unquantized"
 
 
 def _choose_context(ui: Ui, model: Model, wanted: int | None) -> int:
