@@ -24,7 +24,9 @@ from jang_tools.calibration import BUILTIN, read_calibration_text
 from jang_tools.cli.main import cli
 from jang_tools.errors import JangError
 from jang_tools.evaluate import evaluate
+from jang_tools.finalize import finalize
 from jang_tools.model import load_model
+from jang_tools.parts import convert_part
 from jang_tools.statistics import collect, load_statistics
 from test_mlx import PROFILES, assert_agreement, stock_model
 from test_parity import RUNS_TOLERANCE, TOLERANCE, relative_error, stored
@@ -228,6 +230,20 @@ def test_both_twins_convert_to_the_same_bytes(
     assert verify(tmp_path / "packed", against=twins[0]).ok
     assert read_weights(tmp_path / "plain") == read_weights(tmp_path / "packed")
     assert_agreement(tmp_path / "packed", prompt=tiny.tokens()[0, :8].tolist(), count=16)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_parts_are_the_bytes_of_one_conversion(
+    twins: tuple[Path, Path], packed: bool, tmp_path: Path
+) -> None:
+    source = twins[packed]
+    options: dict[str, Any] = {"profile": "JANG_3M", "group_size": 32, "shard_size": 100_000}
+    plan(source, output=tmp_path / "plan.json", method="mse", **options)
+    for number in (3, 1, 2):
+        convert_part(tmp_path / "plan.json", tmp_path / "out", part=(number, 3), model=source)
+    finalize(tmp_path / "plan.json", tmp_path / "out", model=source)
+    convert(source, tmp_path / "single", method="mse", **options)
+    assert read_weights(tmp_path / "out") == read_weights(tmp_path / "single")
 
 
 def test_packed_experts_lie_on_lattices(twins: tuple[Path, Path], tmp_path: Path) -> None:
