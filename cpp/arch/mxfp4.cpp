@@ -124,6 +124,21 @@ std::optional<std::vector<FinalTensor>> Mxfp4Splitter::split(uint32_t index) con
   return std::vector<FinalTensor>{part(block + "gate_proj", 0, 2), part(block + "up_proj", 1, 2)};
 }
 
+std::vector<Mxfp4Pair> mxfp4_pairs(const Checkpoint& checkpoint) {
+  std::vector<Mxfp4Pair> pairs;
+  for (const CheckpointTensor& blocks : checkpoint.tensors()) {
+    if (!is_part(blocks.name, kBlocks)) continue;
+    const std::string path = blocks.name.substr(0, blocks.name.size() - kBlocks.size());
+    const CheckpointTensor* scales = checkpoint.find(path + std::string(kScales));
+    const auto& s = blocks.shape;
+    if (scales == nullptr || blocks.dtype != DType::kU8 || scales->dtype != DType::kU8) continue;
+    if (s.size() != 4 || s[3] != kMxfp4BlockBytes) continue;
+    if (scales->shape != std::vector<uint64_t>{s[0], s[1], s[2]}) continue;
+    pairs.push_back({path, {s[0], s[1], s[2] * kMxfp4Block}, &blocks, scales});
+  }
+  return pairs;
+}
+
 Mxfp4Rows::Mxfp4Rows(const Checkpoint& checkpoint, const CheckpointTensor& blocks,
                      const CheckpointTensor& scales)
     : checkpoint_(checkpoint),

@@ -14,6 +14,7 @@
 #include <map>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -23,6 +24,7 @@
 
 namespace jang {
 
+inline constexpr int kMxfp4Bits = 4;
 inline constexpr uint64_t kMxfp4Block = 32;
 inline constexpr uint64_t kMxfp4BlockBytes = 16;
 /// 6 * 2^(252 - 127) is the last largest value of a block below 2^128; 255 stands for NaN.
@@ -50,6 +52,15 @@ class Mxfp4Splitter {
   std::span<const SourceTensor> sources_;
   std::map<std::string_view, uint32_t> by_name_;
 };
+
+/// Blocks and scales of one shape: what a reader of headers alone can tell.
+struct Mxfp4Pair {
+  std::string path;             // of both
+  std::vector<uint64_t> shape;  // of the values
+  const CheckpointTensor* blocks = nullptr;
+  const CheckpointTensor* scales = nullptr;
+};
+std::vector<Mxfp4Pair> mxfp4_pairs(const Checkpoint& checkpoint);
 
 /// Rows of a packed tensor, all axes but those of a row flattened.
 class Mxfp4Rows {

@@ -56,8 +56,10 @@ void gather_values(const Checkpoint& checkpoint, const FinalTensor& tensor, uint
     uint64_t count = 0;
     if (tensor.scales) {
       const Mxfp4Rows packed(checkpoint, source, checkpoint.tensors()[*tensor.scales]);
-      count = 1;
-      packed.values(at.row, column, columns, out);
+      const SourceRow from = locate_row(tensor, row);
+      count = std::min(rows, from.available);
+      for (uint64_t r = 0; r < count; ++r)
+        packed.values(at.row + r * from.step, column, columns, out + r * columns * size);
     } else if (tensor.picked) {
       count = 1;
       const std::byte* const first = data + (at.row * source.shape.back() + at.column) * size;

@@ -12,6 +12,7 @@
 #include "arch/block_scales.h"
 #include "arch/directory.h"
 #include "arch/general_roles.h"
+#include "arch/mxfp4.h"
 #include "base/checked_math.h"
 #include "io/json.h"
 
@@ -65,10 +66,32 @@ bool is_scales_of_codes(const Checkpoint& checkpoint, const CheckpointTensor& te
   return codes != nullptr && codes->dtype == DType::kF8E4M3;
 }
 
-std::vector<Row> affine_rows(const ModelDirectory& directory) {
+/// Experts packed as MXFP4, blocks and scales in one row; `used` gets what they are.
+std::vector<Row> packed_rows(const ModelDirectory& directory,
+                             std::set<const CheckpointTensor*>& used) {
   const Checkpoint& checkpoint = directory.checkpoint;
   std::vector<Row> rows;
+  if (directory.format != DirectoryFormat::kHf || !is_mxfp4(directory.config)) return rows;
+  for (const Mxfp4Pair& pair : mxfp4_pairs(checkpoint)) {
+    Row row;
+    row.tensor = plain_row(checkpoint, *pair.blocks).tensor;
+    row.tensor.name = pair.path;
+    row.tensor.shape = pair.shape;
+    row.tensor.bits = kMxfp4Bits;
+    row.tensor.group_size = static_cast<int>(kMxfp4Block);
+    row.tensor.bytes += pair.scales->bytes();
+    row.bits = kMxfp4Bits;
+    row.quantized = true;
+    rows.push_back(std::move(row));
+    used.insert({pair.blocks, pair.scales});
+  }
+  return rows;
+}
+
+std::vector<Row> affine_rows(const ModelDirectory& directory) {
+  const Checkpoint& checkpoint = directory.checkpoint;
   std::set<const CheckpointTensor*> used;
+  std::vector<Row> rows = packed_rows(directory, used);
   for (const QuantizedModule& module : directory.modules) {
     Row row;
     row.tensor = {module.path,
@@ -206,6 +229,10 @@ Inspection inspect_directory(const std::filesystem::path& path) {
   result.bytes = directory.checkpoint.file_bytes();
   std::vector<Row> rows =
       directory.format == DirectoryFormat::kJangV1 ? v1_rows(directory) : affine_rows(directory);
+  const bool packed =
+      directory.format == DirectoryFormat::kHf &&
+      std::any_of(rows.begin(), rows.end(), [](const Row& r) { return r.quantized; });
+  if (packed) result.method = "mxfp4";
   std::sort(rows.begin(), rows.end(),
             [](const Row& a, const Row& b) { return a.tensor.name < b.tensor.name; });
   sum_up(rows, result);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <optional>
 
 #include "arch/mxfp4.h"
 #include "arch/source_values.h"
@@ -41,22 +42,25 @@ SharedMemory gather_stack(const Checkpoint& checkpoint, const FinalTensor& tenso
   const uint64_t code_bytes = kPacked.row_bytes(columns);
   const uint64_t group_bytes =
       kPacked.row_groups(columns) * static_cast<uint64_t>(dtype_size(kPacked.metadata));
+  const std::vector<CheckpointTensor>& sources = checkpoint.tensors();
+  const CheckpointTensor& source = sources[tensor.ranges.front().tensor];
+  std::optional<Mxfp4Rows> packed;
+  if (tensor.scales) packed.emplace(checkpoint, source, sources[*tensor.scales]);
   pool.share(rows, kRows, [&](int64_t begin, int64_t end, int /*worker*/) {
-    const auto first = static_cast<uint64_t>(begin), count = static_cast<uint64_t>(end - begin);
-    if (!tensor.scales) {
-      gather_values(checkpoint, tensor, first, count, 0, columns,
+    const auto first = static_cast<uint64_t>(begin), last = static_cast<uint64_t>(end);
+    if (!packed) {
+      gather_values(checkpoint, tensor, first, last - first, 0, columns,
                     out + first * columns * static_cast<uint64_t>(dtype_size(tensor.dtype)));
       return;
     }
-    for (uint64_t row = first; row < first + count; ++row) {
-      const SourceRow at = locate_row(tensor, row);
-      const Mxfp4Rows packed(checkpoint, checkpoint.tensors()[at.tensor],
-                             checkpoint.tensors()[*tensor.scales]);
-      packed.affine(at.row, kernel_bytes(out + places[0] + row * code_bytes),
-                    kernel_bytes(out + places[1] + row * group_bytes),
-                    kernel_bytes(out + places[2] + row * group_bytes));
+    for (uint64_t row = first; row < last; ++row) {
+      packed->affine(locate_row(tensor, row).row, kernel_bytes(out + places[0] + row * code_bytes),
+                     kernel_bytes(out + places[1] + row * group_bytes),
+                     kernel_bytes(out + places[2] + row * group_bytes));
     }
   });
+  // Nothing reads these pages again but another projection of the same source.
+  checkpoint.mapping(source).drop(source.begin, source.bytes());
   return memory;
 }
 

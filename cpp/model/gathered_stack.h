@@ -15,8 +15,8 @@
 
 namespace jang {
 
-/// The rows of `tensor`, whose values do not lie in the checkpoint as they are; matrices one behind
-/// the other. Throws as gather_values does.
+/// The rows of `tensor`, which are all of one source and whose values do not lie in the checkpoint
+/// as they are; matrices one behind the other. Throws as gather_values does.
 SharedMemory gather_stack(const Checkpoint& checkpoint, const FinalTensor& tensor,
                           ThreadPool& pool);
 

@@ -16,13 +16,17 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import tiny_checkpoints as tiny
 from jang_tools import FormatError, UnsupportedError, convert, inspect, plan, verify
 from jang_tools.calibration import BUILTIN, read_calibration_text
+from jang_tools.cli.main import cli
 from jang_tools.errors import JangError
 from jang_tools.evaluate import evaluate
+from jang_tools.finalize import finalize
 from jang_tools.model import load_model
+from jang_tools.parts import convert_part
 from jang_tools.statistics import collect, load_statistics
 from test_mlx import PROFILES, assert_agreement, stock_model
 from test_parity import RUNS_TOLERANCE, TOLERANCE, relative_error, stored
@@ -228,6 +232,20 @@ def test_both_twins_convert_to_the_same_bytes(
     assert_agreement(tmp_path / "packed", prompt=tiny.tokens()[0, :8].tolist(), count=16)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_parts_are_the_bytes_of_one_conversion(
+    twins: tuple[Path, Path], packed: bool, tmp_path: Path
+) -> None:
+    source = twins[packed]
+    options: dict[str, Any] = {"profile": "JANG_3M", "group_size": 32, "shard_size": 100_000}
+    plan(source, output=tmp_path / "plan.json", method="mse", **options)
+    for number in (3, 1, 2):
+        convert_part(tmp_path / "plan.json", tmp_path / "out", part=(number, 3), model=source)
+    finalize(tmp_path / "plan.json", tmp_path / "out", model=source)
+    convert(source, tmp_path / "single", method="mse", **options)
+    assert read_weights(tmp_path / "out") == read_weights(tmp_path / "single")
+
+
 def test_packed_experts_lie_on_lattices(twins: tuple[Path, Path], tmp_path: Path) -> None:
     """Of 5 bits in groups of 32: at 6 bits a profile has more than they need."""
     options: dict[str, Any] = {"profile": "JANG_6M", "method": "mse"}
@@ -237,15 +255,25 @@ def test_packed_experts_lie_on_lattices(twins: tuple[Path, Path], tmp_path: Path
     assert len(experts) == 12
     for entry in experts.values():
         assert (entry["bits"], entry["group_size"]) == (5, 32)
-        assert entry["lattice"]["groups"] == entry["lattice"]["lossless_groups"]
+        assert entry["solver"] == "lattice"
+        assert entry["groups"] == entry["lossless_groups"] > 0
     assert verify(tmp_path / "out", against=twins[1]).ok
 
 
 def test_packed_experts_are_inspected(twins: tuple[Path, Path]) -> None:
-    found = {tensor.name: tensor for tensor in inspect(twins[1]).tensors}
-    blocks = found["model.layers.0.mlp.experts.gate_up_proj_blocks"]
-    assert blocks.dtype == "U8"
-    assert tuple(blocks.shape) == (4, 192, 5, 16)
+    packed, plain = inspect(twins[1]), inspect(twins[0])
+    assert (packed.format, packed.method, plain.method) == ("hf", "mxfp4", None)
+    assert packed.parameters == plain.parameters
+    roles = {row.role: (row.tensors, row.weights) for row in packed.roles}
+    assert roles == {row.role: (row.tensors, row.weights) for row in plain.roles}
+    assert packed.average_bits == 4
+    found = {tensor.name: tensor for tensor in packed.tensors}
+    both = found["model.layers.0.mlp.experts.gate_up_proj"]
+    assert (both.dtype, both.bits, both.group_size) == ("U8", 4, 32)
+    assert both.shape == (4, 192, 160)
+    assert both.bytes == 4 * 192 * 5 * 17
+    shown = CliRunner().invoke(cli, ["inspect", str(twins[1])], prog_name="jang").stdout
+    assert "Hugging Face\n" in shown and "mxfp4" in shown
 
 
 def change_scales(folder: Path, change: Callable[[np.ndarray], None]) -> None:

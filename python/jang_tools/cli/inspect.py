@@ -31,9 +31,10 @@ def command(ui: Ui, model: str | None, model_option: str | None, tensors: bool) 
     from jang_tools.inspect import inspect
 
     found = inspect(path)
+    packed = found.format == "hf" and found.method is not None
     facts = {
         "path": str(found.path),
-        "format": _FORMATS.get(found.format, found.format),
+        "format": _FORMATS.get(found.format, found.format) if not packed else "Hugging Face",
         "model type": found.model_type,
         "profile": found.profile,
         "method": found.method,

@@ -233,8 +233,8 @@ def _describe(path: Path, form: str) -> str:
         bits = pair.get("bits") if isinstance(pair, dict) else None
         return f"MLX {bits}-bit" if bits else "MLX"
     settings = read_json_object(path / "config.json").get("quantization_config")
-    fp8 = isinstance(settings, dict) and settings.get("quant_method") == "fp8"
-    return "FP8" if fp8 else "unquantized"
+    method = settings.get("quant_method") if isinstance(settings, dict) else None
+    return {"fp8": "FP8", "mxfp4": "MXFP4"}.get(str(method), "unquantized")
 
 
 def _choose_context(ui: Ui, model: Model, wanted: int | None) -> int:
