@@ -13,9 +13,9 @@ _SHOWN = 120
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def shown(name: str) -> str:
+def shown(name: str, most: int = _SHOWN) -> str:
     """``name`` as text for a message: control characters escaped, long names cut."""
-    text = name if len(name) <= _SHOWN else name[:_SHOWN] + "..."
+    text = name if len(name) <= most else name[:most] + "..."
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
