@@ -25,13 +25,13 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-SOURCE_CHARACTERS = 1_000_000  # of a template
+SOURCE_CHARACTERS = 250_000  # of a template; compiling it is not interrupted
 BASE_CHARACTERS = 2_000_000  # of one value, when the input is small
 INPUT_FACTOR = 16  # and so many times the input on top
 WORK_FACTOR = 20  # all values together
-SECONDS = 10.0  # of the processor
+SECONDS = 5.0  # of the processor
 
-_STEP = 16  # what a turn of a loop or a call costs, whatever it makes
+_STEP = 64  # what a turn of a loop or a call costs, whatever it makes
 _OTHER = 64  # characters of things whose text is short: numbers, macros, iterators
 _LARGEST_POWER = 1000
 _LARGEST_BITS = 65_536  # of a whole number
@@ -96,9 +96,9 @@ class Budget:
 
 
 @contextmanager
-def budget_of(inputs: Iterable[Any], seconds: float = SECONDS) -> Iterator[Budget]:
+def budget_of(inputs: Iterable[Any]) -> Iterator[Budget]:
     """The limits of what runs in this block: a template's compilation and rendering."""
-    budget = Budget(inputs, seconds)
+    budget = Budget(inputs, SECONDS)
     token = _current.set(budget)
     try:
         yield budget
@@ -136,7 +136,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return attr not in _UNSAFE_ATTRIBUTES and super().is_safe_attribute(obj, attr, value)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         budget = _budget()
         budget.spend()
         owner = getattr(__obj, "__self__", None)
