@@ -127,7 +127,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.globals["namespace"] = _OpaqueNamespace
         for name in list(self.filters):
             self.add_filter(name, self.filters[name])
-        self.tests = {name: _counted(test) for name, test in self.tests.items()}
+        self.tests = {name: _counted(test) for name, test in self.tests.items()}  # type: ignore[arg-type]
 
     def add_filter(self, name: str, function: Callable[..., Any]) -> None:
         """Makes a function a filter whose results are measured."""
@@ -146,7 +146,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         if isinstance(owner, (str, bytes)):
             rule = _METHOD_RULES.get(__obj.__name__)
             if rule is not None:
-                owner, *args = rule(budget, owner, *args, **kwargs)
+                args = rule(budget, owner, *args, **kwargs)[1:]
         return budget.made(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -189,7 +189,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return value[slice(start, stop, step)]
 
     @staticmethod
-    def concat(parts: Iterable[str]) -> str:  # type: ignore[override]
+    def concat(parts: Iterable[str]) -> str:
         """The pieces of a template, a macro or a block, counted before they are joined."""
         budget, pieces, total = _budget(), [], 0
         for piece in parts:

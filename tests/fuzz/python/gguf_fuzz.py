@@ -24,29 +24,20 @@ from reference_model import check_written, write_reference
 
 SCRATCH = Scratch()
 REFERENCE = write_reference(SCRATCH)
-SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<B",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
+SCALARS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIifBQqd", strict=True))
 STRING, ARRAY = 8, 9
-WORDS = [
-    "general.architecture", "llama", "general.alignment", "general.type", "general.file_type", "llama.block_count",
-    "llama.rope.freq_base", "split.count", "split.no", "tokenizer.ggml.tokens", "token_embd.weight", "output.weight",
-    "output_norm.weight", "blk.0.attn_q.weight", "blk.0.ffn_gate_exps.weight", "rope_freqs.weight", 10, 12, 14, 16,
-]  # fmt: skip
+WORDS = """
+    general.architecture llama general.alignment general.type general.file_type llama.block_count
+    llama.rope.freq_base split.count split.no tokenizer.ggml.tokens token_embd.weight
+    output.weight output_norm.weight blk.0.attn_q.weight blk.0.ffn_gate_exps.weight
+    rope_freqs.weight
+"""
+TYPE_NUMBERS = [10, 12, 14, 16, 30]
 
 
 def packed(layout: str, value: Any) -> bytes:
     """A number cut to its width, so that each makes some file."""
+    layout = "<" + layout
     if layout[1] in "fd":
         try:
             return struct.pack(layout, float(value))
@@ -69,8 +60,8 @@ def valued(kind: int, value: Any) -> bytes:
         inner, items = value if isinstance(value, list) and len(value) == 2 else (0, [])
         inner, items = whole(inner), items if isinstance(items, list) else []
         body = b"".join(valued(inner, item) for item in items) if inner != ARRAY else b""
-        return packed("<I", inner) + struct.pack("<Q", len(items)) + body
-    return packed(SCALARS.get(kind, "<I"), value)
+        return packed("I", inner) + struct.pack("<Q", len(items)) + body
+    return packed(SCALARS.get(kind, "I"), value)
 
 
 def whole(value: Any, most: int = 1 << 40) -> int:
@@ -86,11 +77,11 @@ def gguf_bytes(value: dict[str, Any]) -> bytes:
     keys = value.get("keys") if isinstance(value.get("keys"), list) else []
     tensors = value.get("tensors") if isinstance(value.get("tensors"), list) else []
     counts = listed(value.get("counts"), 2)
-    head = b"GGUF" + packed("<I", value.get("version", 3))
-    head += packed("<Q", counts[0] or len(tensors)) + packed("<Q", counts[1] or len(keys))
+    head = b"GGUF" + packed("I", value.get("version", 3))
+    head += packed("Q", counts[0] or len(tensors)) + packed("Q", counts[1] or len(keys))
     alignment = 32
     for key, kind, item in (listed(key, 3) for key in keys):
-        head += text(key) + packed("<I", kind) + valued(whole(kind), item)
+        head += text(key) + packed("I", kind) + valued(whole(kind), item)
         if key == "general.alignment" and 0 < whole(item) < 1 << 16:
             alignment = item
     body, end = b"", 0
@@ -98,8 +89,8 @@ def gguf_bytes(value: dict[str, Any]) -> bytes:
         lengths = lengths if isinstance(lengths, list) else [lengths]
         begin = -(-end // alignment) * alignment
         head += text(name) + struct.pack("<I", len(lengths))
-        head += b"".join(packed("<Q", length) for length in lengths)
-        head += packed("<I", kind) + packed("<Q", begin + whole(change))
+        head += b"".join(packed("Q", length) for length in lengths)
+        head += packed("I", kind) + packed("Q", begin + whole(change))
         size = 1
         for length in lengths:
             size *= max(whole(length), 0)
@@ -142,4 +133,4 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run(one_input, WORDS)
+    run(one_input, [*WORDS.split(), *TYPE_NUMBERS])

@@ -27,11 +27,13 @@ SCRATCH = Scratch()
 REFERENCE = write_reference(SCRATCH)
 SIZES = {"F16": 2, "BF16": 2, "F32": 4, "I32": 4, "U8": 1, "I64": 8, "F64": 8, "BOOL": 1}
 MODULE = "model.layers.0.self_attn.q_proj"
-WORDS = [
-    "bits", "group_size", "desc_act", "sym", "quant_method", "gptq", "gptq_v2", "marlin", "checkpoint_format", "dynamic",
-    "quantization_config", "pack_dtype", "tie_word_embeddings", f"{MODULE}.qweight", f"{MODULE}.qzeros",
-    f"{MODULE}.scales", f"{MODULE}.g_idx", f"{MODULE}.bias", f"{MODULE}.weight", "lm_head.weight", "F16", "I32",
-]  # fmt: skip
+WORDS = """
+    bits group_size desc_act sym quant_method gptq gptq_v2 marlin checkpoint_format dynamic
+    quantization_config pack_dtype tie_word_embeddings model.layers.0.self_attn.q_proj.qweight
+    model.layers.0.self_attn.q_proj.qzeros model.layers.0.self_attn.q_proj.scales
+    model.layers.0.self_attn.q_proj.g_idx model.layers.0.self_attn.q_proj.bias
+    model.layers.0.self_attn.q_proj.weight lm_head.weight F16 I32
+"""
 
 
 def weight_file(tensors: Any) -> bytes:
@@ -75,4 +77,4 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run(one_input, WORDS)
+    run(one_input, WORDS.split())

@@ -21,12 +21,24 @@ from jang_tools.errors import JangError
 
 ROOT = Path(__file__).resolve().parents[3]
 # Values that readers have reason to fear, beside those that a document has already.
-FEARED: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3, 4, 7, 8, 31, 32, 33, 64, 128, 255, 256, 4096, 2**31 - 1, 2**31,
-    2**32, 2**53, 2**62, 2**63, 2**64 - 1, 2**64, -(2**31), -(2**63), 0.0, -0.0, 0.5, 1e-45, 1e38, 1e300,
-    "", "a", "\0", "\n", "\x1b[31m", "\ud800", "\ufeff", "é", "\U0001f600", ".", "..", "/", "x" * 300,
-    [], [0], [1, 2], {}, {"a": 1}, [[]], "F16", "I32", "BF16", "U8", "weight", "bits",
-]  # fmt: skip
+PAIRS = ((1, 0), (1, 1), (-1, 0))  # sign, less: 2^n, 2^n - 1, -2^n
+FEARED: list[Any] = [None, True, False, 0.0, -0.0, 0.5, 1e-45, 1e38, 1e300, [], [0], {}, {"a": 1}]
+FEARED += [0, 1, 2, 3, 4, 7, 8, 31, 32, 33, 64, 128, 255, 256, 4096]
+FEARED += [sign * (1 << bits) - less for bits in (31, 32, 53, 62, 63, 64) for sign, less in PAIRS]
+FEARED += [
+    "",
+    "a",
+    "\0",
+    "\n",
+    "\x1b[31m",
+    "\ud800",
+    "\ufeff",
+    "é",
+    "\U0001f600",
+    "..",
+    "/",
+    "x" * 300,
+]
 LARGEST = 1 << 16  # bytes of an input
 MESSAGE = 4096  # characters of an error's text, at most
 

@@ -1,4 +1,4 @@
-"""An importance matrix in either form: weights of what is read are positive and of the model's size.
+"""An importance matrix in either form: weights are positive and of the model's size.
 
 The document is that of gguf_fuzz.py or, with "entries" [[name, calls, values, payload]], the older
 form with "dataset" and "tail" behind them.
@@ -22,18 +22,18 @@ from reference_model import write_reference
 
 SCRATCH = Scratch()
 REFERENCE = write_reference(SCRATCH)
-WORDS = [
-    "blk.0.attn_q.weight.in_sum2", "blk.0.attn_q.weight.counts", "blk.0.ffn_down.weight", "token_embd.weight",
-    "output.weight", "imatrix", "general.type", "imatrix.datasets", "imatrix.chunk_count", ".in_sum2", ".counts",
-]  # fmt: skip
+WORDS = """
+    blk.0.attn_q.weight.in_sum2 blk.0.attn_q.weight.counts blk.0.ffn_down.weight token_embd.weight
+    output.weight imatrix general.type imatrix.datasets imatrix.chunk_count .in_sum2 .counts
+"""
 
 
 def legacy_bytes(value: dict[str, Any]) -> bytes:
     entries = value["entries"]
-    data = packed("<i", value.get("count") or len(entries))
+    data = packed("i", value.get("count") or len(entries))
     for name, calls, count, payload in (listed(entry, 4) for entry in entries):
         text = str(name).encode("utf-8", "surrogatepass")
-        data += struct.pack("<i", len(text)) + text + packed("<i", calls) + packed("<i", count)
+        data += struct.pack("<i", len(text)) + text + packed("i", calls) + packed("i", count)
         data += fill(payload, 4 * min(max(whole(count), 0), 4096))
     if "dataset" in value:
         text = str(value["dataset"]).encode("utf-8", "surrogatepass")
@@ -62,4 +62,4 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run(one_input, WORDS)
+    run(one_input, WORDS.split())

@@ -13,7 +13,7 @@ from jang_tools.foreign.reference import Reference, read_reference
 
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
 
-from make_corpus import LLAMA, SHAPES, header  # noqa: E402  the folder is on the path only now
+from make_corpus import LLAMA, SHAPES, header
 
 
 def write_reference(scratch: Scratch) -> Reference:

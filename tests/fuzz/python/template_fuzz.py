@@ -23,25 +23,62 @@ template_sandbox.BASE_CHARACTERS = 20_000
 template_sandbox.SECONDS = 0.3
 SLACK_SECONDS = 3.0  # one operation, the compiler, the instrumentation
 
+CALL = {"function": {"name": "f", "arguments": {"x": 1}}}
 MESSAGES: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image"}]},
-    {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]},
+    {"role": "assistant", "content": None, "tool_calls": [CALL]},
     {"role": "tool", "content": "3"},
     {"role": "user", "content": "Is 1 < 2 & é?"},
-]  # fmt: skip
+]
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
-WORDS = [
-    "{% for m in messages %}", "{% endfor %}", "{% if m.content is string %}", "{% endif %}", "{{ m.content }}",
-    "{% set ns = namespace(x='ab') %}", "{% set ns.x = ns.x + ns.x %}", "{{ ns.x ~ ns.x }}",
-    "{% macro f(x) %}{{ x }}{% endmacro %}", "{{ f(f('a')) }}", "range(999)", "[ns.x, ns.x]", "{'a': ns.x}",
-    " | join('-')", " | replace('a', 'bb')", " | tojson(indent=2)", " | map('upper') | list", " | batch(3)",
-    " | indent(9)", " | center(99)", " | sum", " | sort", " | selectattr('role', 'equalto', 'user') | list",
-    ".split('a')", ".replace('', 'xy')", ".join(['a', 'b'])", ".format('a', b=1)", "'%s %d' % ('a', 3)", " * 99",
-    "[1:]", "[::-1]", " ** 9", ".__class__", "['__init__']", " | attr('__globals__')", "loop.index", "loop.cycle(1, 2)",
-    "{% generation %}", "{% endgeneration %}", "{% break %}", "raise_exception('x')", "strftime_now('%d')",
-    "{% call f() %}a{% endcall %}", "{% filter upper %}a{% endfilter %}", "{% block b %}{{ self.b() }}{% endblock %}",
-]  # fmt: skip
+WORDS = r"""
+{% for m in messages %}
+{% endfor %}
+{% if m.content is string %}
+{% endif %}
+{{ m.content }}
+{% set ns = namespace(x='ab') %}
+{% set ns.x = ns.x + ns.x %}
+{{ ns.x ~ ns.x }}
+{% macro f(x) %}{{ x }}{% endmacro %}
+{{ f(f('a')) }}
+range(999)
+[ns.x, ns.x]
+{'a': ns.x}
+ | join('-')
+ | replace('a', 'bb')
+ | tojson(indent=2)
+ | map('upper') | list
+ | batch(3)
+ | indent(9)
+ | center(99)
+ | sum
+ | sort
+ | selectattr('role', 'equalto', 'user') | list
+.split('a')
+.replace('', 'xy')
+.join(['a', 'b'])
+.format('a', b=1)
+'%s %d' % ('a', 3)
+ * 99
+[1:]
+[::-1]
+ ** 9
+.__class__
+['__init__']
+ | attr('__globals__')
+loop.index
+loop.cycle(1, 2)
+{% generation %}
+{% endgeneration %}
+{% break %}
+raise_exception('x')
+strftime_now('%d')
+{% call f() %}a{% endcall %}
+{% filter upper %}a{% endfilter %}
+{% block b %}{{ self.b() }}{% endblock %}
+"""
 
 
 def one_input(data: bytes) -> None:
@@ -72,4 +109,4 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    run(one_input, WORDS)
+    run(one_input, WORDS.strip("\n").split("\n"))

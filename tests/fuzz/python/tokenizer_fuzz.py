@@ -22,25 +22,58 @@ SCRATCH = Scratch()
 FILES = ("tokenizer", "tokenizer_config", "config", "generation_config", "special_tokens_map")
 BYTES = [chr(c) for c in [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]]
 BYTES += [chr(0x100 + i) for i in range(256 - len(BYTES))]
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 SOUND: dict[str, Any] = {
     "version": "1.0",
-    "added_tokens": [
-        {"id": 256, "content": "<s>", "special": True, "single_word": False, "lstrip": False,
-         "rstrip": False, "normalized": False},
-    ],
+    "added_tokens": [{"id": 256, "content": "<s>", "special": True}],
     "normalizer": None,
-    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    "pre_tokenizer": BYTE_LEVEL,
     "post_processor": None,
-    "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-    "model": {"type": "BPE", "vocab": {**{token: i for i, token in enumerate(BYTES)}, "<s>": 256}, "merges": []},
-}  # fmt: skip
-WORDS = [
-    "bos_token", "eos_token", "<s>", "</s>", "add_bos_token", "added_tokens_decoder", "content", "chat_template",
-    "{{ messages[0].content }}<s>", "additional_special_tokens", "tokenizer_class", "LlamaTokenizerFast", "lstrip",
-    "rstrip", "eos_token_id", "text_config", "256", "ByteLevel", "Metaspace", "TemplateProcessing", "BPE", "Unigram",
-    "WordLevel", "Prepend", "Sequence", "Replace", "ByteFallback", "Fuse", "Strip", "normalizer", "pre_tokenizer",
-    "post_processor", "decoder", "type", "pattern", "String", "Regex",
-]  # fmt: skip
+    "decoder": BYTE_LEVEL,
+    "model": {"type": "BPE", "vocab": {token: i for i, token in enumerate([*BYTES, "<s>"])}},
+}
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
+SOUND["added_tokens"][0] |= dict.fromkeys(FLAGS, False)
+SOUND["model"]["merges"] = []
+WORDS = r"""
+bos_token
+eos_token
+<s>
+</s>
+add_bos_token
+added_tokens_decoder
+content
+chat_template
+{{ messages[0].content }}<s>
+additional_special_tokens
+tokenizer_class
+LlamaTokenizerFast
+lstrip
+rstrip
+eos_token_id
+text_config
+256
+ByteLevel
+Metaspace
+TemplateProcessing
+BPE
+Unigram
+WordLevel
+Prepend
+Sequence
+Replace
+ByteFallback
+Fuse
+Strip
+normalizer
+pre_tokenizer
+post_processor
+decoder
+type
+pattern
+String
+Regex
+"""
 
 
 def one_input(data: bytes) -> None:
@@ -84,4 +117,4 @@ def use(tokenizer: Tokenizer, text: str) -> None:
 
 
 if __name__ == "__main__":
-    run(one_input, WORDS)
+    run(one_input, WORDS.strip("\n").split("\n"))
