@@ -519,7 +519,7 @@ def readers() -> None:
     put("safetensors", "framed", b"\0" + struct.pack("<Q", len(raw)) + raw + bytes(4))
 
 
-if __name__ == "__main__":
+def main() -> None:
     headers()
     indexes()
     configs()
@@ -531,3 +531,7 @@ if __name__ == "__main__":
     tokenizers()
     foreign()
     readers()
+
+
+if __name__ == "__main__":
+    main()

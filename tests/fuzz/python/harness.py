@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import bidirectional, category
 
 import atheris
 
@@ -40,6 +41,7 @@ FEARED += [
     "x" * 300,
 ]
 LARGEST = 1 << 16  # bytes of an input
+TURNING = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
 MESSAGE = 4096  # characters of an error's text, at most
 
 
@@ -66,8 +68,16 @@ def check_error(error: JangError) -> None:
     """One bounded line of printable text, with a code."""
     text = str(error)
     assert text and len(text) <= MESSAGE, f"{len(text)} characters: {text[:200]!r}"
-    assert text.isprintable() or all(c.isprintable() or c == "\ufffd" for c in text), repr(text)
+    check_text(text)
     assert error.code, f"no code: {text}"
+
+
+def check_text(text: str) -> None:
+    """One line, without anything that moves a cursor, turns a direction or cannot be encoded."""
+    text.encode()
+    assert len(text.splitlines()) <= 1, repr(text)
+    hidden = [c for c in text if category(c) == "Cc" or bidirectional(c) in TURNING]
+    assert not hidden, repr(text)
 
 
 def document(data: bytes) -> Any:
@@ -153,7 +163,7 @@ def fill(kind: Any, count: int) -> bytes:
         return bytes(count)
     if kind == 1:  # small positive values as f16 and f32
         return (b"\x00\x3c\x80\x3c" * (count // 4 + 1))[:count]
-    return random.Random(str(kind)).randbytes(count)
+    return random.Random(ascii(kind)).randbytes(count)
 
 
 def run(one_input: Callable[[bytes], None], words: Sequence[Any]) -> None:

@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["jang_tools"]):
     from jang_tools.foreign.imatrix import read_imatrix
 
 from gguf_fuzz import gguf_bytes, listed, packed, whole
-from harness import Scratch, check_error, document, fill, run
+from harness import MESSAGE, Scratch, check_error, check_text, document, fill, run
 from reference_model import write_reference
 
 SCRATCH = Scratch()
@@ -58,7 +58,8 @@ def one_input(data: bytes) -> None:
         assert weights.dtype == np.float32 and weights.shape == (columns,), module
         assert np.isfinite(weights).all() and (weights > 0).all(), module
     for warning in found.warnings:
-        assert warning.isprintable() and len(warning) < 4096
+        check_text(warning)
+        assert len(warning) <= MESSAGE
 
 
 if __name__ == "__main__":
