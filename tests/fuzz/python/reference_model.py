@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from harness import ROOT, Scratch
-
 from jang_tools.foreign.reference import Reference, read_reference
 
 sys.path.insert(0, str(ROOT / "tests" / "fuzz"))
