@@ -69,7 +69,9 @@ class ChatTemplate:
             )
         try:
             with budget_of(values.values()):
-                return self._environment.from_string(source).render(values)
+                text = self._environment.from_string(source).render(values)
+            text.encode()  # an escape such as \\ud800 in a template makes half a character
+            return text
         except TemplateSyntaxError as error:
             raise self._fault(f"line {error.lineno}: {error.message}") from error
         except TemplateError as error:

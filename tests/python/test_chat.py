@@ -194,6 +194,7 @@ def test_a_list_of_templates_has_a_default_and_one_for_tools(tmp_path: Path) -> 
         ("{% for m in messages %}", "line 1: "),
         ("{{ nothing.at.all }}", "'nothing' is undefined"),
         ("{{ messages + 1 }}", "TypeError"),
+        ("{{ '\\ud800' }}", "surrogates"),
         ("{{ messages[0].content / 2 }}", "TypeError"),
         ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "RecursionError"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
