@@ -225,8 +225,6 @@ DOUBLED = (
 @pytest.mark.parametrize(
     "source",
     [
-        "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
-        "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
         DOUBLED % ("'ab'", "ns.x + ns.x"),
         DOUBLED % ("'ab'", "ns.x ~ ns.x"),
         DOUBLED % ("3", "ns.x * ns.x"),
@@ -261,6 +259,19 @@ DOUBLED = (
 )
 def test_what_would_take_all_time_or_memory_is_out_of_bounds(source: str) -> None:
     with pytest.raises(FormatError, match="out of bounds"):
+        written(source).render([USER])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    ],
+)
+def test_steps_are_counted(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jang_tools.template_sandbox.BASE_CHARACTERS", 20_000)
+    with pytest.raises(FormatError, match="too large together"):
         written(source).render([USER])
 
 
