@@ -45,6 +45,7 @@ _UNSAFE_ATTRIBUTES = frozenset(
     {"translate", "maketrans", "format_map", "to_bytes", "from_bytes", "fromhex", "striptags"}
 )
 _CONTAINERS = (list, tuple, dict, set, frozenset, KeysView, ValuesView, ItemsView)
+_CODECS = ("utf-8", "utf8", "ascii", "latin-1", "utf-16", "utf-32")
 _NESTED_FIELD = re.compile(r"\{[^{}]*\{")
 _DIGITS = re.compile(r"\d+")
 
@@ -388,6 +389,15 @@ def _short_text(budget: Budget, value: Any, *args: Any, **kwargs: Any) -> tuple[
     return value, *args
 
 
+def _codec(
+    budget: Budget, value: Any, encoding: Any = "utf-8", *args: Any, **kwargs: Any
+) -> tuple[Any, ...]:
+    """Some codecs, that of domain names for one, take the square of their length."""
+    if str(kwargs.get("encoding", encoding)).lower() not in _CODECS:
+        raise SecurityError("a codec out of bounds")
+    return value, *([encoding] if "encoding" not in kwargs else []), *args
+
+
 def _numbers(budget: Budget, value: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
     """Sums of lists take the square of their length."""
     if any(isinstance(one, (list, tuple)) for one in (*args, *kwargs.values())):
@@ -417,6 +427,8 @@ _FILTER_RULES: dict[str, Rule] = {
 }
 _METHOD_RULES: dict[str, Rule] = {
     "center": _width,
+    "decode": _codec,
+    "encode": _codec,
     "expandtabs": _expand_tabs,
     "format": _format_method,
     "join": _join_method,

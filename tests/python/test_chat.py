@@ -252,6 +252,8 @@ DOUBLED = (
         "{{ range(99999) | map('center', 9999) | list | length }}",
         "{{ ([[1]] * 9999) | sum(start=[]) }}",
         "{{ 15 | round(-10 ** 9) }}",
+        "{{ ('é' * 900000).encode('punycode') }}",
+        "{{ 'a'.encode().decode(encoding='idna') }}",
         "{{ ('-a' * 900000) | wordwrap(3) }}",
         "{% set s = 'x' * 1900000 %}{{ [" + "s[1:], " * 50 + "] | length }}",
         "{% set s = 'x' * 1900000 %}{% for i in range(9) %}{{ s }}{% endfor %}",
@@ -316,6 +318,9 @@ def test_messages_of_a_template_are_bounded_and_printable() -> None:
 
 
 def test_bounded_products_and_powers_still_work() -> None:
+    assert (
+        written("{{ 'é'.encode() | length }}{{ 'a'.encode('ascii').decode() }}").render([]) == "2a"
+    )
     assert written("{{ '-' * 3 }}{{ 2 ** 10 }}{{ 3 * 4 }}{{ [0] * 2 }}").render([]) == (
         "---102412[0, 0]"
     )
