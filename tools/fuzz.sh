@@ -20,9 +20,9 @@ run() {  # run NAME COMMAND...: the command with libFuzzer's options and the see
   echo "==> $name, ${seconds} s"
   mkdir -p "${seeds[0]}"
   [ ! -d "tests/fuzz/corpus/$name" ] || seeds+=("tests/fuzz/corpus/$name")
-  "$@" -max_total_time="$seconds" -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 \
+  "$@" -max_total_time="$seconds" -rss_limit_mb=2048 -print_final_stats=1 -print_funcs=0 -verbosity=0 \
     -artifact_prefix="build/fuzz-findings/$name-" "${seeds[@]}" 2>&1 |
-    grep -vE '^(INFO|WARNING: Failed to find function|stat::new|stat::slowest)|^$' || {
+    grep -vE '^(INFO|WARNING: Failed to find function|stat::new|stat::slowest|#|")|^$' || {
     echo "error: $name found something: see build/fuzz-findings" >&2
     exit 1
   }
@@ -43,5 +43,5 @@ if python -c 'import atheris' 2>/dev/null; then
   done
 else
   echo "note: the targets of tests/fuzz/python are left out: there is no atheris for $(python --version) here (it has"
-  echo "      wheels for CPython 3.11 to 3.13 on Linux: PYTHON=python3.11 make fuzz)"
+  echo "      wheels for CPython 3.11 to 3.13 on Linux, x86-64: PYTHON=python3.11 make fuzz)"
 fi
