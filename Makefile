@@ -71,6 +71,11 @@ $(VENV)/.lint: pyproject.toml | $(VENV)/.created
 	@$(pip) install --group lint
 	@touch $@
 
+$(VENV)/.fuzz: pyproject.toml | $(VENV)/.created
+	@echo "==> fuzzing tools"
+	@$(pip) install --group fuzz
+	@touch $@
+
 # torch stays out of the environment of the tests: the package must not need it.
 .venv-parity/.ready: pyproject.toml
 	@tools/setup.sh build
@@ -138,7 +143,7 @@ sanitize: $(VENV)/.build
 	@tools/setup.sh build test
 	@$(in_venv) tools/sanitize.sh
 
-fuzz: $(VENV)/.build
+fuzz: $(VENV)/.package $(VENV)/.fuzz
 	@tools/setup.sh build fuzz
 	@$(in_venv) tools/fuzz.sh $(SECONDS)
 

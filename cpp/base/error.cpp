@@ -4,6 +4,7 @@
 // line of valid UTF-8 of bounded length, so that terminals, logs and Python can take it as it is.
 #include "base/error.h"
 
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 
@@ -15,24 +16,38 @@ namespace {
 constexpr std::size_t kMaxNameBytes = 240;
 constexpr std::size_t kMaxTextBytes = 4000;
 
+// What moves a terminal's cursor, ends its line, turns the direction of what follows, or shows
+// nothing at all: controls (C0, C1), line and paragraph separators, marks and overrides of
+// direction, characters of no width, tags. `length`: of the sequence of UTF-8 at the start.
+bool is_hidden(std::string_view text, std::size_t length) {
+  const auto byte = [&](std::size_t i) {
+    return static_cast<uint32_t>(static_cast<unsigned char>(text[i]));
+  };
+  uint32_t point = length == 1 ? byte(0) : byte(0) & (0x7fu >> length);
+  for (std::size_t i = 1; i < length; ++i) point = point << 6 | (byte(i) & 0x3fu);
+  const auto within = [point](uint32_t first, uint32_t last) {
+    return point >= first && point <= last;
+  };
+  return within(0, 0x1f) || within(0x7f, 0x9f) || point == 0xad || point == 0x61c ||
+         point == 0x180e || within(0x200b, 0x200f) || within(0x2028, 0x202e) ||
+         within(0x2060, 0x206f) || point == 0xfeff || within(0xfff9, 0xfffb) ||
+         within(0xe0000, 0xe007f);
+}
+
 std::string one_line(std::string_view text, std::size_t limit) {
   std::string out;
   out.reserve(text.size() < limit ? text.size() : limit);
   for (std::size_t i = 0; i < text.size();) {
     if (out.size() >= limit) return out + "...";
     const std::size_t length = utf8_sequence(text, i);
-    const auto c = static_cast<unsigned char>(text[i]);
-    // C1 controls (U+0080..U+009F) move a terminal's cursor just as C0 ones do.
-    const bool control =
-        length == 1 ? (c < 0x20 || c == 0x7f)
-                    : (length == 2 && c == 0xc2 && static_cast<unsigned char>(text[i + 1]) < 0xa0);
-    if (length != 0 && !control) {
+    if (length != 0 && !is_hidden(text.substr(i), length)) {
       out.append(text, i, length);
       i += length;
       continue;
     }
     char escaped[8];
-    std::snprintf(escaped, sizeof escaped, "\\x%02x", static_cast<unsigned>(c));
+    std::snprintf(escaped, sizeof escaped, "\\x%02x",
+                  static_cast<unsigned>(static_cast<unsigned char>(text[i])));
     out += escaped;
     ++i;
   }

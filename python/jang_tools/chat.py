@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jinja2 import nodes
-from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError
+from jinja2.exceptions import TemplateError, TemplateSyntaxError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.runtime import Context
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jang_tools.errors import FormatError
+from jang_tools.foreign.faults import shown
 from jang_tools.json_file import read_json_object
+from jang_tools.template_sandbox import SOURCE_CHARACTERS, TemplateSandbox, budget_of
 
 Message = Mapping[str, Any]
 
-_LARGEST_PRODUCT = 1_000_000  # elements of a string or list that `*` may build
+_LONGEST_REASON = 400  # characters of a template's own message
+_LONGEST_DATE_FORM = 200
 
 
 class ChatTemplate:
@@ -62,8 +63,15 @@ class ChatTemplate:
             **variables,
         }
         source = self._sources["tool_use" if tools and "tool_use" in self._sources else "default"]
+        if len(source) > SOURCE_CHARACTERS:
+            raise self._fault(
+                f"expected at most {SOURCE_CHARACTERS} characters, found {len(source)}"
+            )
         try:
-            return self._environment.from_string(source).render(values)
+            with budget_of(values.values()):
+                text = self._environment.from_string(source).render(values)
+            text.encode()  # an escape such as \\ud800 in a template makes half a character
+            return text
         except TemplateSyntaxError as error:
             raise self._fault(f"line {error.lineno}: {error.message}") from error
         except TemplateError as error:
@@ -95,7 +103,7 @@ class ChatTemplate:
         return text.rpartition(mark)[2] if mark in text else ""
 
     def _fault(self, reason: str) -> FormatError:
-        line = " ".join(reason.split())
+        line = shown(" ".join(reason.split()), _LONGEST_REASON)
         return FormatError(f"{self.file}: chat template: {line}", code="chat_template")
 
 
@@ -149,24 +157,6 @@ def _named_sources(value: object, file: Path) -> dict[str, str]:
     return named
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, which bounds `range` but not the memory that a product or a power takes."""
-
-    intercepted_binops = frozenset({"*", "**"})
-
-    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" and (abs(left) > 1000 or abs(right) > 1000):
-            raise SecurityError("power out of bounds")
-        for sequence, count in ((left, right), (right, left)):
-            if (
-                isinstance(sequence, (str, list, tuple))
-                and isinstance(count, int)
-                and len(sequence) * count > _LARGEST_PRODUCT
-            ):
-                raise SecurityError("product out of bounds")
-        return super().call_binop(context, operator, left, right)
-
-
 class _GenerationTag(Extension):
     """`{% generation %}` marks assistant text for training; in a prompt it is only a scope."""
 
@@ -183,6 +173,8 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(form: str) -> str:
+    if len(form) > _LONGEST_DATE_FORM:
+        raise TemplateError(f"strftime_now: a form of {len(form)} characters")
     return datetime.now().strftime(form)
 
 
@@ -199,11 +191,11 @@ def _to_json(
     )
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = _Sandbox(
+def _environment() -> TemplateSandbox:
+    environment = TemplateSandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
     )
-    environment.filters["tojson"] = _to_json
+    environment.add_filter("tojson", _to_json)
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     return environment

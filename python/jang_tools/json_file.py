@@ -24,6 +24,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not valid JSON: {error}", code="config_syntax") from error
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise FormatError(
+            f"{path}: expected text that can be encoded, found {error}", code="config_syntax"
+        ) from error
     if not isinstance(value, dict):
         raise FormatError(
             f"{path}: expected a JSON object, found {type(value).__name__}", code="config_syntax"

@@ -6,7 +6,8 @@ files, so that a prompt becomes the same ids here and there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -16,6 +17,7 @@ from tokenizers import Tokenizer as Backend
 from jang_tools.chat import ChatTemplate, Message, load_chat_template
 from jang_tools.detokenizer import Detokenizer
 from jang_tools.errors import ArgumentError, FormatError, UnsupportedError
+from jang_tools.foreign.faults import shown
 from jang_tools.json_file import read_json_object
 
 _NAMED_TOKENS = (
@@ -27,6 +29,9 @@ _NAMED_TOKENS = (
     "cls_token",
     "mask_token",
 )
+
+
+_ID_DIGITS = 10  # longer ones are no ids
 
 
 class Tokenizer:
@@ -74,7 +79,7 @@ class Tokenizer:
         backend.no_padding()
         _follow_llama_class(backend, config)
         _add_missing_tokens(backend, config_file, config, special)
-        _follow_bos_flags(backend, config, special)
+        _follow_bos_flags(backend, config_file, config, special)
         return cls(
             backend,
             special_tokens=special,
@@ -102,7 +107,8 @@ class Tokenizer:
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids; with ``add_special_tokens`` also those that the post-processor adds (BOS).
 
-        Raises ArgumentError for text with bytes that were not UTF-8 where it came from.
+        Raises ArgumentError for text with bytes that were not UTF-8 where it came from, FormatError
+        where the tokenizer cannot do what its file says.
         """
         try:
             text.encode("utf-8")
@@ -110,7 +116,8 @@ class Tokenizer:
             raise ArgumentError(
                 f"the text is not valid UTF-8 at character {error.start + 1}", code="argument"
             ) from error
-        return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        with _faults_of_library("tokenizer.json"):
+            return list(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def encode_prompt(self, text: str) -> list[int]:
         """As ``encode``, but a text that already begins with BOS gets no second one."""
@@ -179,22 +186,26 @@ class Tokenizer:
         if self.chat_template is not None and (end := self.chat_template.end_of_turn()):
             # An end of turn is one added token right after the answer; ordinary text there, such
             # as a line break, must not end generation.
-            first = self.encode(end, add_special_tokens=False)[0]
-            if first in added_ids:
-                found.add(first)
+            first = self.encode(end, add_special_tokens=False)[:1]  # none: a normalizer's work
+            found.update(id for id in first if id in added_ids)
         return frozenset(found)
 
 
 def _read_backend(file: Path) -> Backend:
-    try:
+    with _faults_of_library(str(file)):
         return Backend.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception
-        raise FormatError(f"{file}: {_first_line(error)}", code="tokenizer") from error
+
+
+@contextmanager
+def _faults_of_library(file: str) -> Iterator[None]:
+    """What the library raises, bare Exceptions and its panics, as a FormatError about ``file``."""
+    try:
+        yield
     except BaseException as error:
-        # A panic of the library is no Exception; everything else here is an interruption.
-        if type(error).__name__ != "PanicException":
+        # A panic is no Exception; everything else beside them is an interruption.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise FormatError(f"{file}: {_first_line(error)}", code="tokenizer") from error
+        raise FormatError(f"{file}: {shown(_first_line(error), 400)}", code="tokenizer") from error
 
 
 def _first_line(error: BaseException) -> str:
@@ -225,7 +236,8 @@ def _add_missing_tokens(
     for id_text, entry in sorted(declared.items(), key=_id_order):
         if not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
             raise FormatError(
-                f"{file}: added_tokens_decoder: token {id_text} has no content", code="tokenizer"
+                f"{file}: added_tokens_decoder: token {shown(id_text)} has no content",
+                code="tokenizer",
             )
         if entry["content"] not in known:
             flags = {
@@ -255,7 +267,7 @@ def _as_list(value: object) -> list[Any]:
 
 
 def _id_order(item: tuple[str, object]) -> int:
-    return int(item[0]) if item[0].isdecimal() else -1
+    return int(item[0]) if item[0].isdecimal() and len(item[0]) < _ID_DIGITS else -1
 
 
 def _follow_llama_class(backend: Backend, config: Mapping[str, Any]) -> None:
@@ -276,7 +288,7 @@ def _follow_llama_class(backend: Backend, config: Mapping[str, Any]) -> None:
 
 
 def _follow_bos_flags(
-    backend: Backend, config: Mapping[str, Any], special: Mapping[str, str]
+    backend: Backend, file: Path, config: Mapping[str, Any], special: Mapping[str, str]
 ) -> None:
     """Without add_bos_token and add_eos_token the file's post-processor decides; with either, they
     replace it."""
@@ -286,9 +298,10 @@ def _follow_bos_flags(
     eos = special.get("eos_token") if config.get("add_eos_token") else None
     parts = [*([f"{bos}:0"] if bos else []), "$A:0", *([f"{eos}:0"] if eos else [])]
     tokens = [(text, backend.token_to_id(text)) for text in (bos, eos) if text]
-    backend.post_processor = processors.TemplateProcessing(
-        single=parts, pair=[*parts, "$B:1"], special_tokens=tokens
-    )
+    with _faults_of_library(str(file)):
+        backend.post_processor = processors.TemplateProcessing(
+            single=parts, pair=[*parts, "$B:1"], special_tokens=tokens
+        )
 
 
 def _configured_eos_ids(directory: Path) -> set[int]:

@@ -60,7 +60,7 @@ def compact(value: Any) -> str:
 
 def header(tensors: dict[str, tuple[str, list[int]]]) -> tuple[str, int]:
     """The header's text and the bytes of the payload it promises."""
-    sizes = {"U8": 1, "F8_E4M3": 1, "F16": 2, "U32": 4, "F32": 4, "I64": 8}
+    sizes = {"U8": 1, "F8_E4M3": 1, "F16": 2, "U32": 4, "F32": 4, "F64": 8, "I64": 8}
     entries: dict[str, Any] = {}
     end = 0
     for name, (dtype, shape) in tensors.items():
@@ -431,9 +431,159 @@ def plan_files() -> None:
     put("plan_file", "sized", compact({**full, "plan": {**plan, "allocation": allocation}}))
 
 
-if __name__ == "__main__":
+def statistics() -> None:
+    metadata = {
+        "format": "jang-statistics",
+        "version": "1",
+        "cap_rule": "20 x median |x|^2 of the sequence, position 0 left out",
+        "model_sha256": "a" * 64,
+        "tokenizer_sha256": "b" * 64,
+        "text_sha256": f"{'c' * 64},{'d' * 64}",
+        "sequences": "2",
+        "tokens": "64",
+    }
+    shapes: dict[str, dict[str, tuple[str, list[int]]]] = {
+        "matrix": {"a.sum_x2": ("F64", [3]), "a.count": ("I64", [1])},
+        "experts": {"a.sum_x2": ("F64", [2, 3]), "a.count": ("I64", [2])},
+        "hessian": {"a.sum_x2": ("F64", [3]), "a.count": ("I64", [1]), "a.H": ("F32", [6])},
+    }
+    for name, tensors in shapes.items():
+        text, size = header(tensors)
+        text = '{"__metadata__":' + compact(metadata) + "," + text[1:]
+        put("statistics", name, text.encode() + b"\n$$" + bytes(size))
+
+
+def levels() -> None:
+    for check in range(17):
+        put("levels", f"check_{check:02}", bytes([check, *range(check, check + 40)]))
+
+
+def templates() -> None:
+    texts = {
+        "turns": "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}",
+        "tools": "{% if tools %}{{ tools | tojson(indent=2) }}{% endif %}{{ bos_token }}",
+        "macro": "{% macro f(x) %}{{ x | upper }}{% endmacro %}{{ f('a') ~ f(v_a) }}",
+        "state": "{% set ns = namespace(x='ab') %}{% for i in range(9) %}"
+        "{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x[1:] }}",
+        "methods": "{{ 'a-b'.split('-') | join(', ') }}{{ 'a'.replace('a', 'b') * 3 }}",
+        "formats": "{{ '%s %05d' % ('a', 3) }}{{ '{} {:>5}'.format('a', 1) }}",
+    }
+    for name, text in texts.items():
+        put("template", name, compact({"template": text, "variables": {"a": "b"}}))
+
+
+def tokenizers() -> None:
+    decoder = {"257": {"content": "<e>", "special": True, "lstrip": True}}
+    config = {"bos_token": "<s>", "eos_token": {"content": "<e>"}, "added_tokens_decoder": decoder}
+    put("tokenizer", "added", compact({"tokenizer_config": config, "text": "a <e>"}))
+    flags = {**config, "add_bos_token": True, "add_eos_token": False}
+    put("tokenizer", "flags", compact({"tokenizer_config": flags, "text": "a"}))
+    chat = {**config, "chat_template": "{{ messages[0].content }}<e>"}
+    generation = {"eos_token_id": [1, 2]}
+    put("tokenizer", "chat", compact({"tokenizer_config": chat, "generation_config": generation}))
+    words = {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}
+    whole = {"version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": None}
+    whole |= {"post_processor": None, "decoder": None, "model": words}
+    put("tokenizer", "words", compact({"tokenizer": whole, "text": "b"}))
+    prefix = {"type": "Prepend", "prepend": "_"}
+    llama = {"tokenizer_class": "LlamaTokenizerFast", "legacy": False}
+    put(
+        "tokenizer",
+        "llama",
+        compact({"tokenizer": {**whole, "normalizer": prefix}, "tokenizer_config": llama}),
+    )
+
+
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.o_proj": "attn_output",
+}
+
+
+def gguf_name(name: str) -> str:
+    module = name.removesuffix(".weight")
+    if module in GGUF_NAMES:
+        return GGUF_NAMES[module] + ".weight"
+    part = module.removeprefix("model.layers.0.")
+    short = part.split(".")[-1].removesuffix("_proj")
+    kind = "attn" if part.startswith("self_attn") else "ffn"
+    return f"blk.0.{GGUF_NAMES.get(part, f'{kind}_{short}')}.weight"
+
+
+def foreign() -> None:
+    """Documents of the Python targets, which make files of them."""
+    keys = [
+        ["general.architecture", 8, "llama"],
+        ["general.file_type", 4, 1],
+        ["llama.block_count", 4, 1],
+        ["llama.rope.freq_base", 6, 10000.0],
+        ["tokenizer.ggml.scores", 9, [6, [0.5, 1.5]]],
+        ["tokenizer.ggml.tokens", 9, [8, ["a", "b"]]],
+    ]
+    for kind, number in {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8, "bf16": 30}.items():
+        tensors = [
+            [gguf_name(name), shape[::-1], number if len(shape) == 2 else 0, 0, 0]
+            for name, shape in SHAPES.items()
+        ]
+        put("gguf", kind, compact({"version": 3, "keys": keys, "tensors": tensors, "tail": 0}))
+    aligned = [["general.alignment", 4, 64], ["a", 0, 1], ["b", 7, 1], ["c", 12, 0.5]]
+    small = [["a", [256], 12, 0, 1], ["b", [2, 2, 2], 0, 0, 1]]
+    put("gguf", "aligned", compact({"version": 2, "keys": aligned, "tensors": small, "tail": 5}))
+    magic = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q1sIB", 1, b"a", 7, 1)
+    put("gguf", "bytes", magic)
+
+    modules = ["blk.0.attn_q.weight", "blk.0.ffn_down.weight", "token_embd.weight"]
+    older = [[name, 3, HIDDEN, 1] for name in modules]
+    put("imatrix", "older", compact({"entries": older, "dataset": "prose.txt"}))
+    put("imatrix", "oldest", compact({"entries": older[:1]}))
+    sums = [[f"{name}.in_sum2", [HIDDEN, 1], 0, 0, 1] for name in modules]
+    counts = [[f"{name}.counts", [1, 1], 0, 0, 1] for name in modules]
+    about = [["general.type", 8, "imatrix"], ["imatrix.datasets", 9, [8, ["prose.txt"]]]]
+    put("imatrix", "gguf", compact({"keys": about, "tensors": [*sums, *counts]}))
+
+    for bits in (2, 3, 4, 8):
+        settings = {"quant_method": "gptq", "bits": bits, "group_size": GROUP, "desc_act": False}
+        arrays: dict[str, list[Any]] = {}
+        for name, shape in SHAPES.items():
+            module = name.removesuffix(".weight")
+            if not module.endswith("_proj") or shape[0] * bits % 32:
+                arrays[name] = ["F16", shape, 1]
+                continue
+            rows, columns = shape
+            arrays[f"{module}.qweight"] = ["I32", [columns * bits // 32, rows], 7]
+            arrays[f"{module}.qzeros"] = ["I32", [columns // GROUP, rows * bits // 32], 8]
+            arrays[f"{module}.scales"] = ["F16", [columns // GROUP, rows], 1]
+            arrays[f"{module}.g_idx"] = ["I32", [columns], 0]
+        config = {**LLAMA, "quantization_config": {**settings, "sym": True}}
+        put("gptq", f"bits_{bits}", compact({"config": config, "tensors": arrays}))
+        if bits == 4:
+            both = {"config": LLAMA, "settings": {"bits": bits, "group_size": -1}}
+            put("gptq", "settings", compact({**both, "tensors": arrays}))
+
+
+def readers() -> None:
+    for path in sorted((CORPUS / "header").iterdir()):
+        put("safetensors", path.name, path.read_bytes())
+    raw = compact({"a": ENTRY}).encode()
+    put("safetensors", "framed", b"\0" + struct.pack("<Q", len(raw)) + raw + bytes(4))
+
+
+def main() -> None:
     headers()
     indexes()
     configs()
     files()
     plan_files()
+    statistics()
+    levels()
+    templates()
+    tokenizers()
+    foreign()
+    readers()
+
+
+if __name__ == "__main__":
+    main()

@@ -194,6 +194,7 @@ def test_a_list_of_templates_has_a_default_and_one_for_tools(tmp_path: Path) -> 
         ("{% for m in messages %}", "line 1: "),
         ("{{ nothing.at.all }}", "'nothing' is undefined"),
         ("{{ messages + 1 }}", "TypeError"),
+        ("{{ '\\ud800' }}", "surrogates"),
         ("{{ messages[0].content / 2 }}", "TypeError"),
         ("{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "RecursionError"),
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
@@ -216,7 +217,110 @@ def test_faults_are_one_line_that_names_the_file(source: str, reason: str) -> No
     assert "\n" not in text
 
 
+DOUBLED = (
+    "{%% set ns = namespace(x=%s) %%}{%% for i in range(64) %%}{%% set ns.x = %s %%}{%% endfor %%}"
+)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        DOUBLED % ("'ab'", "ns.x + ns.x"),
+        DOUBLED % ("'ab'", "ns.x ~ ns.x"),
+        DOUBLED % ("3", "ns.x * ns.x"),
+        DOUBLED % ("[1]", "[ns.x, ns.x]"),
+        DOUBLED % ("(1,)", "(ns.x, ns.x)"),
+        DOUBLED % ("1", "{'a': ns.x, 'b': ns.x}"),
+        "{{ 'a'.ljust(10 ** 10) }}{{ 1 }}",
+        "{{ 'a'.encode().center(10 ** 10) }}",
+        "{{ 'a' | center(10 ** 10) }}",
+        "{{ '%9999999999d' % 1 }}",
+        "{{ '%*d' % (10 ** 10, 1) }}",
+        "{{ '%9999999999d' | format(1) }}",
+        "{{ '{:99999999999}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 10 ** 10) }}",
+        "{{ ('{0}' * 9999).format('x' * 9999) }}",
+        "{{ ('%s' * 9999) % (('x' * 9999,) * 9999) }}",
+        "{{ ('a' * 9999).replace('a', 'b' * 9999) }}",
+        "{{ ('a' * 9999) | replace('', 'b' * 9999) }}",
+        "{{ ('b' * 9999).join('a' * 9999) }}",
+        "{{ ('a' * 9999) | join('b' * 9999) }}",
+        "{{ ('\\n' * 9999) | indent(9999) }}",
+        "{{ ('\\t' * 9999).expandtabs(9999) }}",
+        "{{ [1] | tojson(indent=10 ** 9) }}",
+        "{{ range(99) | slice(10 ** 9) | list }}",
+        "{{ range(99999) | map('center', 9999) | list | length }}",
+        "{{ ([[1]] * 9999) | sum(start=[]) }}",
+        "{{ 15 | round(-10 ** 9) }}",
+        "{{ ('é' * 900000).encode('punycode') }}",
+        "{{ 'a'.encode().decode(encoding='idna') }}",
+        "{{ ('-a' * 900000) | wordwrap(3) }}",
+        "{% set s = 'x' * 1900000 %}{{ [" + "s[1:], " * 50 + "] | length }}",
+        "{% set s = 'x' * 1900000 %}{% for i in range(9) %}{{ s }}{% endfor %}",
+    ],
+)
+def test_what_would_take_all_time_or_memory_is_out_of_bounds(source: str) -> None:
+    with pytest.raises(FormatError, match="out of bounds"):
+        written(source).render([USER])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    ],
+)
+def test_steps_are_counted(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jang_tools.template_sandbox.BASE_CHARACTERS", 20_000)
+    with pytest.raises(FormatError, match="too large together"):
+        written(source).render([USER])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ (1).to_bytes(9, 'big') }}",
+        "{{ 'a'.translate({97: 'b'}) }}",
+        "{{ ('<!---->' | safe).striptags() }}",
+        "{{ 'a' | striptags }}",
+        "{{ lipsum(9) }}",
+    ],
+)
+def test_what_no_template_of_chats_needs_is_absent(source: str) -> None:
+    with pytest.raises(FormatError, match=r"unsafe|No filter|undefined"):
+        written(source).render([USER])
+
+
+def test_the_processor_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(0, 10_000, 2))
+    monkeypatch.setattr("jang_tools.template_sandbox.time.thread_time", lambda: float(next(now)))
+    with pytest.raises(FormatError, match="more than 5 seconds"):
+        written("{% for i in range(9) %}{% endfor %}").render([USER])
+
+
+def test_long_templates_are_refused() -> None:
+    with pytest.raises(FormatError, match="at most 250000 characters, found 250001"):
+        written("x" * 250_001).render([USER])
+
+
+def test_the_limits_grow_with_the_conversation() -> None:
+    long = "x" * 3_000_000
+    template = written("{{ messages[0].content ~ messages[0].content | upper }}")
+    assert template.render([{"role": "user", "content": long}]) == long + long.upper()
+
+
+def test_messages_of_a_template_are_bounded_and_printable() -> None:
+    with pytest.raises(FormatError) as caught:
+        written("{{ raise_exception('\\x1b[31m' * 9999) }}").render([USER])
+    assert len(str(caught.value)) < 3000
+    assert str(caught.value).isprintable()
+
+
 def test_bounded_products_and_powers_still_work() -> None:
+    assert (
+        written("{{ 'é'.encode() | length }}{{ 'a'.encode('ascii').decode() }}").render([]) == "2a"
+    )
     assert written("{{ '-' * 3 }}{{ 2 ** 10 }}{{ 3 * 4 }}{{ [0] * 2 }}").render([]) == (
         "---102412[0, 0]"
     )

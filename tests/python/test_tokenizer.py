@@ -312,3 +312,57 @@ def test_json_null_and_strange_values_are_no_tokens(tmp_path: Path) -> None:
     assert tokenizer.special_tokens == {}
     assert tokenizer.eos_ids == {5}
     assert json.loads((tmp_path / "config.json").read_text())["eos_token_id"] is None
+
+
+# --- hostile files ---------------------------------------------------------------------------
+
+BARE = {"version": "1.0", "added_tokens": [], "pre_tokenizer": None, "post_processor": None}
+BARE |= {"decoder": None, "normalizer": None}
+BLANK = {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}
+STRICT = {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}}
+END = {"chat_template": "{{ messages[-1].content }}zz"}
+
+
+def put(directory: Path, tokenizer: dict[str, Any], config: dict[str, Any]) -> Path:
+    (directory / "tokenizer.json").write_text(json.dumps({**BARE, **tokenizer}))
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "config", "reason"),
+    [
+        (BLANK, {"bos_token": "\ud800"}, "surrogates"),
+        (BLANK, {"added_tokens_decoder": {"5": {"content": "\udfff"}}}, "surrogates"),
+        (BLANK, {"chat_template": "x\ud800"}, "surrogates"),
+        (BLANK, {"bos_token": " a:0 ", "add_bos_token": True}, "Piece"),
+        (BLANK, {"added_tokens_decoder": {"\x1b[31m" * 99: {}}}, "has no content"),
+        (STRICT, END, "unknown|UNK"),
+    ],
+)
+def test_faults_of_files_are_one_line_that_names_the_file(
+    tokenizer: dict[str, Any], config: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(FormatError, match=reason) as caught:
+        Tokenizer.load(put(tmp_path, tokenizer, config))
+    text = str(caught.value)
+    assert "tokenizer" in text and text.isprintable() and len(text) < 1000
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "config"),
+    [
+        (BLANK, END),  # no id for what ends a turn
+        ({**BLANK, "normalizer": {"type": "Strip", "strip_left": True, "strip_right": True}}, END),
+        (BLANK, {"added_tokens_decoder": {"9" * 5000: {"content": "x"}}}),
+    ],
+)
+def test_odd_files_load(tokenizer: dict[str, Any], config: dict[str, Any], tmp_path: Path) -> None:
+    loaded = Tokenizer.load(put(tmp_path, tokenizer, config))
+    assert loaded.eos_ids == frozenset()
+    assert loaded.encode("a", add_special_tokens=False) == [0]
+
+
+def test_a_tokenizer_that_cannot_encode_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"tokenizer\.json: .*UNK"):
+        Tokenizer.load(put(tmp_path, STRICT, {})).encode("zz")

@@ -10,13 +10,17 @@ import re
 from jang_tools.errors import FormatError, UnsupportedError
 
 _SHOWN = 120
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# As in the core: controls, ends of lines, what turns directions or shows nothing; and surrogates.
+_HIDDEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
-def shown(name: str) -> str:
-    """``name`` as text for a message: control characters escaped, long names cut."""
-    text = name if len(name) <= _SHOWN else name[:_SHOWN] + "..."
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+def shown(name: str, most: int = _SHOWN) -> str:
+    """``name`` as text for a message: what is not printable escaped, long names cut."""
+    text = name if len(name) <= most else name[:most] + "..."
+    return _HIDDEN.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def malformed(file: str, message: str, *, code: str, tensor: str = "") -> FormatError:

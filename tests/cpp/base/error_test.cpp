@@ -34,6 +34,12 @@ TEST(Error, StaysOneLineOfBoundedUtf8) {
   EXPECT_EQ(Error(ErrorCode::kIo, "\xed\xa0\x80").message(), "\\xed\\xa0\\x80");
   EXPECT_EQ(Error(ErrorCode::kIo, "\xe2\x9c").message(), "\\xe2\\x9c");
   EXPECT_EQ(Error(ErrorCode::kIo, std::string("a\0b", 3)).message(), "a\\x00b");
+  // A line separator, an override of direction, a byte order mark, a space of no width, a tag.
+  EXPECT_EQ(Error(ErrorCode::kIo, "a\u2028b\u202ec").message(),
+            "a\\xe2\\x80\\xa8b\\xe2\\x80\\xaec");
+  EXPECT_EQ(Error(ErrorCode::kIo, "\ufeff\u200b").message(), "\\xef\\xbb\\xbf\\xe2\\x80\\x8b");
+  EXPECT_EQ(Error(ErrorCode::kIo, "\U000e0041").message(), "\\xf3\\xa0\\x81\\x81");
+  EXPECT_EQ(Error(ErrorCode::kIo, "\u2027\u202f\ufffd").message(), "\u2027\u202f\ufffd");
   EXPECT_LT(Error(ErrorCode::kIo, "", std::string(100000, 'x'), "m").tensor().size(), 300u);
   EXPECT_LT(std::string(Error(ErrorCode::kIo, std::string(1 << 20, 'x')).what()).size(), 5000u);
 }

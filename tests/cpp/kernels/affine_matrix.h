@@ -58,6 +58,13 @@ inline double roundings(int64_t columns) {
   return 3.0 + std::ceil(panel / 16.0) + 2.0 + 4.0 + panels + 1.0;
 }
 
+/// As roundings(), of plain weights. Tiles of bf16 have an order of their own
+/// (x86_amx/linear_bf16.inl), at any number of tokens.
+inline double dense_roundings(Level level, FloatType type, int64_t columns) {
+  const bool tiles = level == Level::kAmx && type == FloatType::kBF16;
+  return tiles ? 41.0 + std::ceil(static_cast<double>(columns) / 256.0) : roundings(columns);
+}
+
 /// Bound of |y - exact| for y = sum w x, from the magnitudes that were added: sum |x| (|s q| +
 /// |z|).
 inline double product_bound(const KernelTable& reference, const AffineMatrix& w, int64_t row,

@@ -14,12 +14,6 @@ constexpr FloatType kTypes[] = {FloatType::kF32, FloatType::kF16, FloatType::kBF
 
 class DenseTest : public LevelTest {
  protected:
-  // Tiles of bf16 have an order of their own (x86_amx/linear_bf16.inl), at any number of tokens.
-  static double dense_roundings(FloatType type, int64_t columns) {
-    const bool tiles = kernels().level == Level::kAmx && type == FloatType::kBF16;
-    return tiles ? 41.0 + std::ceil(static_cast<double>(columns) / 256.0) : roundings(columns);
-  }
-
   static std::vector<float> product(const KernelTable& table, const DenseMatrix& m, float* x,
                                     int64_t tokens) {
     GuardedFloats y(static_cast<std::size_t>(tokens * m.rows));
@@ -44,7 +38,8 @@ class DenseTest : public LevelTest {
           magnitude += std::fabs(weights[static_cast<std::size_t>(c)] *
                                  static_cast<double>(x.data()[t * columns + c]));
         const auto i = static_cast<std::size_t>(t * rows + r);
-        ASSERT_NEAR(y[i], expected[i], dense_roundings(type, columns) * kRounding * magnitude)
+        ASSERT_NEAR(y[i], expected[i],
+                    dense_roundings(kernels().level, type, columns) * kRounding * magnitude)
             << rows << "x" << columns << " " << float_name(type) << " T" << tokens;
       }
     }

@@ -1,8 +1,6 @@
 // Reproducible random inputs and bit comparison.
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <cmath>
 #include <cstdint>
 #include <cstring>

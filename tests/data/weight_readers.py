@@ -1,0 +1,44 @@
+"""Both readers of weight files on the same bytes: ours and the ``safetensors`` package's."""
+
+from __future__ import annotations
+
+import safetensors
+
+from jang_tools import _core
+from jang_tools.errors import FormatError, UnsupportedError
+
+# Rules of ours that the package does not have (docs/safety.md): duplicate names, dtypes of no use
+# here, caps, NUL in names, and entries written as lists or holding nested unknown fields.
+STRICTER = {"duplicate_name", "unusable_dtype", "header_cap", "header_encoding", "entry_field"}
+
+Tensors = list[tuple[str, str, list[int], bytes]]
+
+
+def read_ours(data: bytes) -> Tensors:
+    tensors = _core.parse_header(data, len(data))
+    return sorted(
+        (t.name, t.dtype, list(t.shape), data[t.begin : t.begin + t.bytes]) for t in tensors
+    )
+
+
+def read_package(data: bytes) -> Tensors:
+    tensors = safetensors.deserialize(data)
+    return sorted((name, t["dtype"], list(t["shape"]), bytes(t["data"])) for name, t in tensors)
+
+
+def compare(data: bytes) -> None:
+    """Holds both readers against each other on one file; AssertionError where they disagree."""
+    try:
+        ours = read_ours(data)
+    except (FormatError, UnsupportedError) as error:
+        try:
+            read_package(data)
+        except safetensors.SafetensorError:
+            return
+        assert error.code in STRICTER, f"the package reads a file that ours refuses: {error}"
+        return
+    try:
+        package = read_package(data)
+    except safetensors.SafetensorError as error:
+        raise AssertionError(f"ours reads a file that the package refuses: {error}") from error
+    assert ours == package
