@@ -185,7 +185,18 @@ void bind_planned_shards(py::module_& module) {
           py::arg("directory"), py::arg("shard"), py::kw_only(), py::arg("stretch") = 0,
           py::arg("progress") = py::none(), py::arg("notice") = py::none(),
           "Makes a shard in the directory, or continues it; False if it was there and is whole.\n"
-          "stretch: source bytes behind which a record is written, 0: those of about 20 seconds.");
+          "stretch: source bytes behind which a record is written, 0: those of about 20 seconds.")
+      .def(
+          "record",
+          [](PlannedShards& shards, const std::string& finished, const std::string& directory,
+             uint32_t shard) {
+            const JobCallbacks callbacks = job_callbacks(py::none());
+            const py::gil_scoped_release release;
+            return shards.record(finished, directory, shard, callbacks);
+          },
+          py::arg("finished"), py::arg("directory"), py::arg("shard"),
+          "Writes the record of a sound shard that lies in `finished` into the directory; False,\n"
+          "and no record, for one with tensors on lattices.");
   module.def(
       "shard_checksums",
       [](const std::string& directory, const PlanFile& plan, uint64_t shard) {

@@ -1,5 +1,6 @@
 #include "convert/planned_shards.h"
 
+#include <algorithm>
 #include <system_error>
 #include <utility>
 
@@ -178,6 +179,37 @@ bool PlannedShards::make(const fs::path& directory, uint32_t shard, uint64_t str
   job.finish(stream_panels(job.work.panels, plan_, *source_.checkpoint, writer, *job.output,
                            progress, pool_, streaming));
   progress.report({});
+  return true;
+}
+
+bool PlannedShards::record(const fs::path& finished, const fs::path& directory, uint32_t shard,
+                           const JobCallbacks& callbacks) {
+  JANG_ASSERT(shard < plan_.shards.size());
+  const std::vector<uint32_t>& tensors = plan_.shards[shard];
+  if (std::any_of(tensors.begin(), tensors.end(),
+                  [&](uint32_t index) { return plan_.tensors[index].lattice; }))
+    return false;
+  const ShardRange range{shard, shard + 1, {}};
+  const WorkList work = cut_shards(plan_, range, false);
+  const ShardOutput output(finished, plan_, range, work.counts,
+                           SafetensorsWriter::Start::kContinue);
+  TensorSums sums;
+  for (const uint32_t index : tensors) {
+    if (callbacks.cancel) callbacks.cancel();
+    const FinalTensor& tensor = plan_.tensors[index].tensor;
+    if (tensor.elements() == 0) continue;
+    const Panel panel = whole_panel(index, tensor);
+    PanelSums& found = sums[index];
+    for (std::size_t piece = 0; piece < kMaxPieces; ++piece) {
+      if (output.name(index, piece).empty()) continue;
+      found.bytes[piece] = output.bytes(index, piece);
+      found.crc[piece] = output.stored_crc(index, piece);
+    }
+    found.source_crc = source_panel_crc(*source_.checkpoint, tensor, panel);
+    found.source_bytes = panel.bytes;
+    drop_panel(*source_.checkpoint, tensor, panel);
+  }
+  write_shard_record(directory, file_, shard, sums);
   return true;
 }
 

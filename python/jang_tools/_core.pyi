@@ -585,6 +585,11 @@ class PlannedShards:
         Makes a shard in the directory, or continues it; False if it was there and is whole.
         stretch: source bytes behind which a record is written, 0: those of about 20 seconds.
         """
+    def record(self, finished: str, directory: str, shard: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Writes the record of a sound shard that lies in `finished` into the directory; False,
+        and no record, for one with tensors on lattices.
+        """
     def source_bytes(self, shard: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
         Bytes of the source that a shard is made of.

@@ -48,19 +48,24 @@ _HELPERS = frozenset({MARKER, PARTS, SOURCE_CONFIG, _SUMS_UNFINISHED})
 class PartDirectory:
     """``with PartDirectory(output, plan) as work:`` works in ``work.path`` beside others.
 
-    ``alone``: nobody else works there, and parts are there already.
+    ``alone``: nobody else works there, and parts are there already. ``repair``: ``output`` is
+    there, and files of it are made again; `discard` ends that.
     """
 
-    def __init__(self, output: Path, plan: _core.PlanFile, *, alone: bool = False) -> None:
+    def __init__(
+        self, output: Path, plan: _core.PlanFile, *, alone: bool = False, repair: bool = False
+    ) -> None:
         self.output = Path(os.path.abspath(output))
         self.path = self.output.with_name(self.output.name + ".partial")
         self._plan = plan
         self._alone = alone
+        self._repair = repair
         self._lock: DirectoryLock | None = None
 
     def __enter__(self) -> PartDirectory:
         try:
-            check_output(self.output, overwrite=False)
+            if not self._repair:
+                check_output(self.output, overwrite=False)
             if not self._alone:
                 self._create()
             elif not self.path.is_dir():
@@ -153,9 +158,7 @@ class PartDirectory:
         """Removes everything that is no part of an output, and gives the directory its name."""
         try:
             helpers = [name for name in os.listdir(self.path) if not _belongs(name)]
-            # These two say whose directory it is, so they are the last to go.
-            last = (PARTS, MARKER)
-            for name in sorted(helpers, key=lambda name: (name in last, name == MARKER)):
+            for name in sorted(helpers, key=_last_of_all):
                 (self.path / name).unlink()
             sync_directory(self.path)
             check_output(self.output, overwrite=False)
@@ -165,6 +168,16 @@ class PartDirectory:
             if isinstance(error, IoError):
                 raise
             raise io_error(self.output, error) from error
+
+    def discard(self) -> None:
+        """Removes the directory and all that parts have left in it."""
+        try:
+            for name in sorted(os.listdir(self.path), key=_last_of_all):
+                (self.path / name).unlink()
+            os.rmdir(self.path)
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise io_error(self.path, error) from error
 
     def _documents(self) -> Iterator[tuple[str, str, str]]:
         """Name in the source, name here, SHA-256 of what is copied."""
@@ -237,6 +250,11 @@ class PartDirectory:
     def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def _last_of_all(name: str) -> tuple[bool, bool]:
+    """Sorts names for removal: the two that say whose directory it is go last."""
+    return name in (PARTS, MARKER), name == MARKER
 
 
 def _belongs(name: str) -> bool:

@@ -142,12 +142,14 @@ class PartJob:
         model: str | Path | None,
         statistics: str | Path | None,
         threads: int | None,
+        repair: bool = False,
     ) -> None:
+        """``repair``: for an ``output`` that is there."""
         self.plan_path = plan
         self.plan = read_plan_file(plan)
         self.names = list(self.plan.shards)
         self.sizes = [self.plan.layout(shard).file_bytes for shard in range(len(self.names))]
-        self.directory = PartDirectory(Path(output), self.plan)
+        self.directory = PartDirectory(Path(output), self.plan, repair=repair)
         source = locate_source(self.plan, plan, model)
         check_apart(source.path, self.directory.output)
         check_source(self.plan, plan, source.path)
@@ -175,30 +177,45 @@ class PartJob:
         self, shards: range, *, progress: Progress | None, notice: Notice | None
     ) -> list[MadeShard]:
         """Makes those that are not there, and checks those that are."""
-        weighted = self._weights()
+        core = self.core()
         with self.directory as work:
-            self._check_space(work.path, shards)
-            core = _core.PlannedShards(
-                self.plan,
-                str(self.plan_path),
-                str(self.source),
-                **weighted,
-                threads=self._threads or 0,
-            )
-            work.gather_documents(self.source)
-            count = _Progress(progress, [core.source_bytes(shard) for shard in shards])
-            made = []
-            for shard in shards:
-                with work.shard_lock(self.names[shard]):
-                    done = core.make(
-                        str(work.path),
-                        shard,
-                        stretch=_STRETCH,
-                        progress=count.advance if progress else None,
-                        notice=notice,
-                    )
-                made.append(MadeShard(self.names[shard], self.sizes[shard], done))
-                count.next()
+            return self.make_in(work, core, shards, progress=progress, notice=notice)
+
+    def core(self) -> _core.PlannedShards:
+        """The opened source, planned again. Raises ArgumentError for other widths or statistics."""
+        return _core.PlannedShards(
+            self.plan,
+            str(self.plan_path),
+            str(self.source),
+            **self._weights(),
+            threads=self._threads or 0,
+        )
+
+    def make_in(
+        self,
+        work: PartDirectory,
+        core: _core.PlannedShards,
+        shards: Sequence[int],
+        *,
+        progress: Progress | None,
+        notice: Notice | None,
+    ) -> list[MadeShard]:
+        """As `make`, for who works in the directory already."""
+        self._check_space(work.path, shards)
+        work.gather_documents(self.source)
+        count = _Progress(progress, [core.source_bytes(shard) for shard in shards])
+        made = []
+        for shard in shards:
+            with work.shard_lock(self.names[shard]):
+                done = core.make(
+                    str(work.path),
+                    shard,
+                    stretch=_STRETCH,
+                    progress=count.advance if progress else None,
+                    notice=notice,
+                )
+            made.append(MadeShard(self.names[shard], self.sizes[shard], done))
+            count.next()
         return made
 
     def _weights(self) -> dict[str, Any]:
@@ -213,7 +230,7 @@ class PartJob:
             "statistics_sha256": given.sha256,
         }
 
-    def _check_space(self, directory: Path, shards: range) -> None:
+    def _check_space(self, directory: Path, shards: Sequence[int]) -> None:
         needed = sum(size for name, size, _ in self.plan.files if name in COPIED)
         for shard in shards:
             name = self.names[shard]
