@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
+#include "convert/calibrated_job.h"
 #include "convert/find_lattices.h"
 #include "convert/source.h"
 #include "convert/source_reader.h"
@@ -14,11 +15,12 @@
 #include "io/json.h"
 #include "io/json_fields.h"
 #include "plan/plan_record.h"
+#include "quant/active_kernels.h"
 
 namespace jang {
 namespace {
 
-constexpr std::string_view kSchema = "jang.plan-file/1";
+constexpr std::string_view kSchema = "jang.plan-file/2";
 constexpr std::size_t kMaxBytes = std::size_t{256} << 20;
 constexpr std::size_t kMaxName = 255;
 
@@ -49,7 +51,7 @@ Json lattices_json(const Lattices& lattices) {
   return out;
 }
 
-Json losses_json(const MeasuredLosses& losses) {
+Json loss_table_json(const MeasuredLosses& losses) {
   Json out = Json::Object{};
   for (const auto& [path, loss] : losses) {
     Json::Array errors;
@@ -67,8 +69,7 @@ Json losses_json(const MeasuredLosses& losses) {
 
 Json options_json(const PlanFile& file) {
   const PlanOptions& options = file.options;
-  Json out =
-      Json::Object{{"method", method_name(file.method)}, {"shard_bytes", options.shard_bytes}};
+  Json out = Json::Object{{"method", planned_method(file)}, {"shard_bytes", options.shard_bytes}};
   if (!options.target) {
     out["profile"] = options.profile;
   } else if (options.target->bits) {
@@ -83,7 +84,7 @@ Json options_json(const PlanFile& file) {
   Json::Array rules;
   for (const WidthRule& rule : options.rules) rules.emplace_back(rule_text(rule));
   out["rules"] = std::move(rules);
-  out["losses"] = losses_json(options.losses);
+  out["losses"] = loss_table_json(options.losses);
   out["lattices"] = lattices_json(options.lattices);
   return out;
 }
@@ -182,6 +183,28 @@ StatisticsRecord parse_statistics(const JsonFields& fields) {
   return record;
 }
 
+Json calibration_json(const PlannedCalibration& calibration) {
+  return Json::Object{
+      {"text", calibration.text},           {"sha256", calibration.sha256},
+      {"sequences", calibration.sequences}, {"tokens", calibration.tokens},
+      {"streams", calibration.streams},     {"tokens_sha256", calibration.tokens_sha256},
+      {"level", calibration.level}};
+}
+
+PlannedCalibration parse_calibration(const JsonFields& fields) {
+  constexpr int64_t kMost = int64_t{1} << 31;
+  PlannedCalibration out{fields.text("text"),           fields.text("sha256"),
+                         fields.text("tokens_sha256"),  fields.count("sequences", kMost),
+                         fields.count("tokens", kMost), fields.count("streams", 2),
+                         fields.text("level")};
+  if (!is_bare_name(out.text)) fields.fail("a bare file name as text");
+  if (!is_sha256(out.sha256) || !is_sha256(out.tokens_sha256))
+    fields.fail("64 hex digits as sha256 and tokens_sha256");
+  if (out.sequences == 0 || out.tokens == 0 || out.streams == 0)
+    fields.fail("sequences, tokens and streams of 1 or more");
+  return out;
+}
+
 uint32_t parse_checksum(const JsonFields& fields) {
   const std::string& text = fields.text("checksum");
   uint32_t value = 0;
@@ -197,6 +220,7 @@ Json document_of(const PlanFile& file) {
                    {"source", source_json(file)},
                    {"options", options_json(file)},
                    {"plan", plan_json(file.plan, file.options.shard_bytes)}};
+  if (file.calibration) out["calibration"] = calibration_json(*file.calibration);
   if (file.statistics) {
     out["statistics"] = Json::Object{{"file", file.statistics->file},
                                      {"sha256", file.statistics->sha256},
@@ -205,7 +229,38 @@ Json document_of(const PlanFile& file) {
   return out;
 }
 
+/// What decides bytes: not what was said about it.
+Json deciding(const Plan& plan, uint64_t shard_bytes) {
+  Json json = plan_json(plan, shard_bytes);
+  json.as_object().erase("warnings");
+  return json;
+}
+
+/// As convert_directory: what lies on lattices; with a calibration and a target what widths cost.
+void plan_by_values(const std::filesystem::path& path, const ConversionSource& source,
+                    const PlanFileOptions& options, const JobCallbacks& callbacks, PlanFile& file) {
+  ThreadPool pool(options.threads != 0 ? options.threads : default_thread_count().threads);
+  const SourceReader reader(source, file.options.dtype);
+  JobProgress progress{callbacks};
+  std::optional<CalibratedJob> calibrated;
+  if (options.calibration)
+    calibrated.emplace(path, options.scratch, *options.calibration, reader, progress, pool);
+  file.options.lattices = find_lattices(file.plan, file.options.group_size, reader, progress, pool);
+  if (!file.options.lattices.empty())
+    file.plan = make_plan(source.config, source.inventory, file.options);
+  if (!calibrated) return;
+  calibrated->check();
+  if (!file.options.target) return;
+  progress.total = progress.done + quantized_bytes(file.plan);
+  file.options.losses = calibrated->measure(file.plan, file.options);
+  file.plan = make_plan(source.config, source.inventory, file.options);
+}
+
 }  // namespace
+
+std::string planned_method(const PlanFile& file) {
+  return file.calibration ? "gptq" : std::string(method_name(file.method));
+}
 
 std::string plan_file_text(const PlanFile& file) {
   Json document = document_of(file);
@@ -237,9 +292,16 @@ PlanFile parse_plan_file(std::string_view text, const std::string& name) {
   if (!generator || !source || !options) fields.fail("generator, source and options");
   file.version = generator->text("version");
   parse_source(*source, file);
-  const auto method = parse_method(options->text("method"));
-  if (!method) options->fail("rtn or mse as method");
-  file.method = *method;
+  const std::string& method = options->text("method");
+  if (const auto known = parse_method(method)) {
+    file.method = *known;
+  } else if (method != "gptq") {
+    options->fail("rtn, mse or gptq as method");
+  }
+  const auto calibration = fields.object("calibration");
+  if (calibration.has_value() != (method == "gptq"))
+    fields.fail("a calibration for method gptq, and for no other");
+  if (calibration) file.calibration = parse_calibration(*calibration);
   try {
     file.options = parse_options(*options);
   } catch (const Error& error) {
@@ -267,15 +329,9 @@ PlanFile make_plan_file(const std::filesystem::path& source_path, const PlanFile
   file.options = options.plan;
   file.method = options.method;
   file.plan = make_plan(source.config, source.inventory, file.options);
-  if (options.read_weights && file.method != Method::kRtn) {
-    ThreadPool pool(options.threads != 0 ? options.threads : default_thread_count().threads);
-    const SourceReader reader(source, file.options.dtype);
-    JobProgress progress{callbacks};
-    file.options.lattices =
-        find_lattices(file.plan, file.options.group_size, reader, progress, pool);
-    if (!file.options.lattices.empty())
-      file.plan = make_plan(source.config, source.inventory, file.options);
-  }
+  if (options.calibration) file.calibration = planned_calibration(*options.calibration);
+  if (options.calibration || (options.read_weights && file.method != Method::kRtn))
+    plan_by_values(source_path, source, options, callbacks, file);
   if (options.statistics) {
     const ColumnWeights weights(options.statistics->mean_squares, source.inventory,
                                 options.statistics->file, file.plan.warnings);
@@ -284,6 +340,27 @@ PlanFile make_plan_file(const std::filesystem::path& source_path, const PlanFile
   }
   file.checksum = checksum_of(document_of(file));
   return file;
+}
+
+PlannedCalibration planned_calibration(const CalibrationInput& input) {
+  const uint64_t tokens = static_cast<uint64_t>(input.tokens);
+  return {input.text,
+          input.sha256,
+          input.tokens_sha256,
+          tokens == 0 ? 0 : input.ids.size() / tokens,
+          tokens,
+          input.two_streams ? 2u : 1u,
+          kernels::level_name(active_kernels().level)};
+}
+
+Plan plan_again(const PlanFile& file, const std::string& plan_name,
+                const ConversionSource& source) {
+  Plan plan = make_plan(source.config, source.inventory, file.options);
+  if (deciding(plan, file.options.shard_bytes) == deciding(file.plan, file.options.shard_bytes))
+    return plan;
+  throw Error(ErrorCode::kArgument, plan_name, {},
+              "this program plans other widths or shards for the source and options in it",
+              "use the program that made the file, or plan anew with this one");
 }
 
 }  // namespace jang
