@@ -304,11 +304,16 @@ void bind_planned_shards(py::module_& module) {
          bool think_in_template) {
         const std::string config = bytes;
         const py::gil_scoped_release release;
-        return finish_planned(directory, plan, ModelConfig::parse(config, "config.json"),
-                              think_in_template);
+        const ConvertReport report = finish_planned(
+            directory, plan, ModelConfig::parse(config, "config.json"), think_in_template);
+        // Behind those of the plan.
+        return std::vector<std::string>(
+            report.warnings.begin() + static_cast<std::ptrdiff_t>(plan.plan.warnings.size()),
+            report.warnings.end());
       },
       py::arg("directory"), py::arg("plan"), py::arg("config"), py::arg("think_in_template"),
-      "Writes index, config.json and jang_config.json beside the shards. config: the source's.");
+      "Writes index, config.json and jang_config.json beside the shards. config: the source's.\n"
+      "Returns warnings of the solving.");
 }
 
 }  // namespace

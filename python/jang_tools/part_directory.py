@@ -27,6 +27,7 @@ from jang_tools.partial_output import (
     MARKER_TEXT,
     PARTS,
     PASSING,
+    SCRATCH,
     SUMS,
     add_hint,
     check_output,
@@ -40,9 +41,11 @@ DOCUMENTS = ("config.json", "jang_config.json", "model.safetensors.index.json")
 _SUMS_UNFINISHED = f"{SUMS}.new"
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 _BESIDE = re.compile(r"model-\d{5,}-of-\d{5,}\.(?:safetensors\.part|record(?:\.new)?|lock)")
+_STATES = re.compile(r"layers-(?:\d{5,}|all)\.states(?:\.new)?")  # behind layers, of gptq parts
+_LAYERS_LOCK = "layers.lock"
 _COPY = re.compile(r"copy-[0-9a-f]{16}")
 _KEPT = frozenset({*COPIED, *DOCUMENTS, SUMS})
-_HELPERS = frozenset({MARKER, PARTS, SOURCE_CONFIG, _SUMS_UNFINISHED})
+_HELPERS = frozenset({MARKER, PARTS, SOURCE_CONFIG, _SUMS_UNFINISHED, _LAYERS_LOCK, *SCRATCH})
 
 
 class PartDirectory:
@@ -99,10 +102,23 @@ class PartDirectory:
     @contextmanager
     def shard_lock(self, name: str) -> Iterator[None]:
         """Keeps another process from making the shard of this name. IoError if one does."""
-        file = self.path / f"{name.removesuffix('.safetensors')}.lock"
+        with self._file_lock(
+            f"{name.removesuffix('.safetensors')}.lock", "another process makes this shard"
+        ):
+            yield
+
+    @contextmanager
+    def layers_lock(self) -> Iterator[None]:
+        """Keeps another process from making layers here. IoError if one does."""
+        with self._file_lock(_LAYERS_LOCK, "another process makes a part of these layers"):
+            yield
+
+    @contextmanager
+    def _file_lock(self, name: str, busy: str) -> Iterator[None]:
+        file = self.path / name
         try:
             file.touch()
-            lock = DirectoryLock(file, "another process makes this shard", optional=True)
+            lock = DirectoryLock(file, busy, optional=True)
         except OSError as error:
             if isinstance(error, IoError):
                 raise
@@ -262,7 +278,7 @@ def _belongs(name: str) -> bool:
 
 
 def _is_helper(name: str) -> bool:
-    known = _BESIDE.fullmatch(name) or _COPY.fullmatch(name)
+    known = _BESIDE.fullmatch(name) or _COPY.fullmatch(name) or _STATES.fullmatch(name)
     return name in _HELPERS or known is not None
 
 

@@ -19,6 +19,7 @@ from jang_tools.errors import ArgumentError, IoError, JangError, UnsupportedErro
 from jang_tools.finalize import finalize
 from jang_tools.partial_output import CONTINUE_HINT, add_hint
 from jang_tools.parts import PartJob, convert_part
+from jang_tools.plan_file import read_plan_file
 
 _RETRIES = 20  # of a task whose worker died; each goes on where the shard's record ends
 _POLL_SECONDS = 0.2  # Ctrl-C is noticed within
@@ -44,6 +45,14 @@ def convert_on_ray(
     """
     start = time.perf_counter()
     ray = _import_ray()
+    if read_plan_file(plan).method == "gptq":
+        raise UnsupportedError(
+            "engine ray: the parts of method gptq follow one another, so no two tasks could work at"
+            " once",
+            code="argument",
+            hint="`jang convert --plan` without --engine makes them in order on one machine,"
+            " --part each on one of its own",
+        )
     # Before anything is sent out: what is wrong with plan, source or output is said here.
     job = PartJob(plan, output, model=model, statistics=statistics, threads=threads)
     connected = ray.is_initialized()
