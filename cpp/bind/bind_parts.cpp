@@ -61,18 +61,6 @@ std::optional<StatisticsInput> statistics_of(const std::optional<ArraysByPath>& 
   return statistics_input(*arrays, file, sha256);
 }
 
-std::optional<py::dict> calibration_of(const PlanFile& file) {
-  if (!file.calibration) return std::nullopt;
-  py::dict out;
-  out["text"] = file.calibration->text;
-  out["sha256"] = file.calibration->sha256;
-  out["tokens_sha256"] = file.calibration->tokens_sha256;
-  out["sequences"] = file.calibration->sequences;
-  out["tokens"] = file.calibration->tokens;
-  out["level"] = file.calibration->level;
-  return out;
-}
-
 CalibrationInput planned_input(const std::optional<Tokens>& ids, const std::string& text,
                                const std::string& sha256, const std::string& tokens_sha256) {
   CalibrationInput input = calibration_input(ids, text, sha256, 2);
@@ -94,6 +82,10 @@ void bind_plan_file_class(py::module_& module) {
             return out;
           },
           "(name, first byte, end), in order, without gaps.");
+  py::class_<PlannedCalibration>(module, "PlannedCalibration", "What a gptq plan solves against.")
+      .def_readonly("text", &PlannedCalibration::text, "Bare name, or \"builtin\".")
+      .def_readonly("sequences", &PlannedCalibration::sequences)
+      .def_readonly("tokens", &PlannedCalibration::tokens, "Of each sequence.");
   py::class_<PlanFile>(module, "PlanFile", "A planned conversion that can be made in parts.")
       .def_property_readonly("text", &plan_file_text)
       .def_readonly("version", &PlanFile::version, "Of the program that made it.")
@@ -109,10 +101,7 @@ void bind_plan_file_class(py::module_& module) {
           },
           "(name, bytes, SHA-256) of the source's files; the hash of the header for weights.")
       .def_property_readonly("method", &planned_method, "rtn, mse or gptq.")
-      .def_property_readonly("calibration", &calibration_of,
-                             "What gptq is calibrated on: text, sha256, tokens_sha256, sequences, "
-                             "tokens, level; None\n"
-                             "for other methods.")
+      .def_readonly("calibration", &PlanFile::calibration, "None for other methods than gptq.")
       .def_property_readonly(
           "statistics_file",
           [](const PlanFile& file) {

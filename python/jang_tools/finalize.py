@@ -25,7 +25,7 @@ from jang_tools.convert import (
 )
 from jang_tools.errors import FormatError, IoError, JangError
 from jang_tools.hub import locate_model
-from jang_tools.part_directory import DOCUMENTS, SOURCE_CONFIG, PartDirectory
+from jang_tools.part_directory import DOCUMENTS, FINAL_STATES, SOURCE_CONFIG, PartDirectory
 from jang_tools.parts import PartJob, part_command
 from jang_tools.plan_file import check_source, read_plan_file
 from jang_tools.sha256sums import SUMS, format_sums, hash_files, parse_sums
@@ -120,6 +120,12 @@ class _End:
         self, work: PartDirectory, threads: int | None, count: _Hashed, warnings: list[str]
     ) -> None:
         checksums = self._checksums(work.path)
+        if self._plan.calibration is not None and not (work.path / FINAL_STATES).is_file():
+            raise IoError(
+                f"{work.path}: missing {FINAL_STATES}, which the last part leaves",
+                code="shard_set",
+                hint=f"`{self._command(1)}` goes on behind the layers that are there",
+            )
         absent = work.missing_documents()
         if absent:
             raise IoError(
@@ -187,7 +193,7 @@ class _End:
         known = self._plan.calibration
         if known is not None:
             return part_command(
-                self._plan_path, self._output, self._model, 1, 1, calibration=known["text"]
+                self._plan_path, self._output, self._model, 1, 1, calibration=known.text
             )
         return part_command(self._plan_path, self._output, self._model, number, len(self._names))
 

@@ -115,14 +115,14 @@ def _planned_text(
     known = plan.calibration
     if known is None:
         raise ArgumentError(f"{plan_path}: not a plan of method gptq", code="argument")
-    if calibration is None and known["text"] != BUILTIN:
+    if calibration is None and known.text != BUILTIN:
         raise ArgumentError(
-            f"{plan_path}: the plan is calibrated on {known['text']}, whose place it does not say",
+            f"{plan_path}: the plan is calibrated on {known.text}, whose place it does not say",
             code="argument",
             hint="give --calibration FILE",
         )
     return {
         "source": BUILTIN if calibration is None else calibration,
-        "sequences": known["sequences"],
-        "tokens": known["tokens"],
+        "sequences": known.sequences,
+        "tokens": known.tokens,
     }

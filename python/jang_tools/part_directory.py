@@ -42,6 +42,7 @@ _SUMS_UNFINISHED = f"{SUMS}.new"
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 _BESIDE = re.compile(r"model-\d{5,}-of-\d{5,}\.(?:safetensors\.part|record(?:\.new)?|lock)")
 _STATES = re.compile(r"layers-(?:\d{5,}|all)\.states(?:\.new)?")  # behind layers, of gptq parts
+FINAL_STATES = "layers-all.states"  # behind the head; has none, but says how tensors were solved
 _LAYERS_LOCK = "layers.lock"
 _COPY = re.compile(r"copy-[0-9a-f]{16}")
 _KEPT = frozenset({*COPIED, *DOCUMENTS, SUMS})

@@ -121,9 +121,10 @@ def convert_part(
     built-in one. Shards that are there and are as their records say are not made again. ``notice``
     is told what is continued, and what is made afresh and why.
 
-    Raises FormatError for a part of gptq whose part before is to be made first, and FormatError for a source that differs from the plan's, ArgumentError for a part that is
-    none, a plan of another version, or a program that plans differently, IoError for parts of
-    another plan in the same place and whatever the system refuses.
+    Raises FormatError for a source that differs from the plan's or a part of gptq whose part before
+    is to be made first, ArgumentError for a part that is none, a plan of another version, or a
+    program that plans differently, IoError for parts of another plan in the same place and whatever
+    the system refuses.
     """
     start = time.perf_counter()
     job = PartJob(
