@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import os
 import typing
-__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlanFile', 'PlannedLayers', 'PlannedShards', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'ShardLayout', 'Statistics', 'TensorError', 'TensorInfo', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'finish_planned', 'inspect_directory', 'k_profile_targets', 'layer_point_name', 'make_plan_file', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_plan_file', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'resume_bytes', 'runtime_info', 'shard_checksums', 'unpack', 'verify_directory']
+__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlanFile', 'PlannedCalibration', 'PlannedLayers', 'PlannedShards', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'ShardLayout', 'Statistics', 'TensorError', 'TensorInfo', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'finish_planned', 'inspect_directory', 'k_profile_targets', 'layer_point_name', 'make_plan_file', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_plan_file', 'parse_profile', 'plan_directory', 'profiles', 'quantize', 'resume_bytes', 'runtime_info', 'shard_checksums', 'unpack', 'verify_directory']
 class TensorInfo:
     """
     A tensor as its file's header describes it.
@@ -526,6 +526,23 @@ class ShardLayout:
         """
         (name, first byte, end), in order, without gaps.
         """
+class PlannedCalibration:
+    """
+    What a gptq plan solves against.
+    """
+    @property
+    def sequences(self) -> int:
+        ...
+    @property
+    def text(self) -> str:
+        """
+        Bare name, or "builtin".
+        """
+    @property
+    def tokens(self) -> int:
+        """
+        Of each sequence.
+        """
 class PlanFile:
     """
     A planned conversion that can be made in parts.
@@ -535,10 +552,9 @@ class PlanFile:
         Of the shard of that number, from 0.
         """
     @property
-    def calibration(self) -> dict | None:
+    def calibration(self) -> PlannedCalibration | None:
         """
-        What gptq is calibrated on: text, sha256, tokens_sha256, sequences, tokens, level; None
-        for other methods.
+        None for other methods than gptq.
         """
     @property
     def checksum(self) -> str:
