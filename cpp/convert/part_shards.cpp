@@ -102,7 +102,7 @@ TensorSums PartShards::recorded(const Shard& shard, std::string& fault) const {
   try {
     if (auto known = read_shard_record(directory_, file_, shard.number, callbacks_.cancel))
       return std::move(*known);
-    if (is_there(shard.finished) || is_there(shard.unfinished)) fault = "it has no record";
+    if (is_there(shard.finished)) fault = "it has no record";
   } catch (const Error& error) {
     if (error.kind() == ErrorKind::kCancelled || error.code() == ErrorCode::kOutputExists) throw;
     fault = error.what();
@@ -164,9 +164,10 @@ void PartShards::check(Shard& shard, const TensorSums& recorded) {
 void PartShards::open() {
   for (Shard& shard : shards_) {
     const ShardRange range{shard.number, shard.number + 1, kUnfinishedSuffix};
+    const bool whole = is_whole_shard(plan_, shard.number, shard.done);
     if (!shard.fault.empty() && callbacks_.notice) {
-      callbacks_.notice("making " + std::string(shard.done.empty() ? "" : "some of ") + shard.name +
-                        " afresh: " + shard.fault);
+      const std::string what = whole ? "the record of " : shard.done.empty() ? "" : "some of ";
+      callbacks_.notice("making " + what + shard.name + " afresh: " + shard.fault);
     }
     if (shard.done.empty()) {
       shard.output.reset();
@@ -174,7 +175,7 @@ void PartShards::open() {
         remove_file(path);
       shard.output.emplace(directory_, plan_, range, shard.work.counts);
       shard.named = false;
-    } else if (shard.named && !is_whole_shard(plan_, shard.number, shard.done)) {
+    } else if (shard.named && !whole) {
       shard.output.reset();
       rename_file(shard.finished, shard.unfinished);
       shard.named = false;
@@ -185,7 +186,7 @@ void PartShards::open() {
       for (uint64_t panel = 0; panel < shard.work.counts[tensor]; ++panel)
         shard.output->panel_done(tensor);
     }
-    shard.changed = !shard.named;
+    shard.changed = !shard.named || !shard.fault.empty();
   }
 }
 
@@ -240,7 +241,7 @@ void PartShards::save() {
     }
     // The record first: a shard that has its name has its record.
     write_shard_record(directory_, file_, shard.number, shard.done);
-    if (whole) {
+    if (whole && !shard.named) {
       rename_file(shard.unfinished, shard.finished);
       sync_directory(directory_);
       shard.named = true;

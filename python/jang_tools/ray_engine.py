@@ -40,11 +40,10 @@ def convert_on_ray(
 
     ``threads``: of a task, for which it reserves as many CPUs; None: those of the smallest node.
 
-    Raises UnsupportedError without Ray, IoError for a task whose worker died again and again, and
+    Raises UnsupportedError for a plan of gptq and without Ray, IoError for a task whose worker died again and again, and
     whatever `convert_part` raises in a task.
     """
     start = time.perf_counter()
-    ray = _import_ray()
     if read_plan_file(plan).method == "gptq":
         raise UnsupportedError(
             "engine ray: the parts of method gptq follow one another, so no two tasks could work at"
@@ -53,6 +52,7 @@ def convert_on_ray(
             hint="`jang convert --plan` without --engine makes them in order on one machine,"
             " --part each on one of its own",
         )
+    ray = _import_ray()
     # Before anything is sent out: what is wrong with plan, source or output is said here.
     job = PartJob(plan, output, model=model, statistics=statistics, threads=threads)
     connected = ray.is_initialized()

@@ -162,7 +162,10 @@ def test_parts_on_machines_of_their_own(
     ],
 )
 def test_experts_sizes_and_tied_heads(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    shape = {"vocab_size": 4096} if name != "llama-gqa" else SHAPE
+    vocabulary = {"vocab_size": 4096}
+    if name == "gemma4":
+        vocabulary["vocab_size_per_layer_input"] = 4096
+    shape = vocabulary if name != "llama-gqa" else SHAPE
     source = write_source(tmp_path / "source", name, shape)
     wishes = {**options, "method": "gptq", "group_size": 32, "shard_size": 90_000, **CALIBRATION}
     path, output = tmp_path / "plan.json", tmp_path / "out"
