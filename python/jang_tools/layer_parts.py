@@ -53,8 +53,8 @@ class LayerParts:
         stops = self._core.stops
         if count > len(stops):
             raise ArgumentError(
-                f"part {number}/{count}: expected at most {len(stops)} parts, runs of layers that"
-                f" hidden states can be handed on between, found {count}",
+                f"part {number}/{count}: expected at most {len(stops)}, since hidden states can be"
+                f" handed on between layers at {len(stops) - 1} places, found {count}",
                 code="argument",
             )
         begins = [0, *stops[:-1]]

@@ -40,8 +40,8 @@ def convert_on_ray(
 
     ``threads``: of a task, for which it reserves as many CPUs; None: those of the smallest node.
 
-    Raises UnsupportedError for a plan of gptq and without Ray, IoError for a task whose worker died again and again, and
-    whatever `convert_part` raises in a task.
+    Raises UnsupportedError for a plan of gptq and without Ray, IoError for a task whose worker died
+    again and again, and whatever `convert_part` raises in a task.
     """
     start = time.perf_counter()
     if read_plan_file(plan).method == "gptq":
