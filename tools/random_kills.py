@@ -2,9 +2,10 @@
 """Kills conversions at random moments with SIGKILL and continues them, again and again.
 
 A round is one conversion. In parts: a random number of them, in random order, one or two processes
-at a time, a part that was killed back in the queue, then the end, killed likewise. Or by the single
-command, killed until it comes to its end. Every result must be byte for byte that of an undisturbed
-run; rounds go on until so many kills have hit a process at work.
+at a time, a part that was killed back in the queue, then the end, killed likewise; parts of gptq in
+their order, one at a time. Or by the single command, killed until it comes to its end. Every result
+must be byte for byte that of an undisturbed run; rounds go on until so many kills have hit a
+process at work.
 Usage: random_kills.py [--kills 200] [--seed N] [--model DIR] [--methods rtn,mse,gptq]
 """
 
@@ -32,7 +33,8 @@ from jang_tools.plan_file import read_plan_file
 ROOT = Path(__file__).resolve().parent.parent
 SHARD_SIZE = 600_000
 KILLED = 0.8  # share of the processes that are killed, if they do not end before
-CALIBRATION = {"calibration_sequences": 24, "calibration_tokens": 48}
+LAYERS = 3  # parts of gptq at most; a model of fewer layers is no use here
+CALIBRATION: dict[str, Any] = {"calibration_sequences": 24, "calibration_tokens": 48}
 
 Work = Callable[[Callable[[str], None]], None]  # is handed where to say how it goes on
 
@@ -74,7 +76,6 @@ class Kills:
     def run(self, kills: int) -> None:
         """Rounds until there were so many kills."""
         ways = [(way, method) for method in self._whole for way in ("parts", "convert")]
-        ways = [way for way in ways if way[0] == "convert" or way[1] in self._plans]
         while self.tally.kills.total() < kills:
             way, method = self._random.choice(ways)
             output = self._folder / "out"
@@ -97,10 +98,11 @@ class Kills:
         self._until_ended(f"convert {method}", self._single(method, output), spare=True)
         self._whole[method] = contents(output)
         shutil.rmtree(output)
-        if method == "gptq":
-            return
         path = self._folder / f"{method}.json"
-        plan(self._model, output=path, method=method, profile="JANG_4L", shard_size=SHARD_SIZE)
+        plan(
+            self._model, output=path, method=method, profile="JANG_4L", shard_size=SHARD_SIZE,
+            **_calibration(method),
+        )  # fmt: skip
         self._plans[method] = path
         self._in_parts(method, output, spare=True)
         if contents(output) != self._whole[method]:
@@ -109,11 +111,13 @@ class Kills:
 
     def _in_parts(self, method: str, output: Path, *, spare: bool = False) -> None:
         path = self._plans[method]
-        shards = len(read_plan_file(path).shards)
-        count = 1 if spare else self._random.randint(1, shards)
-        at_once = 1 if spare else self._random.choice((1, 1, 2))
-        waiting = list(range(1, count + 1))
-        self._random.shuffle(waiting)
+        in_order = method == "gptq"
+        most = LAYERS if in_order else len(read_plan_file(path).shards)
+        count = 1 if spare else self._random.randint(1, most)
+        at_once = 1 if spare or in_order else self._random.choice((1, 1, 2))
+        waiting = list(range(count, 0, -1))
+        if not in_order:
+            self._random.shuffle(waiting)
         running: list[Child] = []
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -124,7 +128,8 @@ class Kills:
             for child in self._wait(running):
                 running.remove(child[0])
                 if child[1]:
-                    waiting.insert(self._random.randint(0, len(waiting)), child[0].key)
+                    place = len(waiting) if in_order else self._random.randint(0, len(waiting))
+                    waiting.insert(place, child[0].key)
         self._until_ended(f"finalize {method}", self._end(path, output), spare=spare)
 
     def _until_ended(self, name: str, work: Work, *, spare: bool = False) -> None:
@@ -137,7 +142,7 @@ class Kills:
     # --- what the processes do ---------------------------------------------------------------
 
     def _single(self, method: str, output: Path) -> Work:
-        calibration: dict[str, Any] = CALIBRATION if method == "gptq" else {}
+        calibration = _calibration(method)
         threads = self._random.choice((1, 2))
 
         def work(notice: Callable[[str], None]) -> None:
@@ -224,6 +229,10 @@ class Kills:
         self.tally.ended[child.name] += 1
         self._spans.setdefault(child.name, time.perf_counter() - child.start)
         return False
+
+
+def _calibration(method: str) -> dict[str, Any]:
+    return CALIBRATION if method == "gptq" else {}
 
 
 def contents(directory: Path) -> dict[str, bytes]:

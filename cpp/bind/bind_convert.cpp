@@ -1,6 +1,5 @@
 // convert_directory, inspect_directory, verify_directory, upgrade_directory and what they return;
 // the package's convert, inspect, verify and upgrade build on them.
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <optional>
@@ -9,6 +8,7 @@
 
 #include "base/error.h"
 #include "bind/bindings.h"
+#include "bind/calibration_input.h"
 #include "bind/plan_options.h"
 #include "bind/statistics_input.h"
 #include "convert/convert.h"
@@ -20,22 +20,6 @@ namespace py = pybind11;
 
 namespace jang::bind {
 namespace {
-
-using Tokens = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
-
-CalibrationInput calibration_of(const std::optional<Tokens>& ids, const std::string& text,
-                                const std::string& sha256, int streams) {
-  if (!ids || ids->ndim() != 2) {
-    throw Error(ErrorCode::kArgument,
-                "method gptq: expected calibration_ids [sequences, tokens], found " +
-                    (ids ? std::to_string(ids->ndim()) + " dimensions" : "none"));
-  }
-  if (streams != 1 && streams != 2) {
-    throw Error(ErrorCode::kArgument,
-                "calibration_streams: expected 1 or 2, found " + std::to_string(streams));
-  }
-  return {{ids->data(), ids->data() + ids->size()}, ids->shape(1), text, sha256, streams == 2};
-}
 
 Method method_of(const std::string& name) {
   const auto method = parse_method(name);
@@ -84,8 +68,8 @@ void bind_convert_directory(py::module_& module) {
               statistics_input(*column_weights, statistics_file, statistics_sha256);
         }
         if (method == "gptq") {
-          options.calibration = calibration_of(calibration_ids, calibration_text,
-                                               calibration_sha256, calibration_streams);
+          options.calibration = calibration_input(calibration_ids, calibration_text,
+                                                  calibration_sha256, calibration_streams);
         } else {
           options.method = method_of(method);
         }

@@ -433,7 +433,9 @@ SolveModelReport ModelSolve::run() {
     embed();
     solve_inputs();
   }
-  for (uint64_t done = position_.layers; done < spec_.layers.size(); ++done) {
+  const uint64_t end = options_.stop.value_or(spec_.layers.size() + 1);
+  for (uint64_t done = position_.layers; done < std::min<uint64_t>(end, spec_.layers.size());
+       ++done) {
     const LayerSpec& layer = spec_.layers[static_cast<std::size_t>(done)];
     for (Stream* stream : streams()) stream->pass.set_layer(layer, static_cast<int64_t>(done));
     for (std::size_t branch = 0; branch < branch_count(layer); ++branch)
@@ -444,6 +446,7 @@ SolveModelReport ModelSolve::run() {
     // Hidden states alone are no place to go on from where later layers read earlier keys.
     if (!reads_across(spec_, static_cast<std::size_t>(done + 1))) behind(done + 1);
   }
+  if (end <= spec_.layers.size()) return {};
   const bool head = position_.layers <= spec_.layers.size();
   if (head) solve_head();
   if (position_.stored != planned_.size()) {

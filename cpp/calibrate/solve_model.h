@@ -47,6 +47,8 @@ struct SolveModelOptions {
   uint64_t memory_budget = uint64_t{4} << 30;  // of each stream's hidden states; of experts' rows
   std::filesystem::path scratch_directory;     // for those beyond it
   std::optional<SolveStart> start;             // goes on from there, to the same bytes
+  /// Ends behind so many layers, one of solve_stops(); nullopt: behind the head.
+  std::optional<uint64_t> stop;
 };
 
 struct SolveModelHooks {

@@ -63,8 +63,10 @@ MeasuredLosses CalibratedJob::measure(const Plan& plan, const PlanOptions& plann
   return measure_losses(directory_, plan, {input_.ids, input_.tokens}, options, hooks, pool_);
 }
 
+void CalibratedJob::check() const { check_tokens(directory_, spec(), {input_.ids, input_.tokens}); }
+
 StatesShape CalibratedJob::states_shape() const {
-  const ModelSpec spec = directory_spec(directory_);
+  const ModelSpec spec = this->spec();
   const std::array<uint64_t, 3> row = {static_cast<uint64_t>(input_.tokens),
                                        static_cast<uint64_t>(spec.hidden), sizeof(float)};
   return {spec.layers.size(), input_.two_streams ? 2u : 1u,
@@ -75,7 +77,8 @@ StatesShape CalibratedJob::states_shape() const {
 CalibrationRecord CalibratedJob::solve(const Plan& plan, std::span<const Panel> panels,
                                        const SolveCallbacks& callbacks,
                                        std::optional<ResumePoint> point,
-                                       std::vector<std::string>& warnings) {
+                                       std::vector<std::string>& warnings,
+                                       std::optional<uint64_t> stop) {
   const CalibrationTokens tokens{input_.ids, input_.tokens};
   CalibrationRecord record{input_.text,
                            input_.sha256,
@@ -124,6 +127,7 @@ CalibrationRecord CalibratedJob::solve(const Plan& plan, std::span<const Panel> 
   SolveModelOptions options;
   options.two_streams = input_.two_streams;
   options.scratch_directory = scratch_;
+  options.stop = stop;
   if (done.position.layers > 0) options.start = SolveStart{done.position, callbacks.load};
   SolveModelReport report = solve_model(directory_, plan, tokens, options, hooks, pool_);
   warnings.insert(warnings.end(), std::make_move_iterator(report.warnings.begin()),

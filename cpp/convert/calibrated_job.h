@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "arch/directory.h"
+#include "arch/spec.h"
 #include "base/thread_pool.h"
 #include "convert/convert.h"
 #include "convert/panels.h"
@@ -33,6 +34,12 @@ class CalibratedJob {
   /// Progress: quantized_bytes().
   MeasuredLosses measure(const Plan& plan, const PlanOptions& planning);
 
+  /// Refuses what cannot be solved: families that cannot be run, tokens that do not fit the model.
+  void check() const;
+
+  /// The model that is run.
+  ModelSpec spec() const { return directory_spec(directory_); }
+
   /// Of the hidden states that a point holds.
   StatesShape states_shape() const;
 
@@ -45,9 +52,11 @@ class CalibratedJob {
     std::function<void(std::size_t stream, int64_t sequence, float* rows)> load;
   };
   /// Solves the tensors of `panels`, each a whole one, from `point` on, whose tensors are done.
+  /// `stop`: as in SolveModelOptions; the record is that of what is done then.
   CalibrationRecord solve(const Plan& plan, std::span<const Panel> panels,
                           const SolveCallbacks& callbacks, std::optional<ResumePoint> point,
-                          std::vector<std::string>& warnings);
+                          std::vector<std::string>& warnings,
+                          std::optional<uint64_t> stop = std::nullopt);
 
  private:
   const ModelDirectory directory_;

@@ -53,16 +53,21 @@ PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
     const uint64_t offset = (panel.row * planned.tensor.columns() + panel.column) * size;
     put(panel, 0, offset, {values.data, values.rows * values.columns * size}, sums);
   }
-  if (source_sums_ == SourceSums::kTaken) {
-    sums.source_crc = source_panel_crc(reader_.checkpoint(), planned.tensor, panel);
-    sums.source_bytes = panel.bytes;
-  }
+  take_source_sums(panel, sums);
   reader_.drop(planned, panel);
   return sums;
 }
 
+void PanelWriter::take_source_sums(const Panel& panel, PanelSums& sums) const {
+  if (source_sums_ != SourceSums::kTaken) return;
+  const FinalTensor& tensor = plan_.tensors[panel.tensor].tensor;
+  sums.source_crc = source_panel_crc(reader_.checkpoint(), tensor, panel);
+  sums.source_bytes = panel.bytes;
+}
+
 PanelSums PanelWriter::write_solved(const Panel& panel, const AffinePanel& solved) const {
-  const PanelSums sums = put_quantized(panel, solved);
+  PanelSums sums = put_quantized(panel, solved);
+  take_source_sums(panel, sums);
   reader_.drop(plan_.tensors[panel.tensor], panel);
   return sums;
 }

@@ -62,6 +62,7 @@ class PanelWriter {
   template <typename Store>
   void store_or_place_error(const SourcePanel& values, const Panel& panel, uint64_t row,
                             const Store& store) const;
+  void take_source_sums(const Panel& panel, PanelSums& sums) const;
   PanelSums put_quantized(const Panel& panel, const AffinePanel& quantized) const;
   void put(const Panel& panel, std::size_t piece, uint64_t offset, std::span<const std::byte> bytes,
            PanelSums& sums) const;

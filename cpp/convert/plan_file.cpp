@@ -14,7 +14,7 @@
 namespace jang {
 namespace {
 
-constexpr std::string_view kSchema = "jang.plan-file/1";
+constexpr std::string_view kSchema = "jang.plan-file/2";
 constexpr std::size_t kMaxBytes = std::size_t{256} << 20;
 constexpr std::size_t kMaxName = 255;
 
@@ -45,7 +45,7 @@ Json lattices_json(const Lattices& lattices) {
   return out;
 }
 
-Json losses_json(const MeasuredLosses& losses) {
+Json loss_table_json(const MeasuredLosses& losses) {
   Json out = Json::Object{};
   for (const auto& [path, loss] : losses) {
     Json::Array errors;
@@ -63,8 +63,7 @@ Json losses_json(const MeasuredLosses& losses) {
 
 Json options_json(const PlanFile& file) {
   const PlanOptions& options = file.options;
-  Json out =
-      Json::Object{{"method", method_name(file.method)}, {"shard_bytes", options.shard_bytes}};
+  Json out = Json::Object{{"method", planned_method(file)}, {"shard_bytes", options.shard_bytes}};
   if (!options.target) {
     out["profile"] = options.profile;
   } else if (options.target->bits) {
@@ -79,7 +78,7 @@ Json options_json(const PlanFile& file) {
   Json::Array rules;
   for (const WidthRule& rule : options.rules) rules.emplace_back(rule_text(rule));
   out["rules"] = std::move(rules);
-  out["losses"] = losses_json(options.losses);
+  out["losses"] = loss_table_json(options.losses);
   out["lattices"] = lattices_json(options.lattices);
   return out;
 }
@@ -178,6 +177,28 @@ StatisticsRecord parse_statistics(const JsonFields& fields) {
   return record;
 }
 
+Json calibration_json(const PlannedCalibration& calibration) {
+  return Json::Object{
+      {"text", calibration.text},           {"sha256", calibration.sha256},
+      {"sequences", calibration.sequences}, {"tokens", calibration.tokens},
+      {"streams", calibration.streams},     {"tokens_sha256", calibration.tokens_sha256},
+      {"level", calibration.level}};
+}
+
+PlannedCalibration parse_calibration(const JsonFields& fields) {
+  constexpr int64_t kMost = int64_t{1} << 31;
+  PlannedCalibration out{fields.text("text"),           fields.text("sha256"),
+                         fields.text("tokens_sha256"),  fields.count("sequences", kMost),
+                         fields.count("tokens", kMost), fields.count("streams", 2),
+                         fields.text("level")};
+  if (!is_bare_name(out.text)) fields.fail("a bare file name as text");
+  if (!is_sha256(out.sha256) || !is_sha256(out.tokens_sha256))
+    fields.fail("64 hex digits as sha256 and tokens_sha256");
+  if (out.sequences == 0 || out.tokens == 0 || out.streams == 0)
+    fields.fail("sequences, tokens and streams of 1 or more");
+  return out;
+}
+
 uint32_t parse_checksum(const JsonFields& fields) {
   const std::string& text = fields.text("checksum");
   uint32_t value = 0;
@@ -193,6 +214,7 @@ Json document_of(const PlanFile& file) {
                    {"source", source_json(file)},
                    {"options", options_json(file)},
                    {"plan", plan_json(file.plan, file.options.shard_bytes)}};
+  if (file.calibration) out["calibration"] = calibration_json(*file.calibration);
   if (file.statistics) {
     out["statistics"] = Json::Object{{"file", file.statistics->file},
                                      {"sha256", file.statistics->sha256},
@@ -202,6 +224,10 @@ Json document_of(const PlanFile& file) {
 }
 
 }  // namespace
+
+std::string planned_method(const PlanFile& file) {
+  return file.calibration ? "gptq" : std::string(method_name(file.method));
+}
 
 std::string plan_file_text(const PlanFile& file) {
   Json document = document_of(file);
@@ -235,9 +261,16 @@ PlanFile parse_plan_file(std::string_view text, const std::string& name) {
   if (!generator || !source || !options) fields.fail("generator, source and options");
   file.version = generator->text("version");
   parse_source(*source, file);
-  const auto method = parse_method(options->text("method"));
-  if (!method) options->fail("rtn or mse as method");
-  file.method = *method;
+  const std::string& method = options->text("method");
+  if (const auto known = parse_method(method)) {
+    file.method = *known;
+  } else if (method != "gptq") {
+    options->fail("rtn, mse or gptq as method");
+  }
+  const auto calibration = fields.object("calibration");
+  if (calibration.has_value() != (method == "gptq"))
+    fields.fail("a calibration for method gptq, and for no other");
+  if (calibration) file.calibration = parse_calibration(*calibration);
   try {
     file.options = parse_options(*options);
   } catch (const Error& error) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "convert/convert.h"
+#include "convert/source.h"
 #include "plan/plan.h"
 #include "plan/plan_document.h"
 #include "quant/quantize.h"
@@ -26,6 +27,14 @@ struct SourceFile {
   std::string sha256;
 };
 
+/// What `gptq` solves against, by hash: token ids, and all else that decides what they do.
+struct PlannedCalibration {
+  std::string text, sha256;   // as CalibrationInput
+  std::string tokens_sha256;  // of all ids as little-endian 32-bit integers
+  uint64_t sequences = 0, tokens = 0, streams = 2;
+  std::string level;  // of the kernels: another adds in another order
+};
+
 struct PlanFile {
   std::string version;  // of the program that made it
   std::string source_name, source_revision;
@@ -34,10 +43,14 @@ struct PlanFile {
   std::optional<bool> heads_equal;
   PlanOptions options;
   Method method = Method::kMse;
+  std::optional<PlannedCalibration> calibration;  // present: method gptq, whatever `method` says
   std::optional<StatisticsRecord> statistics;
   Plan plan;
   uint32_t checksum = 0;  // of the document without it; a reader's is the one that was read
 };
+
+/// "rtn", "mse" or "gptq".
+std::string planned_method(const PlanFile& file);
 
 /// With its checksum, whatever `file.checksum` is. Same plan, same text.
 std::string plan_file_text(const PlanFile& file);
@@ -53,6 +66,8 @@ struct PlanFileOptions {
   PlanOptions plan;  // its lattices are looked for with `read_weights`
   Method method = Method::kMse;
   bool read_weights = false;
+  std::optional<CalibrationInput> calibration;  // as in ConvertOptions; weights are read then, too
+  std::filesystem::path scratch;                // a directory for files without a name
   std::optional<StatisticsInput> statistics;
   std::vector<SourceFile> files;
   std::string source_name, source_revision;
@@ -61,9 +76,17 @@ struct PlanFileOptions {
 };
 
 /// Plans the conversion of `source`, whose weight files must be there. Without `read_weights` it
-/// reads headers, and the payloads of a head and the embedding that it is said to be tied to.
+/// reads headers, and the payloads of a head and the embedding that it is said to be tied to. With
+/// a calibration and a target it runs the model over the tokens, to measure what widths cost.
 /// Throws as convert_directory does before it writes.
 PlanFile make_plan_file(const std::filesystem::path& source, const PlanFileOptions& options,
                         const JobCallbacks& callbacks);
+
+/// The calibration of a plan for `input`, by this process.
+PlannedCalibration planned_calibration(const CalibrationInput& input);
+
+/// Plans `source` again as `file` says, with the places of all tensors in it. Throws
+/// Error{kArgument} naming `plan_name` where this program plans other widths or shards.
+Plan plan_again(const PlanFile& file, const std::string& plan_name, const ConversionSource& source);
 
 }  // namespace jang

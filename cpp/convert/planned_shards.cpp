@@ -1,10 +1,12 @@
 #include "convert/planned_shards.h"
 
+#include <algorithm>
 #include <system_error>
 #include <utility>
 
 #include "base/error.h"
 #include "convert/documents.h"
+#include "convert/layer_point.h"
 #include "convert/panel_writer.h"
 #include "convert/resume_shards.h"
 #include "convert/shard_output.h"
@@ -12,19 +14,11 @@
 #include "convert/source_reader.h"
 #include "convert/work_list.h"
 #include "io/safetensors_writer.h"
-#include "plan/plan_record.h"
 
 namespace jang {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// What decides bytes: not what was said about it.
-Json deciding(const Plan& plan, uint64_t shard_bytes) {
-  Json json = plan_json(plan, shard_bytes);
-  json.as_object().erase("warnings");
-  return json;
-}
 
 bool is_there(const fs::path& path) {
   std::error_code ignored;
@@ -57,13 +51,7 @@ PlannedShards::PlannedShards(PlanFile plan, std::string plan_name, const fs::pat
       source_(open_known_source(source, file_.heads_equal)),
       pool_(threads != 0 ? threads : default_thread_count().threads) {
   require_convertible(source_);
-  plan_ = make_plan(source_.config, source_.inventory, file_.options);
-  if (deciding(plan_, file_.options.shard_bytes) !=
-      deciding(file_.plan, file_.options.shard_bytes)) {
-    throw Error(ErrorCode::kArgument, plan_name, {},
-                "this program plans other widths or shards for the source and options in it",
-                "use the program that made the file, or plan anew with this one");
-  }
+  plan_ = plan_again(file_, plan_name, source_);
   check_statistics(file_, plan_name, statistics);
   if (statistics) {
     std::vector<std::string> said;  // when the file was made
@@ -181,6 +169,37 @@ bool PlannedShards::make(const fs::path& directory, uint32_t shard, uint64_t str
   return true;
 }
 
+bool PlannedShards::record(const fs::path& finished, const fs::path& directory, uint32_t shard,
+                           const JobCallbacks& callbacks) {
+  JANG_ASSERT(shard < plan_.shards.size());
+  const std::vector<uint32_t>& tensors = plan_.shards[shard];
+  if (std::any_of(tensors.begin(), tensors.end(),
+                  [&](uint32_t index) { return plan_.tensors[index].lattice; }))
+    return false;
+  const ShardRange range{shard, shard + 1, {}};
+  const WorkList work = cut_shards(plan_, range, false);
+  const ShardOutput output(finished, plan_, range, work.counts,
+                           SafetensorsWriter::Start::kContinue);
+  TensorSums sums;
+  for (const uint32_t index : tensors) {
+    if (callbacks.cancel) callbacks.cancel();
+    const FinalTensor& tensor = plan_.tensors[index].tensor;
+    if (tensor.elements() == 0) continue;
+    const Panel panel = whole_panel(index, tensor);
+    PanelSums& found = sums[index];
+    for (std::size_t piece = 0; piece < kMaxPieces; ++piece) {
+      if (output.name(index, piece).empty()) continue;
+      found.bytes[piece] = output.bytes(index, piece);
+      found.crc[piece] = output.stored_crc(index, piece);
+    }
+    found.source_crc = source_panel_crc(*source_.checkpoint, tensor, panel);
+    found.source_bytes = panel.bytes;
+    drop_panel(*source_.checkpoint, tensor, panel);
+  }
+  write_shard_record(directory, file_, shard, sums);
+  return true;
+}
+
 TensorSums planned_sums(const fs::path& directory, const PlanFile& plan) {
   TensorSums sums;
   const auto count = static_cast<uint32_t>(plan.plan.shards.size());
@@ -207,7 +226,12 @@ ConvertReport finish_planned(const fs::path& directory, const PlanFile& plan,
   for (uint32_t shard = 0; shard < count; ++shard)
     report.files.push_back(shard_file_name(shard, count));
   ConversionRecord record;
-  record.method = method_name(plan.method);
+  record.method = planned_method(plan);
+  if (plan.calibration) {
+    FinalPoint last = final_point(directory, plan, config);
+    record.calibration = std::move(last.record);
+    if (!last.warning.empty()) report.warnings.push_back(std::move(last.warning));
+  }
   record.statistics = plan.statistics;
   record.source_name = plan.source_name;
   record.source_revision = plan.source_revision;

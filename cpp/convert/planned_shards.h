@@ -38,6 +38,12 @@ class PlannedShards {
   bool make(const std::filesystem::path& directory, uint32_t shard, uint64_t stretch,
             const JobCallbacks& callbacks);
 
+  /// Writes the record of a shard that lies, finished and sound, in `finished` into `directory`:
+  /// from its bytes and those of the source. False for one with tensors on lattices: only making it
+  /// counts their groups.
+  bool record(const std::filesystem::path& finished, const std::filesystem::path& directory,
+              uint32_t shard, const JobCallbacks& callbacks);
+
  private:
   struct Job;
   PlanFile file_;

@@ -7,9 +7,8 @@
 #include "io/checksum.h"
 
 namespace jang {
-namespace {
 
-void check_tensor(const ShardOutput& output, uint32_t tensor, const PanelSums& sums) {
+void check_stored(const ShardOutput& output, uint32_t tensor, const PanelSums& sums) {
   for (std::size_t piece = 0; piece < kMaxPieces; ++piece) {
     const std::string& name = output.name(tensor, piece);
     const uint64_t bytes = name.empty() ? 0 : output.bytes(tensor, piece);
@@ -25,8 +24,6 @@ void check_tensor(const ShardOutput& output, uint32_t tensor, const PanelSums& s
   }
 }
 
-}  // namespace
-
 std::string continue_shards(std::optional<ShardOutput>& shards, const TensorSums& done,
                             const std::filesystem::path& directory, const Plan& plan,
                             const ShardRange& range, std::span<const uint64_t> panels,
@@ -38,7 +35,7 @@ std::string continue_shards(std::optional<ShardOutput>& shards, const TensorSums
     pool.share(static_cast<int64_t>(tensors.size()), 1, [&](int64_t begin, int64_t, int worker) {
       if (worker == 0 && cancel) cancel();
       const auto& [tensor, sums] = tensors[static_cast<std::size_t>(begin)];
-      check_tensor(output, tensor, sums);
+      check_stored(output, tensor, sums);
     });
     return {};
   } catch (const Error& error) {

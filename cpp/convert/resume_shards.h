@@ -15,6 +15,10 @@
 
 namespace jang {
 
+/// Compares sizes and checksums of a tensor's pieces with what lies in its shard. Throws
+/// Error{kConfigValue | kChecksum} naming the first piece that differs.
+void check_stored(const ShardOutput& output, uint32_t tensor, const PanelSums& sums);
+
 /// Opens the shards of `range` in `directory` as `shards`, with `panels` as for ShardOutput, and
 /// reads the tensors of `done` in them. Returns an empty text; or why they cannot be used, and
 /// `shards` is empty then.

@@ -9,7 +9,6 @@
 
 #include "arch/config.h"
 #include "arch/family.h"
-#include "base/aligned_buffer.h"
 #include "base/checked_math.h"
 #include "base/error.h"
 #include "convert/convert.h"
@@ -48,13 +47,6 @@ void remove_shards(const fs::path& directory) {
     if (!fs::remove(shard, failure) && failure)
       throw Error(ErrorCode::kIo, shard.string(), {}, "cannot remove: " + failure.message());
   }
-}
-
-uint64_t states_bytes(const StatesShape& shape) {
-  const std::array factors = {shape.streams, shape.sequences, shape.row_bytes};
-  const auto bytes = checked_product(factors);
-  if (!bytes) throw Error(ErrorCode::kArgument, "calibration: more than 2^64 bytes of tokens");
-  return *bytes;
 }
 
 /// What may go wrong with a file that is then done without.
@@ -158,12 +150,7 @@ std::optional<ResumePoint> ResumeState::point(const Plan& plan, const StatesShap
   const std::string reason = reason_against([&] {
     const std::string file = (directory_ / kPoint).string();
     found = parse_point(point_->record(), plan, shape.layers, file);
-    const bool states = found.position.layers <= shape.layers;
-    const uint64_t expected = states ? states_bytes(shape) : 0;
-    if (point_->payload_bytes() != expected)
-      throw Error(ErrorCode::kConfigValue, file, {},
-                  "expected " + std::to_string(expected) + " bytes of hidden states, found " +
-                      std::to_string(point_->payload_bytes()));
+    check_states(*point_, found, shape, file);
   });
   if (reason.empty()) return found;
   start_afresh(reason);
@@ -171,26 +158,16 @@ std::optional<ResumePoint> ResumeState::point(const Plan& plan, const StatesShap
 }
 
 void ResumeState::load(std::size_t stream, int64_t sequence, float* rows) const {
-  JANG_ASSERT(point_ && stream < shape_.streams);
-  const uint64_t place = stream * shape_.sequences + static_cast<uint64_t>(sequence);
-  point_->read(place * shape_.row_bytes,
-               {reinterpret_cast<std::byte*>(rows), static_cast<std::size_t>(shape_.row_bytes)});
+  JANG_ASSERT(point_.has_value());
+  load_states(*point_, shape_, stream, sequence, rows);
 }
 
 void ResumeState::save(const Plan& plan, const ResumePoint& point,
                        std::span<const HiddenStates* const> streams, uint64_t sequences) {
   point_.reset();  // its file is about to be replaced
   try {
-    RecordFileWriter file(directory_ / kPoint);
-    for (const HiddenStates* states : streams) {
-      AlignedBuffer<float> rows(static_cast<std::size_t>(states->row_bytes() / sizeof(float)));
-      for (uint64_t s = 0; s < sequences; ++s) {
-        if (callbacks_.cancel) callbacks_.cancel();
-        states->load(static_cast<int64_t>(s), rows.data());
-        file.append(std::as_bytes(rows.span()));
-      }
-    }
-    file.commit(keyed(point_json(plan, point)));
+    write_point(directory_ / kPoint, keyed(point_json(plan, point)), streams, sequences,
+                callbacks_.cancel);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kNoSpace) throw;
     notice("no space to write down how far this is: an interruption costs the layers from here");

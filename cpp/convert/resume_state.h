@@ -14,17 +14,11 @@
 
 #include "base/progress.h"
 #include "calibrate/hidden_states.h"
+#include "convert/point_file.h"
 #include "convert/resume_record.h"
 #include "io/record_file.h"
 
 namespace jang {
-
-/// What the hidden states of a conversion are: f32 [streams][sequences][row_bytes / 4].
-struct StatesShape {
-  uint64_t layers = 0;  // of the model; 0: no calibration, no states
-  uint64_t streams = 0, sequences = 0;
-  uint64_t row_bytes = 0;  // of a sequence
-};
 
 class ResumeState {
  public:

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import os
 import typing
-__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlanFile', 'PlannedShards', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'ShardLayout', 'Statistics', 'TensorError', 'TensorInfo', 'UpgradeChange', 'UpgradePlan', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'finish_planned', 'inspect_directory', 'k_profile_targets', 'make_plan_file', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_plan_file', 'parse_profile', 'plan_directory', 'plan_upgrade', 'profiles', 'quantize', 'resume_bytes', 'runtime_info', 'shard_checksums', 'unpack', 'upgrade_directory', 'verify_directory']
+__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlanFile', 'PlannedCalibration', 'PlannedLayers', 'PlannedShards', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'ShardLayout', 'Statistics', 'TensorError', 'TensorInfo', 'UpgradeChange', 'UpgradePlan', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'finish_planned', 'inspect_directory', 'k_profile_targets', 'layer_point_name', 'make_plan_file', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_plan_file', 'parse_profile', 'plan_directory', 'plan_upgrade', 'profiles', 'quantize', 'resume_bytes', 'runtime_info', 'shard_checksums', 'unpack', 'upgrade_directory', 'verify_directory']
 class TensorInfo:
     """
     A tensor as its file's header describes it.
@@ -561,6 +561,23 @@ class ShardLayout:
         """
         (name, first byte, end), in order, without gaps.
         """
+class PlannedCalibration:
+    """
+    What a gptq plan solves against.
+    """
+    @property
+    def sequences(self) -> int:
+        ...
+    @property
+    def text(self) -> str:
+        """
+        Bare name, or "builtin".
+        """
+    @property
+    def tokens(self) -> int:
+        """
+        Of each sequence.
+        """
 class PlanFile:
     """
     A planned conversion that can be made in parts.
@@ -568,6 +585,11 @@ class PlanFile:
     def layout(self, shard: typing.SupportsInt | typing.SupportsIndex) -> ShardLayout:
         """
         Of the shard of that number, from 0.
+        """
+    @property
+    def calibration(self) -> PlannedCalibration | None:
+        """
+        None for other methods than gptq.
         """
     @property
     def checksum(self) -> str:
@@ -579,7 +601,9 @@ class PlanFile:
         """
     @property
     def method(self) -> str:
-        ...
+        """
+        rtn, mse or gptq.
+        """
     @property
     def plan(self) -> Plan:
         ...
@@ -620,9 +644,42 @@ class PlannedShards:
         Makes a shard in the directory, or continues it; False if it was there and is whole.
         stretch: source bytes behind which a record is written, 0: those of about 20 seconds.
         """
+    def record(self, finished: str, directory: str, shard: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Writes the record of a sound shard that lies in `finished` into the directory; False,
+        and no record, for one with tensors on lattices.
+        """
     def source_bytes(self, shard: typing.SupportsInt | typing.SupportsIndex) -> int:
         """
         Bytes of the source that a shard is made of.
+        """
+class PlannedLayers:
+    """
+    An opened source and the gptq plan that it is made by.
+    """
+    def __init__(self, plan: PlanFile, plan_name: str, source: str, *, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None, calibration_text: str, calibration_sha256: str, tokens_sha256: str, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+        """
+        Plans again: ArgumentError naming `plan_name` where the result is another one, or text,
+        tokens or kernels are not the plan's.
+        """
+    def make(self, directory: str, begin: typing.SupportsInt | typing.SupportsIndex, end: typing.SupportsInt | typing.SupportsIndex, *, needs: str, stretch: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None, notice: typing.Any = None) -> bool:
+        """
+        Makes the tensors between two stops, or continues; False if they were there. IoError or
+        FormatError with the sentence `needs` where the part before is to be made first.
+        """
+    def source_bytes(self, begin: typing.SupportsInt | typing.SupportsIndex, end: typing.SupportsInt | typing.SupportsIndex) -> int:
+        """
+        Bytes of the source between two stops.
+        """
+    @property
+    def layers(self) -> int:
+        """
+        Of the model.
+        """
+    @property
+    def stops(self) -> list[int]:
+        """
+        Numbers of layers behind which a part may end; the last is the end.
         """
 class KvCache:
     """
@@ -810,9 +867,10 @@ def dequantize(codes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], sc
 
     scales, biases: [..., in/group_size] in float32, float16, or uint16 with dtype="BF16".
     """
-def finish_planned(directory: str, plan: PlanFile, config: bytes, think_in_template: bool) -> ConvertReport:
+def finish_planned(directory: str, plan: PlanFile, config: bytes, think_in_template: bool) -> list[str]:
     """
     Writes index, config.json and jang_config.json beside the shards. config: the source's.
+    Returns warnings of the solving.
     """
 def inspect_directory(path: str) -> Inspection:
     """
@@ -823,10 +881,15 @@ def k_profile_targets() -> list[int]:
     """
     Mean bits that the K profiles hold.
     """
-def make_plan_file(source: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], shard_size: typing.SupportsInt | typing.SupportsIndex | None = None, losses: collections.abc.Mapping[str, ModuleLoss] = {}, method: str = 'mse', read_weights: bool = False, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', files: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex, str]], source_name: str = '', source_revision: str = '', version: str, threads: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None) -> PlanFile:
+def layer_point_name(position: typing.SupportsInt | typing.SupportsIndex, layers: typing.SupportsInt | typing.SupportsIndex) -> str:
+    """
+    File name of the states that a part leaves behind so many layers.
+    """
+def make_plan_file(source: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], shard_size: typing.SupportsInt | typing.SupportsIndex | None = None, losses: collections.abc.Mapping[str, ModuleLoss] = {}, method: str = 'mse', read_weights: bool = False, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', files: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex, str]], source_name: str = '', source_revision: str = '', version: str, threads: typing.SupportsInt | typing.SupportsIndex = 0, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', tokens_sha256: str = '', scratch: str = '', progress: typing.Any = None) -> PlanFile:
     """
     Plans a conversion in parts from headers; with read_weights also the lattices that tensors
-    lie on. files: (name, bytes, SHA-256) of the source's. Raises FormatError, ArgumentError,
+    lie on, and with gptq these and what widths cost on calibration_ids [sequences, tokens];
+    scratch: a directory for files without a name. files: (name, bytes, SHA-256) of the source's. Raises FormatError, ArgumentError,
     UnsupportedError, IoError.
     """
 def measure_losses(source: str, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]], *, file: str = 'statistics', dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, threads: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None) -> dict[str, ModuleLoss]:

@@ -7,6 +7,7 @@ the text, so that a text of many parts is seen in all of them. Nothing is drawn 
 from __future__ import annotations
 
 import gzip
+import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -42,8 +43,6 @@ def read_calibration_text(source: str | Path) -> Text:
     """
     if str(source) != BUILTIN:
         return read_text(source)
-    import hashlib
-
     packed = (files("jang_tools") / "data" / "calibration.txt.gz").read_bytes()
     data = gzip.decompress(packed)
     return Text(BUILTIN, data.decode("utf-8"), hashlib.sha256(data).hexdigest())
@@ -88,6 +87,21 @@ def calibrate_on(
         )
     text = read_calibration_text(source)
     return Calibration(text, cut_sequences(Tokenizer.load(path), text, sequences, tokens))
+
+
+def tokens_sha256(ids: npt.NDArray[np.int32]) -> str:
+    """Of all ids as little-endian 32-bit integers."""
+    return hashlib.sha256(np.ascontiguousarray(ids, dtype="<i4").tobytes()).hexdigest()
+
+
+def calibration_arguments(found: Calibration) -> dict[str, Any]:
+    """What it is for the core's plan files and layers, as keyword arguments."""
+    return {
+        "calibration_ids": found.ids,
+        "calibration_text": found.text.name,
+        "calibration_sha256": found.text.sha256,
+        "tokens_sha256": tokens_sha256(found.ids),
+    }
 
 
 def cut_sequences(

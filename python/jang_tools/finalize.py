@@ -25,7 +25,7 @@ from jang_tools.convert import (
 )
 from jang_tools.errors import FormatError, IoError, JangError
 from jang_tools.hub import locate_model
-from jang_tools.part_directory import DOCUMENTS, SOURCE_CONFIG, PartDirectory
+from jang_tools.part_directory import DOCUMENTS, FINAL_STATES, SOURCE_CONFIG, PartDirectory
 from jang_tools.parts import PartJob, part_command
 from jang_tools.plan_file import check_source, read_plan_file
 from jang_tools.sha256sums import SUMS, format_sums, hash_files, parse_sums
@@ -67,14 +67,17 @@ def convert_planned(
     *,
     model: str | Path | None = None,
     statistics: str | Path | None = None,
+    calibration: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     notice: Notice | None = None,
 ) -> ConvertResult:
     """All parts, as `convert_part`, and the end, as `finalize`, in one go."""
     start = time.perf_counter()
-    job = PartJob(plan, output, model=model, statistics=statistics, threads=threads)
-    job.make(range(len(job.names)), progress=progress, notice=notice)
+    job = PartJob(
+        plan, output, model=model, statistics=statistics, calibration=calibration, threads=threads
+    )
+    job.make_part(1, 1, progress=progress, notice=notice)
     return _End(job.plan, plan, Path(output), model).run(start, threads, progress)
 
 
@@ -117,6 +120,12 @@ class _End:
         self, work: PartDirectory, threads: int | None, count: _Hashed, warnings: list[str]
     ) -> None:
         checksums = self._checksums(work.path)
+        if self._plan.calibration is not None and not (work.path / FINAL_STATES).is_file():
+            raise IoError(
+                f"{work.path}: missing {FINAL_STATES}, which the last part leaves",
+                code="shard_set",
+                hint=f"`{self._command(1)}` goes on behind the layers that are there",
+            )
         absent = work.missing_documents()
         if absent:
             raise IoError(
@@ -134,7 +143,7 @@ class _End:
             work.path, self._names, threads=threads, advance=count.advance, readers=readers
         )
         work.remove_documents()
-        _core.finish_planned(
+        warnings += _core.finish_planned(
             str(work.path),
             self._plan,
             (work.path / SOURCE_CONFIG).read_bytes(),
@@ -162,6 +171,13 @@ class _End:
         if missing:
             listed = ", ".join(self._names[shard] for shard in missing[:_NAMED])
             more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+            if self._plan.method == "gptq":
+                raise IoError(
+                    f"{directory}: missing {len(missing)} of {len(self._names)} shards:"
+                    f" {listed}{more}",
+                    code="shard_set",
+                    hint=f"`{self._command(1)}` makes what is missing of all layers",
+                )
             others = ", ".join(f"{shard + 1}/{len(self._names)}" for shard in missing[1:_NAMED])
             raise IoError(
                 f"{directory}: missing {len(missing)} of {len(self._names)} shards: {listed}{more}",
@@ -172,6 +188,13 @@ class _End:
         return found
 
     def _command(self, number: int) -> str:
+        """What makes a shard. Layers of gptq lie in several: there it is what makes all of them,
+        and goes on behind those that are there."""
+        known = self._plan.calibration
+        if known is not None:
+            return part_command(
+                self._plan_path, self._output, self._model, 1, 1, calibration=known.text
+            )
         return part_command(self._plan_path, self._output, self._model, number, len(self._names))
 
     def _is_ended(

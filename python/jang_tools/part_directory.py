@@ -27,6 +27,7 @@ from jang_tools.partial_output import (
     MARKER_TEXT,
     PARTS,
     PASSING,
+    SCRATCH,
     SUMS,
     add_hint,
     check_output,
@@ -40,27 +41,35 @@ DOCUMENTS = ("config.json", "jang_config.json", "model.safetensors.index.json")
 _SUMS_UNFINISHED = f"{SUMS}.new"
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 _BESIDE = re.compile(r"model-\d{5,}-of-\d{5,}\.(?:safetensors\.part|record(?:\.new)?|lock)")
+_STATES = re.compile(r"layers-(?:\d{5,}|all)\.states(?:\.new)?")  # behind layers, of gptq parts
+FINAL_STATES = "layers-all.states"  # behind the head; has none, but says how tensors were solved
+_LAYERS_LOCK = "layers.lock"
 _COPY = re.compile(r"copy-[0-9a-f]{16}")
 _KEPT = frozenset({*COPIED, *DOCUMENTS, SUMS})
-_HELPERS = frozenset({MARKER, PARTS, SOURCE_CONFIG, _SUMS_UNFINISHED})
+_HELPERS = frozenset({MARKER, PARTS, SOURCE_CONFIG, _SUMS_UNFINISHED, _LAYERS_LOCK, *SCRATCH})
 
 
 class PartDirectory:
     """``with PartDirectory(output, plan) as work:`` works in ``work.path`` beside others.
 
-    ``alone``: nobody else works there, and parts are there already.
+    ``alone``: nobody else works there, and parts are there already. ``repair``: ``output`` is
+    there, and files of it are made again; `discard` ends that.
     """
 
-    def __init__(self, output: Path, plan: _core.PlanFile, *, alone: bool = False) -> None:
+    def __init__(
+        self, output: Path, plan: _core.PlanFile, *, alone: bool = False, repair: bool = False
+    ) -> None:
         self.output = Path(os.path.abspath(output))
         self.path = self.output.with_name(self.output.name + ".partial")
         self._plan = plan
         self._alone = alone
+        self._repair = repair
         self._lock: DirectoryLock | None = None
 
     def __enter__(self) -> PartDirectory:
         try:
-            check_output(self.output, overwrite=False)
+            if not self._repair:
+                check_output(self.output, overwrite=False)
             if not self._alone:
                 self._create()
             elif not self.path.is_dir():
@@ -94,10 +103,23 @@ class PartDirectory:
     @contextmanager
     def shard_lock(self, name: str) -> Iterator[None]:
         """Keeps another process from making the shard of this name. IoError if one does."""
-        file = self.path / f"{name.removesuffix('.safetensors')}.lock"
+        with self._file_lock(
+            f"{name.removesuffix('.safetensors')}.lock", "another process makes this shard"
+        ):
+            yield
+
+    @contextmanager
+    def layers_lock(self) -> Iterator[None]:
+        """Keeps another process from making layers here. IoError if one does."""
+        with self._file_lock(_LAYERS_LOCK, "another process makes a part of these layers"):
+            yield
+
+    @contextmanager
+    def _file_lock(self, name: str, busy: str) -> Iterator[None]:
+        file = self.path / name
         try:
             file.touch()
-            lock = DirectoryLock(file, "another process makes this shard", optional=True)
+            lock = DirectoryLock(file, busy, optional=True)
         except OSError as error:
             if isinstance(error, IoError):
                 raise
@@ -153,9 +175,7 @@ class PartDirectory:
         """Removes everything that is no part of an output, and gives the directory its name."""
         try:
             helpers = [name for name in os.listdir(self.path) if not _belongs(name)]
-            # These two say whose directory it is, so they are the last to go.
-            last = (PARTS, MARKER)
-            for name in sorted(helpers, key=lambda name: (name in last, name == MARKER)):
+            for name in sorted(helpers, key=_last_of_all):
                 (self.path / name).unlink()
             sync_directory(self.path)
             check_output(self.output, overwrite=False)
@@ -165,6 +185,16 @@ class PartDirectory:
             if isinstance(error, IoError):
                 raise
             raise io_error(self.output, error) from error
+
+    def discard(self) -> None:
+        """Removes the directory and all that parts have left in it."""
+        try:
+            for name in sorted(os.listdir(self.path), key=_last_of_all):
+                (self.path / name).unlink()
+            os.rmdir(self.path)
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise io_error(self.path, error) from error
 
     def _documents(self) -> Iterator[tuple[str, str, str]]:
         """Name in the source, name here, SHA-256 of what is copied."""
@@ -239,12 +269,17 @@ class PartDirectory:
             self._lock.release()
 
 
+def _last_of_all(name: str) -> tuple[bool, bool]:
+    """Sorts names for removal: the two that say whose directory it is go last."""
+    return name in (PARTS, MARKER), name == MARKER
+
+
 def _belongs(name: str) -> bool:
     return name in _KEPT or _SHARD.fullmatch(name) is not None
 
 
 def _is_helper(name: str) -> bool:
-    known = _BESIDE.fullmatch(name) or _COPY.fullmatch(name)
+    known = _BESIDE.fullmatch(name) or _COPY.fullmatch(name) or _STATES.fullmatch(name)
     return name in _HELPERS or known is not None
 
 

@@ -40,14 +40,18 @@ COPIED = (
 _STATE = frozenset({".resume-losses", ".resume-layers"})
 _UNFINISHED = frozenset(f"{name}.new" for name in _STATE)
 # Scratch files lose their names as soon as they are open; a kill may come between.
-_SCRATCH = frozenset(
-    f".calibration-{name}" for name in ("quantized", "full", "experts", "measured")
+SCRATCH = frozenset(
+    f".calibration-{name}"
+    for name in (
+        *("quantized", "quantized-keys", "full", "full-keys", "experts"),
+        *("measured", "measured-keys", "probed-keys"),
+    )
 )
 _WRITTEN = frozenset(
     {*COPIED, MARKER, SUMS, "config.json", "jang_config.json", "model.safetensors.index.json"}
     | _STATE
     | _UNFINISHED
-    | _SCRATCH
+    | SCRATCH
 )
 _SHARD = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 MARKER_TEXT = "A conversion by jang-tools works here; it is removed or renamed when that ends.\n"

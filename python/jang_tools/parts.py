@@ -1,9 +1,10 @@
-"""convert_part(): some shards of a planned conversion, made on their own.
+"""convert_part(): some of a planned conversion, made on its own.
 
 A part is a run of whole shards, cut by bytes. Parts are made in any order, on any machines, by
 several processes at once; an interrupted one is continued by the same call, behind the last
 stretch of work that it wrote down. The core makes shards (cpp/convert/planned_shards.h); this file
-cuts parts, checks the source and keeps two processes from one shard. finalize.py ends it.
+cuts parts, checks the source and keeps two processes from one shard. Parts of gptq are runs of
+layers, made in order: layer_parts.py. finalize.py ends it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from jang_tools import _core
+from jang_tools.calibration import BUILTIN
 from jang_tools.errors import ArgumentError
+from jang_tools.layer_parts import LayerParts
 from jang_tools.output_files import check_apart, check_space
 from jang_tools.part_directory import PartDirectory
 from jang_tools.partial_output import COPIED
@@ -42,7 +45,10 @@ class MadeShard:
 
 @dataclass(frozen=True)
 class PartResult:
-    """What a part of a conversion has made. ``directory``: where it lies until the end."""
+    """What a part of a conversion has made. ``directory``: where it lies until the end.
+
+    ``shards``: of gptq those that are whole, whichever parts made their tensors.
+    """
 
     directory: Path
     plan: str
@@ -102,6 +108,7 @@ def convert_part(
     part: tuple[int, int],
     model: str | Path | None = None,
     statistics: str | Path | None = None,
+    calibration: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     notice: Notice | None = None,
@@ -110,17 +117,20 @@ def convert_part(
 
     The shards lie in OUTPUT.partial until `finalize`. ``model``: the source, a directory or a Hub
     id; None: the Hub revision that the plan names. ``statistics``: the file that the plan was made
-    with, where it was made with one. Shards that are there and are as their records say are not
-    made again. ``notice`` is told what is continued, and what is made afresh and why.
+    with, where it was made with one; ``calibration``: the text of a gptq plan, unless it is the
+    built-in one. Shards that are there and are as their records say are not made again. ``notice``
+    is told what is continued, and what is made afresh and why.
 
-    Raises FormatError for a source that differs from the plan's, ArgumentError for a part that is
-    none, a plan of another version, or a program that plans differently, IoError for parts of
-    another plan in the same place and whatever the system refuses.
+    Raises FormatError for a source that differs from the plan's or a part of gptq whose part before
+    is to be made first, ArgumentError for a part that is none, a plan of another version, or a
+    program that plans differently, IoError for parts of another plan in the same place and whatever
+    the system refuses.
     """
     start = time.perf_counter()
-    job = PartJob(plan, output, model=model, statistics=statistics, threads=threads)
-    chosen = job.part(*part)
-    shards = job.make(chosen, progress=progress, notice=notice)
+    job = PartJob(
+        plan, output, model=model, statistics=statistics, calibration=calibration, threads=threads
+    )
+    shards = job.make_part(*part, progress=progress, notice=notice)
     return PartResult(
         directory=job.directory.path,
         plan=job.plan.checksum,
@@ -142,17 +152,22 @@ class PartJob:
         model: str | Path | None,
         statistics: str | Path | None,
         threads: int | None,
+        calibration: str | Path | None = None,
+        repair: bool = False,
     ) -> None:
+        """``repair``: for an ``output`` that is there."""
         self.plan_path = plan
         self.plan = read_plan_file(plan)
         self.names = list(self.plan.shards)
         self.sizes = [self.plan.layout(shard).file_bytes for shard in range(len(self.names))]
-        self.directory = PartDirectory(Path(output), self.plan)
+        self.directory = PartDirectory(Path(output), self.plan, repair=repair)
         source = locate_source(self.plan, plan, model)
         check_apart(source.path, self.directory.output)
         check_source(self.plan, plan, source.path)
         self.source = source.path
+        self._model = model
         self._statistics = statistics
+        self._calibration = calibration
         self._threads = threads
 
     def part(self, number: int, count: int) -> range:
@@ -171,37 +186,108 @@ class PartJob:
             )
         return cut_parts(self.sizes, count)[number - 1]
 
+    def make_part(
+        self, number: int, count: int, *, progress: Progress | None, notice: Notice | None
+    ) -> list[MadeShard]:
+        """Makes what of a part is not there, and checks what is."""
+        if self.plan.method == "gptq":
+            return self._make_layers(number, count, progress, notice)
+        return self.make(self.part(number, count), progress=progress, notice=notice)
+
+    def _make_layers(
+        self, number: int, count: int, progress: Progress | None, notice: Notice | None
+    ) -> list[MadeShard]:
+        if self._statistics is not None:
+            raise ArgumentError(
+                f"{self.plan_path}: a plan of method gptq needs no statistics, found"
+                f" {self._statistics}",
+                code="argument",
+            )
+        layers = LayerParts(
+            self.plan,
+            self.plan_path,
+            self.source,
+            calibration=self._calibration,
+            threads=self._threads,
+        )
+        layers.cut(number, count)  # refused before anything is written
+        with self.directory as work:
+            before = set(os.listdir(work.path))
+            layers.make(
+                work,
+                number,
+                count,
+                lambda part: part_command(
+                    self.plan_path,
+                    self.directory.output,
+                    self._model,
+                    part,
+                    count,
+                    calibration=self._calibration,
+                ),
+                sizes=dict(zip(self.names, self.sizes, strict=True)),
+                stretch=_STRETCH,
+                progress=progress,
+                notice=notice,
+            )
+            return [
+                MadeShard(name, size, name not in before)
+                for name, size in zip(self.names, self.sizes, strict=True)
+                if (work.path / name).is_file()
+            ]
+
     def make(
         self, shards: range, *, progress: Progress | None, notice: Notice | None
     ) -> list[MadeShard]:
         """Makes those that are not there, and checks those that are."""
-        weighted = self._weights()
+        core = self.core()
         with self.directory as work:
-            self._check_space(work.path, shards)
-            core = _core.PlannedShards(
-                self.plan,
-                str(self.plan_path),
-                str(self.source),
-                **weighted,
-                threads=self._threads or 0,
-            )
-            work.gather_documents(self.source)
-            count = _Progress(progress, [core.source_bytes(shard) for shard in shards])
-            made = []
-            for shard in shards:
-                with work.shard_lock(self.names[shard]):
-                    done = core.make(
-                        str(work.path),
-                        shard,
-                        stretch=_STRETCH,
-                        progress=count.advance if progress else None,
-                        notice=notice,
-                    )
-                made.append(MadeShard(self.names[shard], self.sizes[shard], done))
-                count.next()
+            return self.make_in(work, core, shards, progress=progress, notice=notice)
+
+    def core(self) -> _core.PlannedShards:
+        """The opened source, planned again. Raises ArgumentError for other widths or statistics."""
+        return _core.PlannedShards(
+            self.plan,
+            str(self.plan_path),
+            str(self.source),
+            **self._weights(),
+            threads=self._threads or 0,
+        )
+
+    def make_in(
+        self,
+        work: PartDirectory,
+        core: _core.PlannedShards,
+        shards: Sequence[int],
+        *,
+        progress: Progress | None,
+        notice: Notice | None,
+    ) -> list[MadeShard]:
+        """As `make`, for who works in the directory already."""
+        self._check_space(work.path, shards)
+        work.gather_documents(self.source)
+        count = _Progress(progress, [core.source_bytes(shard) for shard in shards])
+        made = []
+        for shard in shards:
+            with work.shard_lock(self.names[shard]):
+                done = core.make(
+                    str(work.path),
+                    shard,
+                    stretch=_STRETCH,
+                    progress=count.advance if progress else None,
+                    notice=notice,
+                )
+            made.append(MadeShard(self.names[shard], self.sizes[shard], done))
+            count.next()
         return made
 
     def _weights(self) -> dict[str, Any]:
+        if self._calibration is not None:
+            raise ArgumentError(
+                f"{self.plan_path}: a plan of method {self.plan.method} needs no calibration text,"
+                f" found {self._calibration}",
+                code="argument",
+            )
         if self._statistics is None:
             return {}
         from jang_tools.statistics import load_statistics
@@ -213,7 +299,7 @@ class PartJob:
             "statistics_sha256": given.sha256,
         }
 
-    def _check_space(self, directory: Path, shards: range) -> None:
+    def _check_space(self, directory: Path, shards: Sequence[int]) -> None:
         needed = sum(size for name, size, _ in self.plan.files if name in COPIED)
         for shard in shards:
             name = self.names[shard]
@@ -242,12 +328,20 @@ class _Progress:
 
 
 def part_command(
-    plan: str | Path, output: str | Path, model: str | Path | None, number: int, count: int
+    plan: str | Path,
+    output: str | Path,
+    model: str | Path | None,
+    number: int,
+    count: int,
+    *,
+    calibration: str | Path | None = None,
 ) -> str:
     """The command line that makes a part."""
     import shlex
 
     words = ["jang", "convert", "--plan", str(plan), "--part", f"{number}/{count}"]
     words += ["--model", str(model) if model is not None else "MODEL"]
+    if calibration is not None and str(calibration) != BUILTIN:
+        words += ["--calibration", str(calibration)]
     words += ["--output", os.fspath(output)]
     return shlex.join(words)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jang_tools import _core
 from jang_tools.errors import ArgumentError
+from jang_tools.evaluation.texts import BUILTIN
 from jang_tools.hub import locate_model
 from jang_tools.role_summary import RoleSummary, role_summaries
 
@@ -254,6 +255,9 @@ def plan(
     shard_size: int | None = None,
     output: str | Path | None = None,
     method: str = "mse",
+    calibration: str | Path = BUILTIN,
+    calibration_sequences: int | None = None,
+    calibration_tokens: int | None = None,
     read_weights: bool = False,
     progress: Progress | None = None,
 ) -> Plan:
@@ -276,9 +280,12 @@ def plan(
         rules: "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths; the last match wins.
         shard_size: bytes of tensors in one file, 5 GiB unless given; one matrix may be larger.
         output: a plan file to write, for a conversion in parts (`jang_tools.parts`).
-        method: of that conversion: "rtn" or "mse".
+        method: of that conversion: "rtn", "mse" or "gptq".
+        calibration: the text of "gptq", as for `convert`, with ``calibration_sequences`` and
+            ``calibration_tokens``; the plan file knows it by its hash.
         read_weights: for the plan file, also looks for tensors that lie on lattices, as `convert`
-            does with "mse"; without it the conversion in parts does not store them there.
+            does with "mse"; without it the conversion in parts does not store them there. "gptq"
+            always looks, and with bits or size measures what widths cost on the text.
         progress: called as progress(done, total, tensor) while losses are measured.
 
     Raises ArgumentError (statistics of another model, unknown profile, a rule that matches nothing,
@@ -309,8 +316,17 @@ def plan(
     if output is None:
         found = _core.plan_directory(str(located.path), **wanted)
     else:
+        from jang_tools.calibration import calibrate_on
         from jang_tools.plan_file import write_plan_file
 
+        found_text = None
+        if method == "gptq":
+            found_text = calibrate_on(
+                located.path,
+                source=calibration,
+                sequences=calibration_sequences,
+                tokens=calibration_tokens,
+            )
         found = write_plan_file(
             Path(output),
             located,
@@ -318,6 +334,7 @@ def plan(
             read_weights=read_weights,
             options=wanted,
             statistics=given,
+            calibration=found_text,
             progress=progress,
         ).plan
     return Plan(

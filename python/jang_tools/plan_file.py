@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jang_tools import _core
-from jang_tools.errors import ArgumentError, FormatError, IoError, UnsupportedError
+from jang_tools.calibration import calibration_arguments
+from jang_tools.errors import ArgumentError, FormatError, IoError
 from jang_tools.hub import ResolvedModel, locate_model
 from jang_tools.output_files import files_to_copy, write_file
 from jang_tools.partial_output import sync_directory
 from jang_tools.resume import header_hash
 
 if TYPE_CHECKING:
+    from jang_tools.calibration import Calibration
     from jang_tools.plan import Progress
     from jang_tools.statistics import Statistics
 
@@ -38,19 +41,15 @@ def write_plan_file(
     read_weights: bool,
     options: Mapping[str, Any],
     statistics: Statistics | None,
+    calibration: Calibration | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> _core.PlanFile:
-    """Plans ``source`` and writes ``output``, a new file. ``options``: of `_core.make_plan_file`.
+    """Plans ``source`` and writes ``output``, a new file. ``options``: of `_core.make_plan_file`;
+    ``calibration``: of method gptq.
 
-    Raises what planning raises, UnsupportedError for a method that works layer by layer, IoError.
+    Raises what planning raises, IoError.
     """
-    if method == "gptq":
-        raise UnsupportedError(
-            "method gptq: its layers build on each other, so no plan file cuts them into parts",
-            code="argument",
-            hint="`jang convert --method gptq` runs on one machine and continues where it stopped",
-        )
     _check_free(output)
     weighted: dict[str, Any] = {}
     if statistics is not None:
@@ -59,19 +58,27 @@ def write_plan_file(
             "statistics_file": statistics.file,
             "statistics_sha256": statistics.sha256,
         }
-    plan = _core.make_plan_file(
-        str(source.path),
-        **options,
-        **weighted,
-        method=method,
-        read_weights=read_weights,
-        files=_source_files(source.path),
-        source_name=source.name,
-        source_revision=source.revision,
-        version=str(_core.__version__),
-        threads=threads or 0,
-        progress=progress,
-    )
+    if calibration is not None:
+        weighted |= calibration_arguments(calibration)
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix=".jang-plan-", dir=output.absolute().parent)
+    except OSError as error:
+        raise IoError(f"{output}: {error.strerror or error}", code="io") from error
+    with scratch as folder:
+        plan = _core.make_plan_file(
+            str(source.path),
+            **options,
+            **weighted,
+            method=method,
+            read_weights=read_weights,
+            files=_source_files(source.path),
+            source_name=source.name,
+            source_revision=source.revision,
+            version=str(_core.__version__),
+            threads=threads or 0,
+            scratch=folder,
+            progress=progress,
+        )
     unfinished = output.with_name(f"{output.name}.{secrets.token_hex(8)}")
     try:
         write_file(unfinished, plan.text.encode("utf-8"))

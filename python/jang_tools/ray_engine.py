@@ -19,6 +19,7 @@ from jang_tools.errors import ArgumentError, IoError, JangError, UnsupportedErro
 from jang_tools.finalize import finalize
 from jang_tools.partial_output import CONTINUE_HINT, add_hint
 from jang_tools.parts import PartJob, convert_part
+from jang_tools.plan_file import read_plan_file
 
 _RETRIES = 20  # of a task whose worker died; each goes on where the shard's record ends
 _POLL_SECONDS = 0.2  # Ctrl-C is noticed within
@@ -39,10 +40,18 @@ def convert_on_ray(
 
     ``threads``: of a task, for which it reserves as many CPUs; None: those of the smallest node.
 
-    Raises UnsupportedError without Ray, IoError for a task whose worker died again and again, and
-    whatever `convert_part` raises in a task.
+    Raises UnsupportedError for a plan of gptq and without Ray, IoError for a task whose worker died
+    again and again, and whatever `convert_part` raises in a task.
     """
     start = time.perf_counter()
+    if read_plan_file(plan).method == "gptq":
+        raise UnsupportedError(
+            "engine ray: the parts of method gptq follow one another, so no two tasks could work at"
+            " once",
+            code="argument",
+            hint="`jang convert --plan` without --engine makes them in order on one machine,"
+            " --part each on one of its own",
+        )
     ray = _import_ray()
     # Before anything is sent out: what is wrong with plan, source or output is said here.
     job = PartJob(plan, output, model=model, statistics=statistics, threads=threads)

@@ -14,7 +14,9 @@ from typing import Any
 from jang_tools import _core
 from jang_tools.errors import FormatError, IoError, JangError, UnsupportedError
 from jang_tools.hub import resolve_model
-from jang_tools.partial_output import is_ours
+from jang_tools.part_directory import DOCUMENTS
+from jang_tools.partial_output import COPIED, is_ours
+from jang_tools.plan_file import read_plan_file
 from jang_tools.sha256sums import SUMS, hash_files, parse_sums
 
 Progress = Callable[[int, int, str], None]  # bytes done, bytes in all, the item just finished
@@ -47,12 +49,16 @@ class TensorError:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """``ok`` if there is no fault. ``notices`` say what could not be checked, and why."""
+    """``ok`` if there is no fault. ``notices`` say what could not be checked, and why.
+
+    ``damaged``: with a plan, the files of it that faults name, in the order of their names.
+    """
 
     path: Path
     faults: list[Fault] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     tensors: list[TensorError] | None = None  # with a source to compare with
+    damaged: list[str] | None = None
 
     @property
     def ok(self) -> bool:
@@ -69,6 +75,8 @@ class VerifyResult:
         }
         if self.tensors is not None:
             document["tensors"] = [vars(tensor).copy() for tensor in self.tensors]
+        if self.damaged is not None:
+            document["damaged"] = self.damaged
         return document
 
 
@@ -77,8 +85,12 @@ def verify(
     against: str | Path | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    plan: str | Path | None = None,
 ) -> VerifyResult:
     """Checks a directory; with ``against`` (its unquantized source) also every value.
+
+    ``plan``: the plan file that the directory was made by; then the result says which of its files
+    `jang_tools.repair` would make again.
 
     A tensor fails if its relative error exceeds 1.5 times (method gptq: 2 times, mse with
     statistics: 3 times) that of plain rounding at the same bits and group size.
@@ -88,6 +100,7 @@ def verify(
     directory's content is in the result.
     """
     directory = resolve_model(path)
+    expected = None if plan is None else planned_files(plan)
     source = None if against is None else resolve_model(against)
     if source is not None:  # what is wrong with the source is no fault of the directory
         _core.plan_directory(str(source), profile="uniform-8")
@@ -106,7 +119,7 @@ def verify(
             progress=scale.core if progress else None,
         )
     except (FormatError, UnsupportedError) as error:
-        if not has_sums:
+        if not has_sums and expected is None:
             raise
         # The sums can still tell whether this is how the directory was written.
         faults.append(_fault_of(error))
@@ -127,7 +140,43 @@ def verify(
         faults.append(Fault("hash_file", SUMS, "", "missing"))
     else:
         notices.append(f"no {SUMS} to compare with")
-    return VerifyResult(directory, faults, notices, tensors)
+    damaged = None
+    if expected is not None:
+        faults += _misfits(expected, names, faults)
+        damaged = sorted(set(expected) & _damaged_files(faults))
+    return VerifyResult(directory, faults, notices, tensors, damaged)
+
+
+def planned_files(plan: str | Path) -> dict[str, int | None]:
+    """Names of all files of the directory that a plan file makes; sizes where it says them."""
+    known = read_plan_file(plan)
+    sizes: dict[str, int | None] = dict.fromkeys((*DOCUMENTS, SUMS))
+    sizes |= {name: size for name, size, _ in known.files if name in COPIED}
+    for shard, name in enumerate(known.shards):
+        sizes[name] = known.layout(shard).file_bytes
+    return sizes
+
+
+def _misfits(
+    expected: dict[str, int | None], names: dict[str, int], faults: list[Fault]
+) -> list[Fault]:
+    """Files of a plan that are missing or of another size, and no fault says so yet."""
+    said = _damaged_files(faults)
+    found = []
+    for name, size in sorted(expected.items()):
+        if name in said or name == SUMS:
+            continue
+        if name not in names:
+            found.append(Fault("hash_file", name, "", "missing, but a file of the plan"))
+        elif size is not None and names[name] != size:
+            reason = f"expected {size} bytes as the plan has it, found {names[name]}"
+            found.append(Fault("hash_file", name, "", reason))
+    return found
+
+
+def _damaged_files(faults: list[Fault]) -> set[str]:
+    """Those whose bytes are wrong; other faults may name a file for what another one lacks."""
+    return {Path(fault.file).name for fault in faults if fault.code in ("hash_file", "checksum")}
 
 
 class _Scale:

@@ -397,7 +397,7 @@ def plan_files() -> None:
     }
     config = {"name": "config.json", "bytes": 9, "sha256": "a" * 64}
     document: dict[str, Any] = {
-        "schema": "jang.plan-file/1",
+        "schema": "jang.plan-file/2",
         "checksum": "00000000",
         "generator": {"name": "jang-tools", "version": "1.0"},
         "source": {"name": "tiny", "revision": "", "files": [config]},
@@ -429,6 +429,17 @@ def plan_files() -> None:
     statistics = {"file": "a.stats", "sha256": "b" * 64, "modules": 1}
     full = {**document, "options": sized, "source": source, "statistics": statistics}
     put("plan_file", "sized", compact({**full, "plan": {**plan, "allocation": allocation}}))
+    calibration = {
+        "text": "builtin",
+        "sha256": "c" * 64,
+        "tokens_sha256": "d" * 64,
+        "sequences": 128,
+        "tokens": 512,
+        "streams": 2,
+        "level": "x86_avx2",
+    }
+    solved = {**document, "options": {**options, "method": "gptq"}, "calibration": calibration}
+    put("plan_file", "solved", compact(solved))
 
 
 def statistics() -> None:

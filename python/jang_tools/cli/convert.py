@@ -96,12 +96,15 @@ def command(
     options = plan_options(**widths)
     if plan is not None:
         given = {**options, "method": method, "overwrite": overwrite or None}
-        given |= {"calibration": calibration, "calibration-sequences": calibration_sequences}
+        given["calibration-sequences"] = calibration_sequences
         given["calibration-tokens"] = calibration_tokens
         _refuse_with_plan(given)
+        if calibration is not None and engine == "ray":
+            raise click.UsageError("--calibration is for gptq, which --engine ray does not run")
         if part is not None and engine == "ray":
             raise click.UsageError("--part and --engine ray exclude each other: Ray has all parts")
-        _convert_planned(ui, plan, output, model, part, engine, options["statistics"], threads)
+        files = {"statistics": options["statistics"], "calibration": calibration}
+        _convert_planned(ui, plan, output, model, part, engine, files, threads)
         return
     for name, value in (("--part", part), ("--engine", engine)):
         if value is not None:
@@ -169,15 +172,17 @@ def _convert_planned(
     model: str | None,
     part: tuple[int, int] | None,
     engine: str | None,
-    statistics: str | None,
+    files: dict[str, str | None],
     threads: int | None,
 ) -> None:
-    common: dict[str, Any] = {"model": model, "statistics": statistics, "threads": threads}
+    common: dict[str, Any] = {"model": model, "threads": threads, **files}
     if model is not None:
         fetch(ui, model)
     if part is None:
         if engine == "ray":
             from jang_tools.ray_engine import convert_on_ray as make_all
+
+            del common["calibration"]
         else:
             from jang_tools.finalize import convert_planned as make_all
 

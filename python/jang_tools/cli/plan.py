@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from jang_tools.cli.options import (
+    calibration_options,
+    calibration_wishes,
     fetch,
     model_argument,
     one_model,
@@ -30,12 +32,14 @@ from jang_tools.cli.ui import Ui, format_count, format_size
 @click.option(
     "--method",
     type=click.Choice(["rtn", "mse", "gptq"]),
-    help="Of the conversion that the plan file is for; gptq cannot be cut [default: mse].",
+    help="Of the conversion that the plan file is for [default: mse].",
 )
+@calibration_options
 @click.option(
     "--read-weights",
     is_flag=True,
-    help="For the plan file, look for tensors that lie on lattices; reads the weights.",
+    help="For the plan file, look for tensors that lie on lattices; reads the weights. gptq always"
+    " does.",
 )
 @output_options
 def command(
@@ -44,6 +48,9 @@ def command(
     model_option: str | None,
     output: str | None,
     method: str | None,
+    calibration: str | None,
+    calibration_sequences: int | None,
+    calibration_tokens: int | None,
     read_weights: bool,
     **widths: Any,
 ) -> None:
@@ -56,6 +63,13 @@ def command(
     options = plan_options(**widths)
     if output is None and (method is not None or read_weights):
         raise click.UsageError("--method and --read-weights are for a plan file: give --output")
+    wishes = calibration_wishes(
+        "--method",
+        [method or "mse"],
+        calibration=calibration,
+        calibration_sequences=calibration_sequences,
+        calibration_tokens=calibration_tokens,
+    )
     located = one_model(model, model_option)
     path = fetch(ui, located)
 
@@ -67,6 +81,7 @@ def command(
             **options,
             output=output,
             method=method or "mse",
+            **wishes,
             read_weights=read_weights,
             progress=progress,
         )

@@ -328,7 +328,7 @@ TEST(PlanFileSeeds, AreSound) {
     EXPECT_EQ(plan_file_text(parse_plan_file(sealed, name)), sealed) << name;
     ++seeds;
   }
-  EXPECT_EQ(seeds, 2);
+  EXPECT_EQ(seeds, 3);
 }
 
 TEST_F(PartsTest, HostilePlanFilesAreNamed) {
@@ -337,7 +337,7 @@ TEST_F(PartsTest, HostilePlanFilesAreNamed) {
   const auto tensor = [&](Json& d) -> Json& { return shard(d)["tensors"].as_array()[0]; };
   const auto source_file = [](Json& d) -> Json& { return d["source"]["files"].as_array()[0]; };
   const std::vector<std::function<void(Json&)>> changes = {
-      [](Json& d) { d["schema"] = "jang.plan-file/2"; },
+      [](Json& d) { d["schema"] = "jang.plan-file/1"; },
       [](Json& d) { d["generator"] = 1; },
       [](Json& d) { d["options"]["method"] = "gptq"; },
       [](Json& d) { d["options"]["bits"] = 4.0; },
