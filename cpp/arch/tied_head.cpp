@@ -14,7 +14,7 @@ constexpr uint64_t kStep = uint64_t{16} << 20;
 
 }  // namespace
 
-std::optional<bool> stored_heads_equal(const ModelConfig& config, const Checkpoint& checkpoint) {
+std::optional<TiedPair> tied_pair(const ModelConfig& config, const Checkpoint& checkpoint) {
   if (!config.tied_embeddings()) return std::nullopt;
   const CheckpointTensor* embedding = nullptr;
   const CheckpointTensor* head = nullptr;
@@ -27,6 +27,13 @@ std::optional<bool> stored_heads_equal(const ModelConfig& config, const Checkpoi
     }
   }
   if (embedding == nullptr || head == nullptr) return std::nullopt;
+  return TiedPair{embedding, head};
+}
+
+std::optional<bool> stored_heads_equal(const ModelConfig& config, const Checkpoint& checkpoint) {
+  const std::optional<TiedPair> pair = tied_pair(config, checkpoint);
+  if (!pair) return std::nullopt;
+  const auto [embedding, head] = *pair;
   if (embedding->shape != head->shape || embedding->dtype != head->dtype) return false;
   const auto a = checkpoint.data(*embedding);
   const auto b = checkpoint.data(*head);

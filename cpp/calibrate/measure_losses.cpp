@@ -395,6 +395,13 @@ MeasuredLosses LossMeter::run() {
 
 }  // namespace
 
+ByteCount probe_bytes(const ModelSpec& spec, int64_t sequences, int64_t tokens) {
+  const int64_t probes = std::min(default_probe_sequences(spec, sequences), sequences);
+  // Those that enter a branch are kept beside the probe's own.
+  return ByteCount(probes) * tokens * spec.hidden * sizeof(float) +
+         DivergenceProbe::bytes(spec, probes, tokens);
+}
+
 MeasuredLosses measure_losses(const ModelDirectory& source, const Plan& plan,
                               const CalibrationTokens& tokens, const MeasureOptions& options,
                               const MeasureHooks& hooks, ThreadPool& pool) {

@@ -34,6 +34,12 @@ class Checkpoint {
                                const std::vector<std::string>& files,
                                Access access = Access::kMapped);
 
+  /// Maps a file anew that was replaced under its name by one that says the same of its tensors.
+  /// Throws Error{kChecksum} if its size or header is another. Not while anybody reads.
+  void reopen(uint32_t file);
+  /// Gives a file up: its payloads cannot be had any more.
+  void close(uint32_t file) { mappings_[file].reset(); }
+
   const std::filesystem::path& directory() const noexcept { return directory_; }
   const std::vector<CheckpointTensor>& tensors() const noexcept { return tensors_; }  // by name
   const CheckpointTensor* find(std::string_view name) const noexcept;

@@ -17,6 +17,7 @@ from jang_tools import _core
 from jang_tools.calibration import BUILTIN, calibrate_on
 from jang_tools.errors import ArgumentError, JangError
 from jang_tools.hub import locate_model
+from jang_tools.needs import Needs, memory_needs, size_text
 from jang_tools.output_files import check_apart, copy_file, files_to_copy, write_file
 from jang_tools.output_files import check_space as _check_space
 from jang_tools.partial_output import PartialOutput, check_output
@@ -55,7 +56,8 @@ class Lattices:
 
 @dataclass(frozen=True)
 class ConvertResult:
-    """What a conversion wrote. ``bytes``: all model-*.safetensors; widths as in the report."""
+    """What a conversion wrote. ``bytes``: all model-*.safetensors; widths as in the report.
+    ``needs``: what was stated before it began; None for conversions in parts."""
 
     output: Path
     profile: str
@@ -67,6 +69,7 @@ class ConvertResult:
     mlp_bits: int
     seconds: float
     parameters: int = 0
+    needs: Needs | None = None
     allocation: Allocation | None = None
     lattices: Lattices | None = None
     files: list[str] = field(default_factory=list)
@@ -87,6 +90,7 @@ class ConvertResult:
             "seconds": self.seconds,
             "allocation": self.allocation.to_json() if self.allocation else None,
             "lattices": self.lattices.to_json() if self.lattices else None,
+            "needs": self.needs.to_json() if self.needs else None,
             "files": self.files,
             "warnings": self.warnings,
         }
@@ -112,8 +116,10 @@ def convert(
     shard_size: int | None = None,
     overwrite: bool = False,
     threads: int | None = None,
+    max_memory: int | None = None,
     progress: Progress | None = None,
     notice: Notice | None = None,
+    starting: Callable[[Needs], None] | None = None,
 ) -> ConvertResult:
     """Converts ``model`` (a directory or org/name[@revision]) into the new directory ``output``.
 
@@ -130,6 +136,9 @@ def convert(
     tensors keep the source's. ``rules``: "GLOB=BITS[:GROUP]" or "GLOB=none" on module paths, the
     last match wins. ``shard_size``: bytes of tensors in one file (5 GiB), but for a matrix that is
     larger. ``overwrite`` replaces a directory that this package wrote.
+    ``max_memory``: bytes of memory of its own that the process may take, pages of the mapped source
+    apart; fewer ``threads`` run where that makes it fit, and what cannot fit is refused before the
+    start. ``starting`` is told what memory and disk will be needed, once nothing speaks against it.
     ``progress(done, total, item)`` counts bytes converted and hashed, on the calling thread, and
     before that, on a scale of their own, those of samples whose losses are measured; Ctrl-C stops
     within a second and leaves nothing behind, but once "gptq" has finished a layer, or the other
@@ -190,7 +199,7 @@ def convert(
             "calibration_sha256": found.text.sha256,
         }
         ids = found.ids
-        state_bytes = _core.resume_bytes(str(source.path), found.ids.size)
+        state_bytes = int(_core.resume_bytes(str(source.path), found.ids.size))
     key = resume_key(
         source.path,
         {"method": method} | {name: value for name, value in options.items() if name != "losses"},
@@ -200,9 +209,31 @@ def convert(
     copied = files_to_copy(source.path)
     if "tokenizer.json" not in copied:
         warnings.append(NO_TOKENIZER)
+    needs, scratch_bytes = memory_needs(
+        source.path,
+        plan,
+        ids=ids,
+        casts=dtype is not None,
+        statistics_bytes=sum(
+            values.nbytes for values in calibrated.get("column_weights", {}).values()
+        ),
+        threads=threads,
+        limit=max_memory,
+    )
+    if notice is not None and needs.threads < needs.threads_asked:
+        notice(
+            f"{needs.threads} of {needs.threads_asked} threads, so that at most"
+            f" {size_text(needs.memory_bytes)} of memory are taken"
+        )
+    needs.disk += [
+        ("output", plan.file_bytes + sum(copied.values())),
+        ("state to continue from", state_bytes),
+        ("scratch of calibration", scratch_bytes),
+    ]
     with PartialOutput(target, overwrite=overwrite, resume=True) as partial:
-        needed = plan.file_bytes + sum(copied.values()) + state_bytes
-        _check_space(partial.path, max(needed - partial.kept_bytes(), 0))
+        _check_space(partial.path, max(needs.disk_bytes - partial.kept_bytes(), 0), needs.disk)
+        if starting is not None:
+            starting(needs)
         count = _Progress(progress, plan.file_bytes + sum(copied.values()))
         for name in copied:
             copy_file(source.path / name, partial.path / name)
@@ -211,7 +242,7 @@ def convert(
             str(partial.path),
             **options,
             method=method,
-            threads=threads or 0,
+            threads=needs.threads,
             source_name=source.name,
             source_revision=source.revision,
             think_in_template=opens_thinking(source.path, warnings),
@@ -232,6 +263,7 @@ def convert(
         Path(output),
         method=method,
         seconds=time.perf_counter() - start,
+        needs=needs,
         lattices=_lattices_of(report.lattices),
         files=sorted([*files, SUMS]),
         warnings=[*report.warnings, *warnings],
@@ -247,6 +279,7 @@ def result_of(
     lattices: Lattices | None,
     files: list[str],
     warnings: list[str],
+    needs: Needs | None = None,
 ) -> ConvertResult:
     """The result of a conversion by ``plan``, as run."""
     return ConvertResult(
@@ -260,6 +293,7 @@ def result_of(
         mlp_bits=plan.mlp_bits,
         seconds=seconds,
         parameters=plan.parameters,
+        needs=needs,
         allocation=allocation_of(plan),
         lattices=lattices,
         files=files,

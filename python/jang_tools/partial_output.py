@@ -41,7 +41,17 @@ _STATE = frozenset({".resume-losses", ".resume-layers"})
 _UNFINISHED = frozenset(f"{name}.new" for name in _STATE)
 # Scratch files lose their names as soon as they are open; a kill may come between.
 _SCRATCH = frozenset(
-    f".calibration-{name}" for name in ("quantized", "full", "experts", "measured")
+    f".calibration-{name}"
+    for name in (
+        "quantized",
+        "quantized-keys",
+        "full",
+        "full-keys",
+        "experts",
+        "measured",
+        "measured-keys",
+        "probed-keys",
+    )
 )
 _WRITTEN = frozenset(
     {*COPIED, MARKER, SUMS, "config.json", "jang_config.json", "model.safetensors.index.json"}

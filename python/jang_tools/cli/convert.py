@@ -12,14 +12,16 @@ from jang_tools.cli.options import (
     fetch,
     output_options,
     plan_options,
+    size_value,
     threads_option,
     width_options,
 )
-from jang_tools.cli.report import conversion_lines, suggestion_line
+from jang_tools.cli.report import conversion_lines, needs_line, suggestion_line
 from jang_tools.cli.ui import Ui, format_size
 
 if TYPE_CHECKING:
     from jang_tools.convert import ConvertResult
+    from jang_tools.needs import Needs
 
 _METHODS = {
     "rtn": "RTN (round to nearest)",
@@ -70,6 +72,13 @@ def _part(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int
 @click.option(
     "--overwrite", is_flag=True, help="Replace an output that an earlier conversion wrote."
 )
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    callback=size_value,
+    help="Memory of its own that the conversion may take: fewer threads run where that makes it"
+    " fit; what cannot fit is refused before the start.",
+)
 @threads_option
 @output_options
 def command(
@@ -84,6 +93,7 @@ def command(
     part: tuple[int, int] | None,
     engine: str | None,
     overwrite: bool,
+    max_memory: int | None,
     threads: int | None,
     **widths: Any,
 ) -> None:
@@ -97,7 +107,7 @@ def command(
     if plan is not None:
         given = {**options, "method": method, "overwrite": overwrite or None}
         given |= {"calibration": calibration, "calibration-sequences": calibration_sequences}
-        given["calibration-tokens"] = calibration_tokens
+        given |= {"calibration-tokens": calibration_tokens, "max-memory": max_memory}
         _refuse_with_plan(given)
         if part is not None and engine == "ray":
             raise click.UsageError("--part and --engine ray exclude each other: Ray has all parts")
@@ -126,6 +136,11 @@ def command(
 
     with ui.progress("converting") as progress:
         announced = False
+        needs: Needs | None = None
+
+        def starting(found: Needs) -> None:
+            nonlocal needs
+            needs = found
 
         def advance(done: int, total: int, item: str) -> None:
             nonlocal announced
@@ -135,6 +150,8 @@ def command(
                 if found is not None and found.suggestion is not None:
                     ui.note(suggestion_line(found.profile, found.suggestion))
                 ui.result(f"Quantizing with {_METHODS[method]}...")
+                if needs is not None:
+                    ui.result(needs_line(needs))
             if progress is not None:
                 progress(done, total, item)
 
@@ -144,9 +161,11 @@ def command(
             method=method,
             **wishes,
             overwrite=overwrite,
+            max_memory=max_memory,
             threads=threads,
             progress=advance,
             notice=ui.note,
+            starting=starting,
             **options,
         )
     _print_report(ui, report)
