@@ -159,7 +159,17 @@ void bind_convert_directory(py::module_& module) {
       "ArgumentError, IoError.");
 }
 
-void bind_compared_files(py::module_& module) {
+void bind_feed_files(py::module_& module) {
+  module.def(
+      "feed_schedule",
+      [](const std::string& source, const Plan& plan) {
+        const py::gil_scoped_release release;
+        const Checkpoint checkpoint = Checkpoint::open(source, Checkpoint::Access::kHeadersOnly);
+        return feed_schedule(feed_steps(plan, checkpoint, {}), checkpoint);
+      },
+      py::arg("source"), py::arg("plan"),
+      "What a conversion by `plan` will ask its feed for: [(files, files done with behind)].\n"
+      "Raises FormatError, IoError.");
   module.def(
       "compared_files",
       [](const std::string& source) {
@@ -293,7 +303,7 @@ void bind_convert(py::module_& module) {
   bind_convert_directory(module);
   bind_resume_bytes(module);
   bind_needs(module);
-  bind_compared_files(module);
+  bind_feed_files(module);
   bind_inspect(module);
   bind_verify(module);
 }

@@ -51,6 +51,14 @@ std::vector<FeedStep> feed_steps(const Plan& plan, const Checkpoint& source,
   return in_order;
 }
 
+std::vector<std::pair<SourceFeed::Files, SourceFeed::Files>> feed_schedule(
+    std::span<const FeedStep> steps, const Checkpoint& source) {
+  std::vector<std::pair<SourceFeed::Files, SourceFeed::Files>> schedule;
+  for (const FeedStep& step : steps)
+    schedule.emplace_back(names_of(source, step.need), names_of(source, step.done));
+  return schedule;
+}
+
 void bring(const SourceFeed& feed, Checkpoint& source, std::span<const uint32_t> files) {
   if (files.empty()) return;
   feed.need(names_of(source, files));
@@ -61,10 +69,7 @@ TensorSums stream_fed_panels(std::span<const Panel> panels, const Plan& plan, Ch
                              const PanelWriter& writer, ShardOutput& output, JobProgress& progress,
                              ThreadPool& pool, StreamOptions options, const SourceFeed& feed) {
   const std::vector<FeedStep> steps = feed_steps(plan, source, options.done);
-  std::vector<std::pair<SourceFeed::Files, SourceFeed::Files>> schedule;
-  for (const FeedStep& step : steps)
-    schedule.emplace_back(names_of(source, step.need), names_of(source, step.done));
-  feed.schedule(schedule);
+  feed.schedule(feed_schedule(steps, source));
 
   std::map<uint32_t, std::vector<Panel>> by_tensor;
   std::vector<Panel> finished;

@@ -10,6 +10,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "convert/stream_panels.h"
@@ -42,6 +43,10 @@ struct FeedStep {
 /// as a tensor wants it. A file that no tensor wants occurs nowhere.
 std::vector<FeedStep> feed_steps(const Plan& plan, const Checkpoint& source,
                                  const TensorSums& finished);
+
+/// As names: files to bring, files done with.
+std::vector<std::pair<SourceFeed::Files, SourceFeed::Files>> feed_schedule(
+    std::span<const FeedStep> steps, const Checkpoint& source);
 
 /// The files that rows of a tensor lie in, ascending.
 std::vector<uint32_t> files_of(const FinalTensor& tensor, const Checkpoint& source);

@@ -182,7 +182,8 @@ class HubRevision:
 
         found = try_to_load_from_cache(self.repository, file.name, revision=self.commit)
         path = Path(found) if isinstance(found, str) else None
-        return path if path is not None and path.stat().st_size == file.size else None
+        there = path is not None and path.is_file() and path.stat().st_size == file.size
+        return path if there else None
 
     def _url(self, name: str) -> str:
         from huggingface_hub import hf_hub_url
@@ -217,6 +218,15 @@ class HubRevision:
                 hint="the same command continues with what is there",
             )
         return known
+
+
+def hub_cache() -> Path:
+    """Where downloads lie that stay: a directory that exists."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
 
 
 def is_transient(error: BaseException) -> bool:

@@ -53,15 +53,14 @@ def check_space(directory: Path, needed: int, parts: Sequence[tuple[str, int]] =
     status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize
     if free < needed + _SPACE_MARGIN:
-        what = "the output takes"
-        if len(parts) > 1:
-            listed = ", ".join(f"{name} {_size_text(size)}" for name, size in parts if size)
-            what = f"{listed}; together"
-            if sum(size for _, size in parts) > needed:
-                what += f" {_size_text(sum(size for _, size in parts))}, of which are still to write"
+        what = f"the output takes {_size_text(needed)}"
+        taking = [(name, size) for name, size in parts if size]
+        if len(taking) > 1:
+            listed = ", ".join(f"{_size_text(size)} for {name}" for name, size in taking)
+            less = needed < sum(size for _, size in taking)
+            what = f"{_size_text(needed)} are {'still ' if less else ''}needed ({listed})"
         raise IoError(
-            f"{directory.parent}: no space: {what} {_size_text(needed)},"
-            f" {_size_text(free)} are free",
+            f"{directory.parent}: no space: {what}, {_size_text(free)} are free",
             code="no_space",
             hint="free some space, or write to another file system",
         )
