@@ -36,7 +36,10 @@ class Hub:
     ranges: bool = True
     failures: dict[str, list[int]] = field(default_factory=dict)  # name -> answers before the file
     cut: dict[str, int] = field(default_factory=dict)  # name -> times that its body breaks off
+    after_header: dict[str, list[int]] = field(default_factory=dict)  # failures from then on
+    changes: dict[str, bytes] = field(default_factory=dict)  # content behind the first range
     slow: float = 0.0  # seconds for each piece of a file
+    slow_names: set[str] = field(default_factory=set)  # of these alone
     whole: list[str] = field(default_factory=list)
     ended: list[tuple[str, float]] = field(default_factory=list)
     begun: list[tuple[str, float]] = field(default_factory=list)
@@ -118,7 +121,11 @@ class Handler(BaseHTTPRequestHandler):
         end = int(wanted["end"]) + 1 if wanted["end"] else len(data)
         end = min(end, len(data))
         headers["Content-Range"] = f"bytes {begin}-{end - 1}/{len(data)}"
-        self._send(206, data[begin:end], headers, body, name)
+        self._send(206, data[begin:end], headers, body)
+        if name in self.hub.after_header:
+            self.hub.failures[name] = self.hub.after_header[name]
+        if name in self.hub.changes:
+            self.hub.files[name] = self.hub.changes[name]
 
     def _send(
         self, status: int, data: bytes, headers: dict[str, str], body: bool, name: str = ""
@@ -135,7 +142,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True
             return
-        if name and self.hub.slow:
+        if name and self.hub.slow and (name in self.hub.slow_names or not self.hub.slow_names):
             for begin in range(0, len(data), _PIECE):
                 self.wfile.write(data[begin : begin + _PIECE])
                 time.sleep(self.hub.slow)

@@ -214,7 +214,7 @@ def test_space_is_checked_with_state_and_without_what_is_there(
 ) -> None:
     asked: list[int] = []
     module = sys.modules["jang_tools.convert"]  # the package has the function of that name
-    monkeypatch.setattr(module, "_check_space", lambda directory, needed: asked.append(needed))
+    monkeypatch.setattr(module, "_check_space", lambda directory, needed, parts: asked.append(needed))
     convert(source, tmp_path / "rtn", method="rtn", profile="JANG_4L", group_size=32)
     output = tmp_path / "out"
     stopped(source, output, KeyboardInterrupt(), calibration=text, **OPTIONS)
