@@ -17,6 +17,7 @@ from jang_tools.cli.options import (
     width_options,
 )
 from jang_tools.cli.report import conversion_lines, needs_line, suggestion_line
+from jang_tools.cli.signals import ended_by_signal
 from jang_tools.cli.ui import Ui, format_size
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def command(
     from jang_tools.convert import convert
     from jang_tools.plan import plan as plan_model
 
-    with ui.progress("converting") as progress:
+    with ended_by_signal(), ui.progress("converting") as progress:
         announced = False
         needs: Needs | None = None
 
@@ -241,13 +242,13 @@ def _convert_planned(
         else:
             from jang_tools.finalize import convert_planned as make_all
 
-        with ui.progress("converting") as progress:
+        with ended_by_signal(), ui.progress("converting") as progress:
             report = make_all(plan, output, **common, progress=progress, notice=ui.note)
         _print_report(ui, report)
         return
     from jang_tools.parts import convert_part
 
-    with ui.progress("converting") as progress:
+    with ended_by_signal(), ui.progress("converting") as progress:
         made = convert_part(plan, output, part=part, **common, progress=progress, notice=ui.note)
     for shard in made.shards:
         state = "made" if shard.made else "is there"
