@@ -112,26 +112,27 @@ class HubRevision:
         return self.attempt(name, lambda: self._read(name, begin, size))
 
     def _read(self, name: str, begin: int, size: int) -> bytes:
-        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+        from huggingface_hub import utils
 
+        hub: Any = utils  # public names, which not all of its versions declare as exported
         headers = {
-            **build_hf_headers(),
+            **hub.build_hf_headers(),
             "Range": f"bytes={begin}-{begin + size - 1}",
             "Accept-Encoding": "identity",
         }
-        session: Any = get_session()
+        session: Any = hub.get_session()
         url = self._url(name)
         # The body is only read once it is known to be a part: a server without ranges sends it all.
         if hasattr(session, "stream"):
             with session.stream("GET", url, headers=headers, timeout=_TIMEOUT) as answer:
                 if answer.status_code >= 400:
                     answer.read()
-                hf_raise_for_status(answer)
+                hub.hf_raise_for_status(answer)
                 self._require_part(name, answer.status_code)
                 content = bytes(answer.read())
         else:
             with session.get(url, headers=headers, timeout=_TIMEOUT, stream=True) as answer:
-                hf_raise_for_status(answer)
+                hub.hf_raise_for_status(answer)
                 self._require_part(name, answer.status_code)
                 content = bytes(answer.content)
         if len(content) != size:
