@@ -92,8 +92,8 @@ class Runs:
         other = self.folder / "other-cache"
         done = self.convert("--model", "org/model", "--output", target, *arguments, cache=other)
         assert done.returncode == 0, done.stderr
-        self.hub.whole.clear()
-        self.hub.requests.clear()
+        for seen in (self.hub.whole, self.hub.requests, self.hub.begun, self.hub.ended):
+            seen.clear()
         return directory_files(target)
 
     def files_at_once(self) -> int:
