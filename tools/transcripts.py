@@ -19,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```console\n(.*?)^```$", re.M | re.S)
+MEMORY = re.compile(r"^Memory: at most [^|]*")  # grows with the threads of a machine
 VOLATILE = re.compile(r"\d+(\.\d+)? ?(ms|s|[kMG]B/s|tok/s|tokens/s)(?![\w/])")
 
 
@@ -56,7 +57,10 @@ def run_block(block: str, folder: Path) -> str:
 
 def steady(text: str) -> list[str]:
     """Lines without what differs from run to run, nor the spaces that align it."""
-    return [re.sub(r"\s+", " ", VOLATILE.sub(r"# \2", line)) for line in text.splitlines()]
+    return [
+        re.sub(r"\s+", " ", VOLATILE.sub(r"# \2", MEMORY.sub("Memory: # ", line)))
+        for line in text.splitlines()
+    ]
 
 
 def refresh(text: str) -> str:

@@ -31,7 +31,7 @@ bool equal_payloads(const Checkpoint& checkpoint, const CheckpointTensor& first,
 
 }  // namespace
 
-std::optional<bool> stored_heads_equal(const ModelConfig& config, const Checkpoint& checkpoint) {
+std::optional<TiedPair> tied_pair(const ModelConfig& config, const Checkpoint& checkpoint) {
   if (!config.tied_embeddings()) return std::nullopt;
   const CheckpointTensor* embedding = nullptr;
   const CheckpointTensor* head = nullptr;
@@ -44,6 +44,13 @@ std::optional<bool> stored_heads_equal(const ModelConfig& config, const Checkpoi
     }
   }
   if (embedding == nullptr || head == nullptr) return std::nullopt;
+  return TiedPair{embedding, head};
+}
+
+std::optional<bool> stored_heads_equal(const ModelConfig& config, const Checkpoint& checkpoint) {
+  const std::optional<TiedPair> pair = tied_pair(config, checkpoint);
+  if (!pair) return std::nullopt;
+  const auto [embedding, head] = *pair;
   if (!equal_payloads(checkpoint, *embedding, *head)) return false;
   if (embedding->dtype != DType::kF8E4M3) return true;
   // Equal codes say nothing beside other scales.

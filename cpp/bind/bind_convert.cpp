@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -11,8 +12,10 @@
 #include "bind/calibration_input.h"
 #include "bind/plan_options.h"
 #include "bind/statistics_input.h"
+#include "convert/conversion_needs.h"
 #include "convert/convert.h"
 #include "convert/inspect.h"
+#include "convert/source_feed.h"
 #include "convert/upgrade.h"
 #include "convert/verify.h"
 
@@ -26,6 +29,28 @@ Method method_of(const std::string& name) {
   if (!method)
     throw Error(ErrorCode::kArgument, "method: expected rtn, mse or gptq, found '" + name + "'");
   return *method;
+}
+
+std::optional<SourceFeed> feed_of(const py::object& feed) {
+  if (feed.is_none()) return std::nullopt;
+  SourceFeed calls;
+  calls.schedule = [feed](const auto& steps) {
+    const py::gil_scoped_acquire gil;
+    feed.attr("schedule")(steps);
+  };
+  calls.need = [feed](const SourceFeed::Files& files) {
+    const py::gil_scoped_acquire gil;
+    feed.attr("need")(files);
+  };
+  calls.done = [feed](const SourceFeed::Files& files) {
+    const py::gil_scoped_acquire gil;
+    feed.attr("done")(files);
+  };
+  calls.sample = [feed](const std::string& file, uint64_t begin, uint64_t bytes) {
+    const py::gil_scoped_acquire gil;
+    feed.attr("sample")(file, begin, bytes);
+  };
+  return calls;
 }
 
 void bind_convert_directory(py::module_& module) {
@@ -58,7 +83,8 @@ void bind_convert_directory(py::module_& module) {
          int calibration_streams, const MeasuredLosses& losses,
          const std::optional<ArraysByPath>& column_weights, const std::string& statistics_file,
          const std::string& statistics_sha256, const std::optional<std::string>& resume_key,
-         uint64_t resume_stretch, const py::object& progress, const py::object& notice) {
+         uint64_t resume_stretch, const py::object& feed, const py::object& progress,
+         const py::object& notice) {
         ConvertOptions options{};
         options.plan = make_plan_options(profile, bits, size, dtype, group_size, router_bits,
                                          expert_floor, rules, shard_size);
@@ -80,6 +106,8 @@ void bind_convert_directory(py::module_& module) {
         options.generator_version = generator_version;
         options.resume_key = resume_key;
         options.resume_stretch = resume_stretch;
+        const std::optional<SourceFeed> bringing = feed_of(feed);
+        if (bringing) options.feed = &*bringing;
         const JobCallbacks callbacks = job_callbacks(progress, notice);
         const py::gil_scoped_release release;
         return convert_directory(source, partial, options, callbacks);
@@ -96,7 +124,8 @@ void bind_convert_directory(py::module_& module) {
       py::arg("losses") = MeasuredLosses{}, py::arg("column_weights") = py::none(),
       py::arg("statistics_file") = "", py::arg("statistics_sha256") = "",
       py::arg("resume_key") = py::none(), py::arg("resume_stretch") = 0,
-      py::arg("progress") = py::none(), py::arg("notice") = py::none(),
+      py::arg("feed") = py::none(), py::arg("progress") = py::none(),
+      py::arg("notice") = py::none(),
       "Writes shards, index, config.json and jang_config.json into the existing directory\n"
       "`partial`. calibration_ids: int32 [sequences, tokens], for method gptq;\n"
       "calibration_streams 2 also runs the full-precision model beside the quantized one.\n"
@@ -106,10 +135,36 @@ void bind_convert_directory(py::module_& module) {
       "left\n"
       "in `partial` is then continued, and the state for that stays there. resume_stretch: source\n"
       "bytes behind which methods other than gptq write it, 0: those of about 20 seconds.\n"
+      "feed: an object that brings the weight files of `source`, which have sizes and headers:\n"
+      "schedule([(files, files done with behind)]), need(files), done(files), and, on any thread,\n"
+      "sample(file, begin, bytes); not for method gptq.\n"
       "progress(done, total, item) counts bytes of source weights, notice(line) is told how the\n"
       "work goes on, both on the calling thread.\n"
       "threads 0: as many as the process may use. Raises FormatError, UnsupportedError,\n"
       "ArgumentError, IoError.");
+}
+
+void bind_feed_files(py::module_& module) {
+  module.def(
+      "feed_schedule",
+      [](const std::string& source, const Plan& plan) {
+        const py::gil_scoped_release release;
+        const Checkpoint checkpoint = Checkpoint::open(source, Checkpoint::Access::kHeadersOnly);
+        return feed_schedule(feed_steps(plan, checkpoint, {}), checkpoint);
+      },
+      py::arg("source"), py::arg("plan"),
+      "What a conversion by `plan` will ask its feed for: [(files, files done with behind)].\n"
+      "Raises FormatError, IoError.");
+  module.def(
+      "compared_files",
+      [](const std::string& source) {
+        const py::gil_scoped_release release;
+        return compared_files(source);
+      },
+      py::arg("source"),
+      "Weight files whose payloads are compared before planning: those of the embedding and of a\n"
+      "head that is stored although config.json ties it. Raises FormatError, UnsupportedError,\n"
+      "IoError.");
 }
 
 void bind_resume_bytes(py::module_& module) {
@@ -122,6 +177,45 @@ void bind_resume_bytes(py::module_& module) {
       py::arg("source"), py::arg("tokens"), py::arg("streams") = 2,
       "Bytes that a gptq conversion takes at most beside its output, to be able to continue after\n"
       "an interruption. Raises FormatError, UnsupportedError, IoError.");
+}
+
+void bind_needs(py::module_& module) {
+  py::class_<ConversionNeeds>(module, "ConversionNeeds",
+                              "What a conversion takes beside its output.")
+      .def_readonly("threads", &ConversionNeeds::threads, "That this holds for.")
+      .def_property_readonly(
+          "memory",
+          [](const ConversionNeeds& needs) {
+            std::vector<std::pair<std::string, uint64_t>> shares;
+            for (const MemoryShare& share : needs.memory)
+              shares.emplace_back(share.what, share.bytes.value());
+            return shares;
+          },
+          "(what, bytes) of all that is held at the same time, the largest first.")
+      .def_property_readonly(
+          "memory_bytes", [](const ConversionNeeds& needs) { return needs.memory_bytes().value(); },
+          "The peak of anonymous memory: their sum.")
+      .def_property_readonly(
+          "scratch_bytes", [](const ConversionNeeds& needs) { return needs.scratch.value(); },
+          "Disk space of files that calibration writes and removes.");
+  module.def(
+      "conversion_needs",
+      [](const std::string& source, const Plan& plan, int64_t sequences, int64_t tokens,
+         int streams, bool casts, uint64_t statistics_bytes, int threads) {
+        NeedsOptions options;
+        if (sequences > 0) options.calibration = CalibrationShape{sequences, tokens, streams == 2};
+        options.casts = casts;
+        options.statistics_bytes = statistics_bytes;
+        options.threads = threads;
+        const py::gil_scoped_release release;
+        return conversion_needs(source, plan, options);
+      },
+      py::arg("source"), py::arg("plan"), py::kw_only(), py::arg("sequences") = 0,
+      py::arg("tokens") = 0, py::arg("streams") = 2, py::arg("casts") = false,
+      py::arg("statistics_bytes") = 0, py::arg("threads") = 0,
+      "Memory and scratch files of a conversion by `plan`, an upper bound. sequences 0: without\n"
+      "calibration, where the source is not opened. Raises FormatError, UnsupportedError, "
+      "IoError.");
 }
 
 void bind_inspect(py::module_& module) {
@@ -230,6 +324,8 @@ void bind_upgrade(py::module_& module) {
 void bind_convert(py::module_& module) {
   bind_convert_directory(module);
   bind_resume_bytes(module);
+  bind_needs(module);
+  bind_feed_files(module);
   bind_inspect(module);
   bind_verify(module);
   bind_upgrade(module);

@@ -9,6 +9,12 @@ namespace {
 
 constexpr int64_t kLogitsBytes = int64_t{64} << 20;  // of a piece of rows
 
+int64_t piece_rows(const ModelSpec& spec, int64_t rows) {
+  const int64_t row_bytes = spec.vocabulary * static_cast<int64_t>(sizeof(float));
+  return std::clamp<int64_t>(kLogitsBytes / std::max<int64_t>(row_bytes, 1), 1,
+                             std::max<int64_t>(rows, 1));
+}
+
 OutputHead bind_head(const ModelSpec& spec, WeightBinder& binder) {
   return {spec,
           spec.head.tied ? binder.linear({spec.embedding.path, spec.vocabulary, spec.hidden, false})
@@ -61,10 +67,17 @@ double DivergenceProbe::run(std::size_t first, const Branch* replaced, const Out
   return divergence_of(head != nullptr ? *head : head_);
 }
 
+ByteCount DivergenceProbe::bytes(const ModelSpec& spec, int64_t sequences,
+                                 int64_t tokens) noexcept {
+  const int64_t piece = piece_rows(spec, sequences * tokens);
+  return ByteCount(sequences) * tokens * spec.hidden * (2 * sizeof(float)) +
+         ByteCount(piece) * (2 * spec.vocabulary + spec.hidden) * sizeof(float) +
+         ByteCount(sequences) * tokens * sizeof(double);
+}
+
 double DivergenceProbe::divergence_of(const OutputHead& head) {
   const int64_t total = sequences_ * tokens_;
-  const int64_t row_bytes = spec_.vocabulary * static_cast<int64_t>(sizeof(float));
-  const int64_t piece = std::clamp<int64_t>(kLogitsBytes / row_bytes, 1, total);
+  const int64_t piece = piece_rows(spec_, total);
   normed_.reserve_discarding(static_cast<std::size_t>(piece * spec_.hidden));
   for (AlignedBuffer<float>* buffer : {&logits_, &expected_})
     buffer->reserve_discarding(static_cast<std::size_t>(piece * spec_.vocabulary));

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "base/byte_count.h"
 #include "calibrate/branch_pass.h"
 #include "model/output_head.h"
 
@@ -19,6 +20,9 @@ class DivergenceProbe {
   /// binds the model's own weights.
   DivergenceProbe(const ModelSpec& spec, int64_t sequences, int64_t tokens, WeightBinder& binder,
                   ThreadPool& pool, std::function<void()> poll);
+
+  /// Memory of all rows and of a piece of predictions.
+  static ByteCount bytes(const ModelSpec& spec, int64_t sequences, int64_t tokens) noexcept;
 
   /// As BranchPass has them; sequences are those of the probe.
   void link(PassSequences sequences, WeightBinder& binder) {

@@ -47,6 +47,23 @@ ExpertMoments ExpertMoments::of_down(const MoeSpec& spec, ExpertRoutes& routes,
   return moments;
 }
 
+HiddenStates::Needs ExpertMoments::needs(const MoeSpec& spec, int64_t tokens,
+                                         uint64_t memory_budget) noexcept {
+  const int64_t routes = tokens * ExpertRoutes::reach(spec);
+  const auto outer = HiddenStates::needs(tokens, 1, spec.gate.in, memory_budget);
+  const auto inner = HiddenStates::needs(routes, 1, spec.down.in, memory_budget);
+  // Vectors of routes grow by doubling; a row has its norm.
+  const ByteCount kept = ByteCount(routes) * (2 * sizeof(ExpertRoute) + sizeof(float)) +
+                         ByteCount(tokens) * spec.experts * sizeof(float);
+  return {std::max(outer.memory, inner.memory) + kept, std::max(outer.disk, inner.disk)};
+}
+
+ByteCount ExpertMoments::shrunk_bytes(int64_t columns, int64_t tokens) noexcept {
+  return Hessian::bytes(columns, HessianKind::kFull) +
+         ByteCount(std::min(tokens, kRows)) * columns * sizeof(float) +
+         ByteCount(tokens) * (2 * sizeof(Term) + 3 * sizeof(float));
+}
+
 int64_t ExpertMoments::row(int64_t expert, int64_t route) const {
   return down_ ? first_[static_cast<std::size_t>(expert)] + route
                : routes_.of(expert)[static_cast<std::size_t>(route)].token;

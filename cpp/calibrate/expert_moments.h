@@ -55,6 +55,12 @@ class ExpertMoments final : public LinearObserver {
   }
   bool on_routed_input(const RoutedInput& input) override;
 
+  /// What is kept of a layer whose experts see `tokens` tokens: the larger of both kinds, with its
+  /// routes; and what shrunk() takes for a full H.
+  static HiddenStates::Needs needs(const MoeSpec& spec, int64_t tokens,
+                                   uint64_t memory_budget) noexcept;
+  static ByteCount shrunk_bytes(int64_t columns, int64_t tokens) noexcept;
+
   const ExpertRoutes& routes() const noexcept { return routes_; }
   int64_t columns() const noexcept { return columns_; }
   /// H of the head of this file. At least one token chose the expert.

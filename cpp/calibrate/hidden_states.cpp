@@ -37,6 +37,13 @@ HiddenStates::HiddenStates(int64_t sequences, int64_t tokens, int64_t hidden,
   file_->allocate(bytes);
 }
 
+HiddenStates::Needs HiddenStates::needs(int64_t sequences, int64_t tokens, int64_t hidden,
+                                        uint64_t memory_budget) noexcept {
+  const ByteCount bytes = ByteCount(sequences) * tokens * hidden * sizeof(float);
+  if (bytes <= ByteCount(memory_budget)) return {bytes, {}};
+  return {{}, bytes};
+}
+
 void HiddenStates::load(int64_t sequence, float* rows) const {
   const uint64_t at = static_cast<uint64_t>(sequence) * row_bytes_;
   if (!file_) {

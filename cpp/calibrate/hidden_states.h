@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "base/aligned_buffer.h"
+#include "base/byte_count.h"
 #include "io/native_file.h"
 
 namespace jang {
@@ -16,6 +17,13 @@ class HiddenStates {
   /// `scratch`: where the file would be created; nothing may be there. Throws kNoSpace, kIo.
   HiddenStates(int64_t sequences, int64_t tokens, int64_t hidden, uint64_t memory_budget,
                const std::filesystem::path& scratch);
+
+  /// What one of these sizes takes, in memory or in its scratch file.
+  struct Needs {
+    ByteCount memory, disk;
+  };
+  static Needs needs(int64_t sequences, int64_t tokens, int64_t hidden,
+                     uint64_t memory_budget) noexcept;
 
   /// Of a sequence.
   uint64_t row_bytes() const noexcept { return row_bytes_; }

@@ -5,6 +5,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/free_memory.h"
 #include "calibrate/branch_pass.h"
 #include "calibrate/divergence_probe.h"
 #include "calibrate/hidden_states.h"
@@ -316,6 +317,7 @@ void LossMeter::measure_branch(const LayerSpec& layer, std::size_t branch, std::
     if (std::none_of(stage.paths.begin(), stage.paths.end(),
                      [&](const std::string& path) { return planned(path); }))
       continue;
+    return_free_memory();
     const GptqSolver solver = stage.moments->solver(pool_);
     stage.moments.reset();
     for (const std::string& path : stage.paths) add(path, {&solver, {}});
@@ -394,6 +396,13 @@ MeasuredLosses LossMeter::run() {
 }
 
 }  // namespace
+
+ByteCount probe_bytes(const ModelSpec& spec, int64_t sequences, int64_t tokens) {
+  const int64_t probes = std::min(default_probe_sequences(spec, sequences), sequences);
+  // Those that enter a branch are kept beside the probe's own.
+  return ByteCount(probes) * tokens * spec.hidden * sizeof(float) +
+         DivergenceProbe::bytes(spec, probes, tokens);
+}
 
 MeasuredLosses measure_losses(const ModelDirectory& source, const Plan& plan,
                               const CalibrationTokens& tokens, const MeasureOptions& options,

@@ -45,6 +45,9 @@ struct MeasureHooks {
   std::function<void()> poll;
 };
 
+/// Memory of the probes' hidden states and predictions.
+ByteCount probe_bytes(const ModelSpec& spec, int64_t sequences, int64_t tokens);
+
 /// Losses of all tensors that have a format in `plan`; their widths there do not matter. Errors as
 /// solve_model.
 MeasuredLosses measure_losses(const ModelDirectory& source, const Plan& plan,

@@ -16,6 +16,15 @@ InputMoments::InputMoments(int64_t columns, HessianKind kind, bool two_streams, 
   held_hessian_.emplace(columns, kind);
 }
 
+ByteCount InputMoments::bytes(int64_t columns, HessianKind kind, bool two_streams,
+                              int64_t sequences) noexcept {
+  ByteCount all = Hessian::bytes(columns, kind);
+  if (!two_streams || kind != HessianKind::kFull) return all;
+  all += CrossMoment::bytes(columns);
+  if (sequences >= kHeldOut) all += CrossMoment::bytes(columns) + Hessian::bytes(columns, kind);
+  return all;
+}
+
 bool InputMoments::holds_out(int64_t sequence) const noexcept {
   return held_cross_.has_value() && sequence % kHeldOut == kHeldOut - 1;
 }

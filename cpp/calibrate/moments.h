@@ -20,6 +20,15 @@ class InputMoments {
  public:
   InputMoments(int64_t columns, HessianKind kind, bool two_streams, int64_t sequences);
 
+  /// Memory of the sums.
+  static ByteCount bytes(int64_t columns, HessianKind kind, bool two_streams,
+                         int64_t sequences) noexcept;
+  /// What solver() makes of full ones.
+  static GptqSolver::Inputs solver_inputs(int64_t columns, bool two_streams,
+                                          int64_t sequences) noexcept {
+    return {columns, two_streams, two_streams && sequences >= kHeldOut};
+  }
+
   /// `quantized`: [tokens][columns], what the quantized model feeds the layer; `full`: the same
   /// tokens in full precision, nullptr with one stream.
   void add(int64_t sequence, const float* quantized, const float* full, int64_t tokens,

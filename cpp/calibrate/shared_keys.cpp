@@ -16,6 +16,23 @@ int64_t owner_of(const LayerSpec& layer) {
   return attention == nullptr ? -1 : attention->shared_layer;
 }
 
+std::set<int64_t> owners_of(const ModelSpec& spec) {
+  std::set<int64_t> owners;
+  for (const LayerSpec& layer : spec.layers) {
+    if (const int64_t owner = owner_of(layer); owner >= 0) owners.insert(owner);
+  }
+  return owners;
+}
+
+int64_t blocks_of(int64_t tokens) { return (tokens + kernels::kKvBlock - 1) / kernels::kKvBlock; }
+
+/// Of all keys and values of a sequence.
+int64_t row_floats(const AttentionSpec& mixer, int64_t tokens) {
+  return 2 * mixer.n_kv_heads * blocks_of(tokens) *
+         kernels::kv_block_bytes(KvType::kF32, mixer.head_dim) /
+         static_cast<int64_t>(sizeof(float));
+}
+
 }  // namespace
 
 bool reads_across(const ModelSpec& spec, std::size_t layer) {
@@ -26,21 +43,29 @@ bool reads_across(const ModelSpec& spec, std::size_t layer) {
                      });
 }
 
+HiddenStates::Needs SharedKeys::needs(const ModelSpec& spec, int64_t sequences, int64_t tokens,
+                                      uint64_t memory_budget) {
+  HiddenStates::Needs all;
+  for (const int64_t layer : owners_of(spec)) {
+    const int64_t floats = row_floats(
+        std::get<AttentionSpec>(spec.layers[static_cast<std::size_t>(layer)].mixer), tokens);
+    const auto rows = HiddenStates::needs(sequences, 1, floats, memory_budget);
+    all.memory += rows.memory + ByteCount(floats) * (2 * sizeof(float));  // the cache and a row
+    all.disk += rows.disk;
+  }
+  return all;
+}
+
 SharedKeys::SharedKeys(const ModelSpec& spec, int64_t sequences, int64_t tokens,
                        uint64_t memory_budget, const std::filesystem::path& scratch)
     : sequences_(sequences), memory_budget_(memory_budget), scratch_(scratch) {
-  std::set<int64_t> layers;
-  for (const LayerSpec& layer : spec.layers) {
-    if (const int64_t owner = owner_of(layer); owner >= 0) layers.insert(owner);
-  }
-  for (const int64_t layer : layers) {
+  for (const int64_t layer : owners_of(spec)) {
     ModelSpec alone = spec;
     alone.layers = {spec.layers[static_cast<std::size_t>(layer)]};
     const auto& mixer = std::get<AttentionSpec>(alone.layers.front().mixer);
     const int64_t bytes = kernels::kv_block_bytes(KvType::kF32, mixer.head_dim);
-    const int64_t blocks = (tokens + kernels::kKvBlock - 1) / kernels::kKvBlock;
-    const int64_t floats =
-        2 * mixer.n_kv_heads * blocks * bytes / static_cast<int64_t>(sizeof(float));
+    const int64_t blocks = blocks_of(tokens);
+    const int64_t floats = row_floats(mixer, tokens);
     KvCache cache(alone, KvType::kF32);
     cache.reserve(tokens);
     row_.reserve_discarding(static_cast<std::size_t>(floats));

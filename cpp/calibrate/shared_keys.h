@@ -28,6 +28,10 @@ class SharedKeys {
   SharedKeys(const ModelSpec& spec, int64_t sequences, int64_t tokens, uint64_t memory_budget,
              const std::filesystem::path& scratch);
 
+  /// What all owners take in memory and in scratch files. Nothing where no layer shares keys.
+  static HiddenStates::Needs needs(const ModelSpec& spec, int64_t sequences, int64_t tokens,
+                                   uint64_t memory_budget);
+
   bool owns(int64_t layer) const { return find(layer) != nullptr; }
   /// From `cache`, whose only layer is the owner.
   void save(int64_t layer, int64_t sequence, const KvCache& cache);

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/free_memory.h"
 #include "calibrate/branch_pass.h"
 #include "calibrate/expert_solve.h"
 #include "calibrate/head_moments.h"
@@ -354,6 +355,7 @@ void ModelSolve::solve_branch(const LayerSpec& layer, std::size_t branch) {
     const bool solved = std::any_of(stage.paths.begin(), stage.paths.end(),
                                     [&](const auto& path) { return planned(path); });
     if (!solved) continue;
+    return_free_memory();
     const Branch before = quantized_.bind(layer, branch);
     const Branch* const beside = full ? &*full : nullptr;
     if (stage.heads) {
@@ -362,9 +364,12 @@ void ModelSolve::solve_branch(const LayerSpec& layer, std::size_t branch) {
       solve_heads(*stage.heads, moments);
       continue;
     }
-    InputMoments moments(stage.columns, HessianKind::kFull, full.has_value(), tokens_.sequences());
-    collect(before, beside, stage.paths.front(), moments);
-    const GptqSolver solver = moments.solver(pool_);
+    std::optional<InputMoments> moments(std::in_place, stage.columns, HessianKind::kFull,
+                                        full.has_value(), tokens_.sequences());
+    collect(before, beside, stage.paths.front(), *moments);
+    const GptqSolver solver = moments->solver(pool_);
+    moments.reset();  // several times what the solver takes
+    return_free_memory();
     for (const std::string& path : stage.paths) {
       if (planned(path)) solve(path, solver);
     }
@@ -379,8 +384,9 @@ void ModelSolve::solve_branch(const LayerSpec& layer, std::size_t branch) {
 void ModelSolve::solve_head() {
   const std::string& path = spec_.head.tied ? spec_.embedding.path : spec_.head.linear.path;
   if (!planned(path)) return;
-  InputMoments moments(spec_.hidden, HessianKind::kFull, full_.has_value() && !spec_.head.tied,
-                       tokens_.sequences());
+  return_free_memory();
+  std::optional<InputMoments> moments(std::in_place, spec_.hidden, HessianKind::kFull,
+                                      full_.has_value() && !spec_.head.tied, tokens_.sequences());
   const NormLayer norm(spec_.final_norm, quantized_.binder);
   for (int64_t s = 0; s < tokens_.sequences(); ++s) {
     hooks_.poll();
@@ -389,11 +395,14 @@ void ModelSolve::solve_head() {
       norm.forward(active_kernels(), pool_, stream->rows.data(), tokens_.tokens,
                    stream->rows.data());
     }
-    moments.add(s, quantized_.rows.data(), full_ ? full_->rows.data() : nullptr, tokens_.tokens,
-                pool_);
+    moments->add(s, quantized_.rows.data(), full_ ? full_->rows.data() : nullptr, tokens_.tokens,
+                 pool_);
   }
-  if (spec_.head.tied) moments.add_identity();
-  solve(path, moments.solver(pool_));
+  if (spec_.head.tied) moments->add_identity();
+  const GptqSolver solver = moments->solver(pool_);
+  moments.reset();
+  return_free_memory();
+  solve(path, solver);
 }
 
 void ModelSolve::drop_pages() {

@@ -30,6 +30,13 @@ StoredMatrix::StoredMatrix(const AffineFormat& format, uint64_t rows, uint64_t c
            format.group_size,
            float_type(format.metadata)} {}
 
+ByteCount StoredMatrix::bytes(const AffineFormat& format, uint64_t rows,
+                              uint64_t columns) noexcept {
+  return ByteCount(rows) *
+         (ByteCount(format.row_bytes(columns)) +
+          ByteCount(format.row_groups(columns)) * (2 * dtype_size(format.metadata)));
+}
+
 AffinePanel rows_of(const AffinePanel& whole, const AffineFormat& format, uint64_t row,
                     uint64_t columns) {
   const uint64_t groups =

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "base/aligned_buffer.h"
+#include "base/byte_count.h"
 #include "kernels/kernel_table.h"
 #include "quant/affine_format.h"
 
@@ -14,6 +15,7 @@ struct StoredMatrix {
   kernels::AffineMatrix view{};
 
   StoredMatrix(const AffineFormat& format, uint64_t rows, uint64_t columns);
+  static ByteCount bytes(const AffineFormat& format, uint64_t rows, uint64_t columns) noexcept;
   AffinePanel panel() { return {codes.data(), scales.data(), biases.data()}; }
 };
 

@@ -15,6 +15,7 @@
 #include "convert/resume_state.h"
 #include "convert/shard_output.h"
 #include "convert/source.h"
+#include "convert/source_feed.h"
 #include "convert/stream_panels.h"
 #include "convert/work_list.h"
 #include "plan/plan_document.h"
@@ -39,7 +40,7 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
                                 const std::filesystem::path& partial, const ConvertOptions& options,
                                 const JobCallbacks& callbacks) {
   const auto start = std::chrono::steady_clock::now();
-  const ConversionSource source = open_source(source_path, false);
+  ConversionSource source = open_source(source_path, false);
   require_convertible(source);
   ConvertReport report;
   report.plan = make_plan(source.config, source.inventory, options.plan);
@@ -47,6 +48,7 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   ThreadPool pool(options.threads != 0 ? options.threads : default_thread_count().threads);
   const SourceReader reader(source, options.plan.dtype);
   JobProgress progress{callbacks};
+  JANG_ASSERT(options.feed == nullptr || !options.calibration);
   std::optional<CalibratedJob> calibrated;
   PlanOptions planning = options.plan;
   std::optional<ResumeState> resume;
@@ -56,7 +58,8 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
   if (options.resume_key) resume.emplace(partial, *options.resume_key, callbacks);
   if (options.calibration || options.method != Method::kRtn) {  // rtn stays plain rounding
     progress.total = source_bytes(report.plan);
-    planning.lattices = find_lattices(report.plan, planning.group_size, reader, progress, pool);
+    planning.lattices = find_lattices(report.plan, planning.group_size, reader, progress, pool,
+                                      {options.feed, &*source.checkpoint});
     if (!planning.lattices.empty())
       report.plan = make_plan(source.config, source.inventory, planning);
   }
@@ -120,8 +123,11 @@ ConvertReport convert_directory(const std::filesystem::path& source_path,
       resume->save(plan, {{}, {}, done}, {}, 0);
     };
   }
-  TensorSums sums = stream_panels(work.panels, plan, *source.checkpoint, writer, output, progress,
-                                  pool, streaming);
+  TensorSums sums = options.feed != nullptr
+                        ? stream_fed_panels(work.panels, plan, *source.checkpoint, writer, output,
+                                            progress, pool, std::move(streaming), *options.feed)
+                        : stream_panels(work.panels, plan, *source.checkpoint, writer, output,
+                                        progress, pool, streaming);
   std::optional<CalibrationRecord> calibration;
   if (calibrated) {
     for (std::size_t i = 0; point && i < work.whole.size(); ++i) {

@@ -18,6 +18,8 @@
 
 namespace jang {
 
+struct SourceFeed;
+
 /// What `gptq` solves against: token ids [sequences][tokens], and where they come from.
 struct CalibrationInput {
   std::vector<int32_t> ids;
@@ -51,6 +53,8 @@ struct ConvertOptions {
   /// Without calibration: source bytes behind which the state is written down; 0: those of about 20
   /// seconds.
   uint64_t resume_stretch = 0;
+  /// Without calibration: brings the weight files, of which the source has sizes and headers.
+  const SourceFeed* feed = nullptr;
 };
 
 struct ConvertReport {
@@ -76,6 +80,10 @@ PlannedSource plan_directory(const std::filesystem::path& source, const PlanOpti
 MeasuredLosses measure_losses(const std::filesystem::path& source,
                               const StatisticsInput& statistics, const LossOptions& options,
                               int threads, const JobCallbacks& callbacks);
+
+/// The weight files in which a stored head is compared with the embedding that config.json ties it
+/// to, before anything is planned; mostly none. Headers suffice.
+std::vector<std::string> compared_files(const std::filesystem::path& source);
 
 /// Bytes that the state for resuming takes at most, beside the shards: of `tokens` calibration
 /// tokens in so many streams.

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -68,16 +69,18 @@ struct OpenTensor {
 class LatticeScan {
  public:
   LatticeScan(const Plan& plan, std::optional<int> group_size, const SourceReader& reader,
-              JobProgress& progress, ThreadPool& pool)
+              JobProgress& progress, ThreadPool& pool, const FedSource& fed)
       : plan_(plan),
         group_size_(group_size),
         reader_(reader),
         progress_(progress),
         pool_(pool),
+        fed_(fed),
         scratch_(static_cast<std::size_t>(pool.size())) {}
 
   Lattices run() {
     take_samples();
+    bring_open();
     count_open();
     Lattices found;
     for (const OpenTensor& open : open_) {
@@ -108,6 +111,7 @@ class LatticeScan {
       const Panel panel{index, spread(i, rows, taken),
                         1,     spread(i, places, taken) * kColumnStep,
                         width, width * static_cast<uint64_t>(dtype_size(planned.tensor.dtype))};
+      if (fed_.feed != nullptr) bring_sample(planned.tensor, panel);
       const SourcePanel values = reader_.read(planned, panel, scratch);
       for (const int group : open) count_widths(values, metadata(index), group, needs[group]);
       reader_.drop(planned, panel);
@@ -117,6 +121,35 @@ class LatticeScan {
       });
     }
     return open;
+  }
+
+  void bring_sample(const FinalTensor& tensor, const Panel& panel) const {
+    const Checkpoint& source = reader_.checkpoint();
+    visit_panel(source, tensor, panel,
+                [&](const CheckpointTensor& piece, uint64_t begin, uint64_t bytes) {
+                  fed_.feed->sample(source.files()[piece.file], begin, bytes);
+                });
+  }
+
+  /// What a sample leaves open is looked through in whole.
+  void bring_open() {
+    if (fed_.feed == nullptr || open_.empty()) return;
+    std::set<uint32_t> files;
+    for (const OpenTensor& open : open_) {
+      const std::vector<uint32_t> found =
+          files_of(plan_.tensors[open.tensor].tensor, *fed_.checkpoint);
+      files.insert(found.begin(), found.end());
+    }
+    if (progress_.callbacks.notice) {
+      progress_.callbacks.notice(std::to_string(open_.size()) +
+                                 " tensors may lie on lattices, which are looked for in all of"
+                                 " their values: " +
+                                 std::to_string(files.size()) + " of " +
+                                 std::to_string(fed_.checkpoint->files().size()) +
+                                 " files are needed at once");
+    }
+    const std::vector<uint32_t> all(files.begin(), files.end());
+    bring(*fed_.feed, *fed_.checkpoint, all);
   }
 
   void take_samples() {
@@ -220,6 +253,7 @@ class LatticeScan {
   const SourceReader& reader_;
   JobProgress& progress_;
   ThreadPool& pool_;
+  const FedSource fed_;
   std::vector<ReadScratch> scratch_;
   std::vector<OpenTensor> open_;
 };
@@ -227,8 +261,8 @@ class LatticeScan {
 }  // namespace
 
 Lattices find_lattices(const Plan& plan, std::optional<int> group_size, const SourceReader& reader,
-                       JobProgress& progress, ThreadPool& pool) {
-  return LatticeScan(plan, group_size, reader, progress, pool).run();
+                       JobProgress& progress, ThreadPool& pool, const FedSource& fed) {
+  return LatticeScan(plan, group_size, reader, progress, pool, fed).run();
 }
 
 }  // namespace jang

@@ -7,17 +7,25 @@
 
 #include "base/thread_pool.h"
 #include "convert/panels.h"
+#include "convert/source_feed.h"
 #include "convert/source_reader.h"
 #include "plan/lattices.h"
 #include "plan/plan.h"
 
 namespace jang {
 
+/// A source whose files are brought as they are needed: samples first, then whole files of what
+/// they leave open.
+struct FedSource {
+  const SourceFeed* feed = nullptr;  // null: everything is there
+  Checkpoint* checkpoint = nullptr;  // the reader's
+};
+
 /// Lattices of the tensors that `plan` quantizes, whatever widths it gives them. A stack of experts
 /// has one only where each of its experts has it. `group_size`: as PlanOptions, only this one. What
 /// is read as a whole adds to `progress.total`. Same result whatever the number of threads. Throws
 /// as SourceReader::read.
 Lattices find_lattices(const Plan& plan, std::optional<int> group_size, const SourceReader& reader,
-                       JobProgress& progress, ThreadPool& pool);
+                       JobProgress& progress, ThreadPool& pool, const FedSource& fed = {});
 
 }  // namespace jang

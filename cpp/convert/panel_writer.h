@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/byte_count.h"
 #include "calibrate/column_weights.h"
 #include "convert/panels.h"
 #include "convert/shard_output.h"
@@ -32,6 +33,12 @@ struct PanelSums {
 struct WriteScratch {
   ReadScratch source;
   AlignedBuffer<std::byte> codes, scales, biases;
+
+  /// Of one worker at most, with what a quantizer takes beside it.
+  static constexpr ByteCount bytes() noexcept {
+    // Gathered, cast to twice the size, codes and groups below that of the source.
+    return ByteCount(kPanelBytes) * 5;
+  }
 };
 
 class PanelWriter {

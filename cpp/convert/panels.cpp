@@ -105,6 +105,15 @@ uint32_t source_panel_crc(const Checkpoint& checkpoint, const FinalTensor& tenso
   return crc;
 }
 
+void visit_panel(
+    const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
+    const std::function<void(const CheckpointTensor&, uint64_t begin, uint64_t bytes)>& visit) {
+  for_each_piece(checkpoint, tensor, panel,
+                 [&](const CheckpointTensor& source, uint64_t offset, uint64_t bytes) {
+                   visit(source, source.begin + offset, bytes);
+                 });
+}
+
 void prefetch_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel) {
   for_each_piece(checkpoint, tensor, panel,
                  [&](const CheckpointTensor& source, uint64_t offset, uint64_t bytes) {

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -50,6 +51,10 @@ SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, 
 /// CRC-32 of the bytes that a panel is made of, as they lie in the source; without scales.
 uint32_t source_panel_crc(const Checkpoint& checkpoint, const FinalTensor& tensor,
                           const Panel& panel);
+/// Calls visit(source, byte offset in its file, bytes) for what a panel is made of.
+void visit_panel(
+    const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
+    const std::function<void(const CheckpointTensor&, uint64_t begin, uint64_t bytes)>& visit);
 /// Starts reading a panel's pages ahead, or gives them back.
 void prefetch_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel);
 void drop_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel);

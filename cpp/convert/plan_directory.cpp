@@ -1,7 +1,9 @@
 // Planning a directory: what `plan` shows and `convert` runs, and measuring for it.
+#include <set>
 #include <string>
 #include <vector>
 
+#include "arch/tied_head.h"
 #include "convert/convert.h"
 #include "convert/source.h"
 
@@ -12,6 +14,18 @@ PlannedSource plan_directory(const std::filesystem::path& source, const PlanOpti
   ConversionSource opened = open_source(source, headers_only);
   Plan plan = make_plan(opened.config, opened.inventory, options);
   return {std::move(opened.config), std::move(plan)};
+}
+
+std::vector<std::string> compared_files(const std::filesystem::path& source) {
+  const ConversionSource opened = open_source(source, true);
+  std::set<std::string> files;
+  if (opened.checkpoint) {
+    if (const auto pair = tied_pair(opened.config, *opened.checkpoint)) {
+      for (const CheckpointTensor* tensor : {pair->embedding, pair->head})
+        files.insert(opened.checkpoint->files()[tensor->file]);
+    }
+  }
+  return {files.begin(), files.end()};
 }
 
 MeasuredLosses measure_losses(const std::filesystem::path& source,

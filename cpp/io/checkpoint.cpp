@@ -105,6 +105,26 @@ Checkpoint Checkpoint::seen_as(std::vector<CheckpointTensor> tensors,
   return seen;
 }
 
+void Checkpoint::reopen(uint32_t file) {
+  const std::filesystem::path path = directory_ / files_[file];
+  auto mapping = MappedFile::open(path);
+  const auto before = mappings_[file]->bytes(), after = mapping->bytes();
+  if (before.size() != after.size()) {
+    throw Error(ErrorCode::kChecksum, path.string(), {},
+                "expected " + std::to_string(before.size()) +
+                    " bytes as when it was planned with, found " + std::to_string(after.size()));
+  }
+  uint64_t header = before.size();  // of a file without tensors
+  for (const CheckpointTensor& tensor : tensors_)
+    if (tensor.file == file) header = std::min(header, tensor.begin);
+  if (!std::equal(before.begin(), before.begin() + static_cast<std::ptrdiff_t>(header),
+                  after.begin())) {
+    throw Error(ErrorCode::kChecksum, path.string(), {},
+                "expected the header that was planned with, found another");
+  }
+  mappings_[file] = std::move(mapping);
+}
+
 const CheckpointTensor* Checkpoint::find(std::string_view name) const noexcept {
   const auto place =
       std::lower_bound(tensors_.begin(), tensors_.end(), name,
@@ -113,9 +133,9 @@ const CheckpointTensor* Checkpoint::find(std::string_view name) const noexcept {
 }
 
 std::shared_ptr<const MappedFile> Checkpoint::share_mapping(const CheckpointTensor& tensor) const {
-  if (tensor.file >= mappings_.size()) {
+  if (tensor.file >= mappings_.size() || mappings_[tensor.file] == nullptr) {
     throw Error(ErrorCode::kArgument, directory_.string(), tensor.name,
-                "the directory was opened for its headers only; the payload is not there");
+                "the file was opened for its header only, or closed; the payload is not there");
   }
   return mappings_[tensor.file];
 }

@@ -44,6 +44,11 @@ class Checkpoint {
   /// files().size() on, in one of `made`. Names are distinct and ranges inside their files. Of a
   /// checkpoint that was opened with kMapped.
   Checkpoint seen_as(std::vector<CheckpointTensor> tensors, std::vector<MadeFile> made) const;
+  /// Maps a file anew that was replaced under its name by one that says the same of its tensors.
+  /// Throws Error{kChecksum} if its size or header is another. Not while anybody reads.
+  void reopen(uint32_t file);
+  /// Gives a file up: its payloads cannot be had any more.
+  void close(uint32_t file) { mappings_[file].reset(); }
 
   const std::filesystem::path& directory() const noexcept { return directory_; }
   const std::vector<CheckpointTensor>& tensors() const noexcept { return tensors_; }  // by name

@@ -78,6 +78,30 @@ void GptqSolver::set_held_out(const CrossMoment& cross, Hessian& hessian, Thread
     held_out_hessian_[i] = static_cast<float>(hessian.values()[i] / hessian.weight());
 }
 
+ByteCount GptqSolver::bytes(const Inputs& inputs) noexcept {
+  const int differences = (inputs.target ? 1 : 0) + (inputs.held_out ? 2 : 0);
+  return HessianFactor::bytes(inputs.columns) +
+         ByteCount(inputs.columns) * inputs.columns * (differences * sizeof(float));
+}
+
+ByteCount GptqSolver::making_bytes(const Inputs& inputs, int threads) noexcept {
+  return std::max(
+      HessianFactor::bytes(inputs.columns) + HessianFactor::making_bytes(inputs.columns, threads),
+      bytes(inputs));
+}
+
+ByteCount GptqSolver::quantize_bytes(const Inputs& inputs, const AffineFormat& format, int64_t rows,
+                                     int threads) noexcept {
+  const int64_t height = panel_rows(rows, threads);
+  const int64_t panels = (rows + height - 1) / height;
+  ByteCount bytes =
+      ByteCount(rows) * (sizeof(RowSums) + 1) +
+      PanelSolver::bytes(format, inputs.columns, height) * std::min<int64_t>(threads, panels);
+  if (inputs.target)
+    bytes += (ByteCount(rows) + kernels::kFeedbackRows) * inputs.columns * sizeof(float);
+  return bytes;
+}
+
 SolveReport GptqSolver::quantize(const SourcePanel& source, const AffineFormat& format,
                                  const SolveOptions& options, const AffinePanel& out,
                                  ThreadPool& pool) const {

@@ -63,6 +63,18 @@ class GptqSolver {
 
   const HessianFactor& factor() const noexcept { return factor_; }
 
+  /// What a solver is made with; its moments are counted by their owner.
+  struct Inputs {
+    int64_t columns = 0;
+    bool target = false, held_out = false;
+  };
+  /// Memory of a solver, and the most that it takes while it is made.
+  static ByteCount bytes(const Inputs& inputs) noexcept;
+  static ByteCount making_bytes(const Inputs& inputs, int threads) noexcept;
+  /// What quantize() takes beside it, for a matrix of so many rows.
+  static ByteCount quantize_bytes(const Inputs& inputs, const AffineFormat& format, int64_t rows,
+                                  int threads) noexcept;
+
  private:
   HessianFactor factor_;
   AlignedBuffer<float> difference_;  // C - H; empty: no target

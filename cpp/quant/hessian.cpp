@@ -177,6 +177,10 @@ void Hessian::symmetrize(ThreadPool& pool) {
   });
 }
 
+ByteCount Hessian::bytes(int64_t columns, HessianKind kind) noexcept {
+  return ByteCount(columns) * (kind == HessianKind::kFull ? columns : 1) * sizeof(double);
+}
+
 CrossMoment::CrossMoment(int64_t columns) : columns_(columns), values_(zeros(columns, columns)) {}
 
 void CrossMoment::add(const float* x, const float* quantized, int64_t stride, int64_t tokens,

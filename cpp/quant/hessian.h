@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/byte_count.h"
 #include "base/thread_pool.h"
 
 namespace jang {
@@ -31,6 +32,9 @@ class Hessian {
   /// the diagonal (columns). Throws kArgument if tokens or weight are not positive and finite.
   static Hessian from_sums(int64_t columns, HessianKind kind, std::span<const double> values,
                            double tokens, double weight);
+
+  /// Memory of the sums.
+  static ByteCount bytes(int64_t columns, HessianKind kind) noexcept;
 
   int64_t columns() const noexcept { return columns_; }
   HessianKind kind() const noexcept { return kind_; }
@@ -56,6 +60,9 @@ class Hessian {
 class CrossMoment {
  public:
   explicit CrossMoment(int64_t columns);
+  static ByteCount bytes(int64_t columns) noexcept {
+    return Hessian::bytes(columns, HessianKind::kFull);
+  }
   void add(const float* x, const float* quantized, int64_t stride, int64_t tokens,
            std::span<const float> token_weights, ThreadPool& pool);
   int64_t columns() const noexcept { return columns_; }

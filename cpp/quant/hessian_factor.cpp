@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "kernels/kernel_table.h"
 #include "quant/cholesky.h"
 
 namespace jang {
@@ -87,6 +88,18 @@ void take_factor(const double* u, int64_t n, HessianFactor& factor, ThreadPool& 
 }
 
 }  // namespace
+
+// Two matrices, and per column: a float of three vectors and an index.
+ByteCount HessianFactor::bytes(int64_t columns) noexcept {
+  return ByteCount(columns) * columns * (2 * sizeof(float)) +
+         ByteCount(columns) * (3 * sizeof(float) + sizeof(int32_t));
+}
+
+// The matrix that becomes the Cholesky factor, the threads' tiles, and the diagonal.
+ByteCount HessianFactor::making_bytes(int64_t columns, int threads) noexcept {
+  return ByteCount(columns) * (columns + 1) * sizeof(double) +
+         ByteCount(threads) * kernels::kProductScratch<double> * sizeof(double);
+}
 
 HessianFactor factor_hessian(Hessian& hessian, const FactorOptions& options, ThreadPool& pool) {
   JANG_ASSERT(hessian.kind() == HessianKind::kFull);

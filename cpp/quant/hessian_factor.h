@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/byte_count.h"
 #include "base/thread_pool.h"
 #include "quant/hessian.h"
 
@@ -37,6 +38,10 @@ struct HessianFactor {
   std::vector<int32_t> order;  // column at each position
   AlignedBuffer<float> a;      // [columns][columns], strictly upper part, by position
   std::vector<float> costs;    // D by position
+
+  /// Memory of a factor, and what is needed beside it and the Hessian while it is made.
+  static ByteCount bytes(int64_t columns) noexcept;
+  static ByteCount making_bytes(int64_t columns, int threads) noexcept;
 };
 
 /// Symmetrizes `hessian` (full, with tokens) and factors it. Throws kNonFinite if it has a NaN or

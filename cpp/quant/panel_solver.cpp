@@ -32,6 +32,15 @@ PanelSolver::PanelSolver(SharedSolve& shared, int64_t most_rows)
       row_scales_(static_cast<std::size_t>(most_rows * panel_.groups)),
       row_biases_(row_scales_.size()) {}
 
+// Target, errors and row_major_ are floats; codes, row_codes_, plain_codes_ and wide_codes_ bytes;
+// of groups there are five pairs of floats at most. Stored bytes are at most a float each.
+ByteCount PanelSolver::bytes(const AffineFormat& format, int64_t columns,
+                             int64_t most_rows) noexcept {
+  const ByteCount values = ByteCount(columns) * most_rows;
+  const ByteCount groups = ByteCount(columns / format.group_size) * most_rows;
+  return values * (3 * sizeof(float) + 4) + groups * (10 * sizeof(float)) + PanelScratch::bytes();
+}
+
 void PanelSolver::find_correction(int64_t first, int64_t count) {
   load(first, count);
   const int64_t n = panel_.columns;

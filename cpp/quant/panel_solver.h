@@ -40,6 +40,8 @@ struct SharedSolve {
 class PanelSolver {
  public:
   PanelSolver(SharedSolve& shared, int64_t most_rows);
+  /// Memory of one, for so many columns.
+  static ByteCount bytes(const AffineFormat& format, int64_t columns, int64_t most_rows) noexcept;
   /// V of the panel into shared.corrections, and the sums that alpha is made of.
   void find_correction(int64_t first, int64_t count);
   /// Rows [first, first + count) from source to stored bytes.

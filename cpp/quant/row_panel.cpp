@@ -51,6 +51,14 @@ PanelScratch::PanelScratch()
       feedback(area(kSolverBlock, kSolverBlock)),
       row_values(area(8, kPanelRows)) {}
 
+ByteCount PanelScratch::bytes() noexcept {
+  constexpr int64_t kBlock = kSolverBlock * kPanelRows;
+  return ByteCount(kernels::kProductScratch<float> + 4 * kBlock + kSolverBlock * kSolverBlock +
+                   8 * kPanelRows) *
+             sizeof(float) +
+         kBlock;
+}
+
 template <typename T>
 void transpose_in(const T* from, int64_t rows, int64_t columns, int64_t stride, T* to) {
   for (int64_t column = 0; column < columns; column += kCorner) {

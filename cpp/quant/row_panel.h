@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/aligned_buffer.h"
+#include "base/byte_count.h"
 #include "kernels/kernel_table.h"
 #include "quant/affine_format.h"
 
@@ -46,6 +47,7 @@ struct PanelScratch {
   AlignedBuffer<float> feedback;    // [kSolverBlock][kSolverBlock]
   AlignedBuffer<float> row_values;  // [8][kPanelRows]
   PanelScratch();
+  static ByteCount bytes() noexcept;
 };
 
 /// [rows][columns] into [columns][stride], zeros in padding rows, and back.

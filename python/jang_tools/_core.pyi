@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import os
 import typing
-__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlanFile', 'PlannedCalibration', 'PlannedLayers', 'PlannedShards', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'ShardLayout', 'Statistics', 'TensorError', 'TensorInfo', 'UpgradeChange', 'UpgradePlan', 'Verification', 'collect_statistics', 'convert_directory', 'dequantize', 'finish_planned', 'inspect_directory', 'k_profile_targets', 'layer_point_name', 'make_plan_file', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_plan_file', 'parse_profile', 'plan_directory', 'plan_upgrade', 'profiles', 'quantize', 'resume_bytes', 'runtime_info', 'shard_checksums', 'unpack', 'upgrade_directory', 'verify_directory']
+__all__: list[str] = ['Allocation', 'CandidateLoss', 'Checkpoint', 'ConversionNeeds', 'ConvertReport', 'Fault', 'FloorRow', 'InspectedTensor', 'Inspection', 'KvCache', 'LatticeSummary', 'LockStep', 'Model', 'ModuleLoss', 'OptionScorer', 'Plan', 'PlanFile', 'PlannedCalibration', 'PlannedLayers', 'PlannedShards', 'PlannedTensor', 'Profile', 'RoleRow', 'Sampler', 'ShardLayout', 'Statistics', 'TensorError', 'TensorInfo', 'UpgradeChange', 'UpgradePlan', 'Verification', 'collect_statistics', 'compared_files', 'conversion_needs', 'convert_directory', 'dequantize', 'feed_schedule', 'finish_planned', 'inspect_directory', 'k_profile_targets', 'layer_point_name', 'make_plan_file', 'measure_losses', 'merge_statistics', 'normalize_json', 'pack', 'parse_header', 'parse_plan_file', 'parse_profile', 'plan_directory', 'plan_upgrade', 'profiles', 'quantize', 'resume_bytes', 'runtime_info', 'shard_checksums', 'unpack', 'upgrade_directory', 'verify_directory']
 class TensorInfo:
     """
     A tensor as its file's header describes it.
@@ -401,6 +401,30 @@ class ConvertReport:
     @property
     def warnings(self) -> list[str]:
         ...
+class ConversionNeeds:
+    """
+    What a conversion takes beside its output.
+    """
+    @property
+    def memory(self) -> list[tuple[str, int]]:
+        """
+        (what, bytes) of all that is held at the same time, the largest first.
+        """
+    @property
+    def memory_bytes(self) -> int:
+        """
+        The peak of anonymous memory: their sum.
+        """
+    @property
+    def scratch_bytes(self) -> int:
+        """
+        Disk space of files that calibration writes and removes.
+        """
+    @property
+    def threads(self) -> int:
+        """
+        That this holds for.
+        """
 class InspectedTensor:
     """
     A quantized module or a plain tensor; the shape is logical.
@@ -846,7 +870,18 @@ def collect_statistics(source: str, output: str, ids: typing.Annotated[numpy.typ
     exist. progress(done, total, item) counts sequences through branches, on the calling
     thread. Raises FormatError, UnsupportedError, ArgumentError, IoError.
     """
-def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], shard_size: typing.SupportsInt | typing.SupportsIndex | None = None, method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, losses: collections.abc.Mapping[str, ModuleLoss] = {}, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', resume_key: str | None = None, resume_stretch: typing.SupportsInt | typing.SupportsIndex = 0, progress: typing.Any = None, notice: typing.Any = None) -> ConvertReport:
+def compared_files(source: str) -> list[str]:
+    """
+    Weight files whose payloads are compared before planning: those of the embedding and of a
+    head that is stored although config.json ties it. Raises FormatError, UnsupportedError,
+    IoError.
+    """
+def conversion_needs(source: str, plan: Plan, *, sequences: typing.SupportsInt | typing.SupportsIndex = 0, tokens: typing.SupportsInt | typing.SupportsIndex = 0, streams: typing.SupportsInt | typing.SupportsIndex = 2, casts: bool = False, statistics_bytes: typing.SupportsInt | typing.SupportsIndex = 0, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> ConversionNeeds:
+    """
+    Memory and scratch files of a conversion by `plan`, an upper bound. sequences 0: without
+    calibration, where the source is not opened. Raises FormatError, UnsupportedError, IoError.
+    """
+def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], shard_size: typing.SupportsInt | typing.SupportsIndex | None = None, method: str = 'mse', threads: typing.SupportsInt | typing.SupportsIndex = 0, source_name: str = '', source_revision: str = '', think_in_template: bool = False, generator_version: str, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', calibration_streams: typing.SupportsInt | typing.SupportsIndex = 2, losses: collections.abc.Mapping[str, ModuleLoss] = {}, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', resume_key: str | None = None, resume_stretch: typing.SupportsInt | typing.SupportsIndex = 0, feed: typing.Any = None, progress: typing.Any = None, notice: typing.Any = None) -> ConvertReport:
     """
     Writes shards, index, config.json and jang_config.json into the existing directory
     `partial`. calibration_ids: int32 [sequences, tokens], for method gptq;
@@ -856,6 +891,9 @@ def convert_directory(source: str, partial: str, *, profile: str = 'JANG_4K', bi
     resume_key: what the bytes depend on; what an interrupted conversion with the same key left
     in `partial` is then continued, and the state for that stays there. resume_stretch: source
     bytes behind which methods other than gptq write it, 0: those of about 20 seconds.
+    feed: an object that brings the weight files of `source`, which have sizes and headers:
+    schedule([(files, files done with behind)]), need(files), done(files), and, on any thread,
+    sample(file, begin, bytes); not for method gptq.
     progress(done, total, item) counts bytes of source weights, notice(line) is told how the
     work goes on, both on the calling thread.
     threads 0: as many as the process may use. Raises FormatError, UnsupportedError,
@@ -866,6 +904,11 @@ def dequantize(codes: typing.Annotated[numpy.typing.ArrayLike, numpy.uint32], sc
     scale * code + bias in float32: [..., in] from codes uint32 [..., in*bits/32].
 
     scales, biases: [..., in/group_size] in float32, float16, or uint16 with dtype="BF16".
+    """
+def feed_schedule(source: str, plan: Plan) -> list[tuple[list[str], list[str]]]:
+    """
+    What a conversion by `plan` will ask its feed for: [(files, files done with behind)].
+    Raises FormatError, IoError.
     """
 def finish_planned(directory: str, plan: PlanFile, config: bytes, think_in_template: bool) -> list[str]:
     """

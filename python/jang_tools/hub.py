@@ -8,6 +8,8 @@ code.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from jang_tools.errors import ArgumentError, IoError, JangError
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _HUB_ID = re.compile(rf"(?P<repository>{_PART}/{_PART})(?:@(?P<revision>[A-Za-z0-9_][\w./-]*))?")
 
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 # Copies in other formats live in subdirectories; consolidated files repeat the weights.
-_UNWANTED = ["*/*", "consolidated*"]
+UNWANTED = ["*/*", "consolidated*"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ def locate_model(text: str | Path, *, progress: bool = False) -> ResolvedModel:
             code="io",
             hint="name the directory that holds config.json and the safetensors files",
         )
+    return _fetch(*parse_hub_id(text), progress=progress)
+
+
+def parse_hub_id(text: str | Path) -> tuple[str, str | None]:
+    """(org/name, revision) of ``org/name[@revision]``. Raises IoError for anything else."""
     match = _HUB_ID.fullmatch(str(text))
     if match is None or ".." in str(text):
         raise IoError(
@@ -64,42 +71,51 @@ def locate_model(text: str | Path, *, progress: bool = False) -> ResolvedModel:
             code="io",
             hint="give a directory, or a Hub model as org/name or org/name@revision",
         )
-    return _fetch(match["repository"], match["revision"], progress=progress)
+    return match["repository"], match["revision"]
 
 
-def _fetch(repository: str, revision: str | None, *, progress: bool) -> ResolvedModel:
+@contextmanager
+def quiet_hub(*, progress: bool = False) -> Iterator[None]:
+    """huggingface_hub draws no bars in the block, but with ``progress``. Raises ArgumentError if it
+    rejects its settings, which it reads from the environment when it is imported."""
     try:
-        from huggingface_hub import snapshot_download
         from huggingface_hub.utils.tqdm import (
             are_progress_bars_disabled,
             disable_progress_bars,
             enable_progress_bars,
         )
     except ValueError as error:
-        # Its settings are read from the environment at import.
         raise ArgumentError(f"huggingface_hub rejects its environment: {error}") from error
-
     silence = not progress and not are_progress_bars_disabled()
     if silence:
         disable_progress_bars()
     try:
-        snapshot = snapshot_download(
-            repository, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
-        )
-    except Exception as error:
-        # The library raises its own types, its HTTP client's and OSError, which share no base; all
-        # of them mean that the model could not be had.
-        raise _refusal(repository, revision, error) from error
+        yield
     finally:
         if silence:
             enable_progress_bars()
+
+
+def _fetch(repository: str, revision: str | None, *, progress: bool) -> ResolvedModel:
+    with quiet_hub(progress=progress):
+        from huggingface_hub import snapshot_download
+
+        try:
+            snapshot = snapshot_download(
+                repository, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED
+            )
+        except Exception as error:
+            # The library raises its own types, its HTTP client's and OSError, which share no base;
+            # all of them mean that the model could not be had.
+            raise refusal(repository, revision, error) from error
     path = Path(snapshot)
     if not any(path.iterdir()):
-        raise IoError(f"{repository}: holds none of {', '.join(_WANTED)}", code="io")
+        raise IoError(f"{repository}: holds none of {', '.join(WANTED)}", code="io")
     return ResolvedModel(path, repository, path.name)
 
 
-def _refusal(repository: str, revision: str | None, error: Exception) -> JangError:
+def refusal(repository: str, revision: str | None, error: Exception) -> JangError:
+    """One line for whatever the library raised: that the model could not be had, and why."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -131,7 +147,7 @@ def _refusal(repository: str, revision: str | None, error: Exception) -> JangErr
             hint="a revision is a branch, a tag or a commit",
         )
     if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-        if _offline():
+        if is_offline():
             return IoError(
                 f"{missing}not complete in the Hub cache while offline",
                 code="io",
@@ -163,7 +179,8 @@ def _refusal(repository: str, revision: str | None, error: Exception) -> JangErr
     )
 
 
-def _offline() -> bool:
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids all requests."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)

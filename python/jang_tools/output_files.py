@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from jang_tools.errors import ArgumentError, IoError
@@ -44,16 +45,22 @@ def files_to_copy(source: Path) -> dict[str, int]:
     return found
 
 
-def check_space(directory: Path, needed: int) -> None:
-    """Refuses to begin where fewer than ``needed`` bytes are free."""
+def check_space(directory: Path, needed: int, parts: Sequence[tuple[str, int]] = ()) -> None:
+    """Refuses to begin where fewer than ``needed`` bytes are free. ``parts``: what takes them, and
+    how much, where it is more than the output; less of it may be needed where some is there."""
     if not hasattr(os, "statvfs"):
         return
     status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize
     if free < needed + _SPACE_MARGIN:
+        what = f"the output takes {_size_text(needed)}"
+        taking = [(name, size) for name, size in parts if size]
+        if len(taking) > 1:
+            listed = ", ".join(f"{_size_text(size)} for {name}" for name, size in taking)
+            less = needed < sum(size for _, size in taking)
+            what = f"{_size_text(needed)} are {'still ' if less else ''}needed ({listed})"
         raise IoError(
-            f"{directory.parent}: no space: the output takes {_size_text(needed)},"
-            f" {_size_text(free)} are free",
+            f"{directory.parent}: no space: {what}, {_size_text(free)} are free",
             code="no_space",
             hint="free some space, or write to another file system",
         )

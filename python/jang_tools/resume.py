@@ -26,14 +26,19 @@ _HEADER_LIMIT = 100_000_000  # bytes of a safetensors header, by the format's ru
 
 
 def resume_key(
-    source: Path, options: Mapping[str, Any], ids: npt.NDArray[np.int32] | None, statistics: str
+    source: Path,
+    options: Mapping[str, Any],
+    ids: npt.NDArray[np.int32] | None,
+    statistics: str,
+    weights: list[list[Any]] | None = None,
 ) -> str:
     """64 hex digits. ``options``: JSON values, the method too; ``ids``: [sequences, tokens] of a
-    calibration; ``statistics``: the hash of a statistics file, or empty. Raises IoError."""
+    calibration; ``statistics``: the hash of a statistics file, or empty; ``weights``: what says
+    which weight files they are, where they are not there yet. Raises IoError."""
     try:
         document = {
             "program": _program(),
-            "source": _source(source),
+            "source": _source(source, weights),
             "options": dict(options),
             "calibration": None if ids is None else [*ids.shape, _sha256(ids.tobytes())],
             "statistics": statistics,
@@ -57,17 +62,17 @@ def _program() -> list[str]:
     return [str(runtime["version"]), level, core]
 
 
-def _source(source: Path) -> list[list[Any]]:
+def _source(source: Path, weights: list[list[Any]] | None) -> list[list[Any]]:
     """Of each weight file what changes when it is replaced, without reading all of it; of the
     documents beside them the content."""
-    found: list[list[Any]] = []
+    found: list[list[Any]] = list(weights or [])
     for file in sorted(source.iterdir()):
         if file.suffix not in (".safetensors", ".json") or not file.is_file():
             continue
         status = file.stat()
         if file.suffix == ".json":
             found.append([file.name, _sha256(file.read_bytes())])
-        else:
+        elif weights is None:
             found.append([file.name, status.st_size, status.st_mtime_ns, header_hash(file)])
     return found
 

@@ -53,16 +53,19 @@ def copy(converted: Path, tmp_path: Path) -> Path:
 # --- convert -----------------------------------------------------------------------------------
 
 
-def test_convert_reports_in_four_lines(tmp_path: Path) -> None:
+def test_convert_reports_in_five_lines(tmp_path: Path) -> None:
     output = tmp_path / "out"
     done = jang("convert", "--model", DEMO, "--profile", "JANG_4L", "-o", output)
     assert done.exit_code == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "Quantizing with MSE (grid search)..."
-    assert lines[1] == "Attention layers: 8-bit | MLP: 4-bit"
-    match = re.fullmatch(r"Average bits: (\d\.\d) \| Size: (\d+\.\d) MB", lines[2])
+    assert re.fullmatch(
+        r"Memory: at most \d+\.\d MB \(.+: \d+\.\d MB\) \| Disk: \d+\.\d MB", lines[1]
+    )
+    assert lines[2] == "Attention layers: 8-bit | MLP: 4-bit"
+    match = re.fullmatch(r"Average bits: (\d\.\d) \| Size: (\d+\.\d) MB", lines[3])
     assert match is not None
-    assert lines[3:] == ["Done ✔"]
+    assert lines[4:] == ["Done ✔"]
     shards = sum(file.stat().st_size for file in output.glob("model-*.safetensors"))
     assert float(match[2]) == round(shards / 1e6, 1)
     assert float(match[1]) == round(jang_tools.inspect(output).average_bits, 1)

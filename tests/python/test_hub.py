@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from hub_server import COMMIT, TAGGED, Hub, directory_files, running_hub
 from jang_tools.errors import IoError
 from jang_tools.hub import locate_model, resolve_model
 
 DEMO = Path(__file__).parents[2] / "examples" / "tiny-prose-llama"
-COMMIT = hashlib.sha1(b"main").hexdigest()
-TAGGED = hashlib.sha1(b"v1").hexdigest()
 FILES = {
     "config.json": b'{"model_type": "llama"}',
     "model-00001-of-00001.safetensors": b"weights",
@@ -45,99 +39,11 @@ WANTED = {
 }
 
 
-@dataclass
-class Hub:
-    """A server on the loopback interface; ``requests`` are the paths asked for."""
-
-    endpoint: str
-    requests: list[str] = field(default_factory=list)
-    tokens: set[str] = field(default_factory=set)
-    files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
-
-
-class Handler(BaseHTTPRequestHandler):
-    hub: Hub
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing: the test's stderr is the test's."""
-
-    def _answer(self, *, body: bool) -> None:
-        path = unquote(urlsplit(self.path).path)
-        self.hub.requests.append(path)
-        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        self.hub.tokens.add(token)
-        if path.startswith("/api/models/org/private") and token != "good":
-            self._send(401, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
-        elif path.startswith("/api/models/org/gated"):
-            self._send(403, b"{}", {"X-Error-Code": "GatedRepo"}, body)
-        elif path.startswith("/api/models/org/broken"):
-            self._send(400, b"{}", {}, body)
-        elif path.startswith(("/api/models/org/model", "/api/models/org/private")):
-            self._api(path, body)
-        elif path.startswith(("/org/model/resolve/", "/org/private/resolve/")):
-            self._file(path, body)
-        else:
-            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body)
-
-    def _api(self, path: str, body: bool) -> None:
-        revisions = {"main": COMMIT, "v1": TAGGED, COMMIT: COMMIT, TAGGED: TAGGED}
-        parts = path.split("/")[5:]
-        kind, revision = (parts[0], parts[1]) if len(parts) > 1 else ("revision", "main")
-        if revision not in revisions:
-            self._send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, body)
-        elif kind == "tree":
-            entries = [
-                {"type": "file", "path": name, "size": len(data), "oid": oid(data)}
-                for name, data in self.hub.files.items()
-            ]
-            self._send(200, json.dumps(entries).encode(), {}, body)
-        else:
-            info = {
-                "id": "org/model",
-                "sha": revisions[revision],
-                "siblings": [{"rfilename": name} for name in self.hub.files],
-            }
-            self._send(200, json.dumps(info).encode(), {}, body)
-
-    def _file(self, path: str, body: bool) -> None:
-        _, _, _, _, commit, name = path.split("/", 5)
-        data = self.hub.files[name]
-        headers = {"ETag": f'"{oid(data)}"', "X-Repo-Commit": commit}
-        self._send(200, data, headers, body)
-
-    def _send(self, status: int, data: bytes, headers: dict[str, str], body: bool) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-
-def oid(data: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    handler = type("BoundHandler", (Handler,), {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    handler.hub = Hub(f"http://127.0.0.1:{server.server_address[1]}")  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield handler.hub  # type: ignore[attr-defined]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running_hub() as found:
+        found.files = dict(FILES)
+        yield found
 
 
 SCRIPT = """
@@ -236,7 +142,7 @@ def test_a_token_opens_a_private_model(tmp_path: Path, hub: Hub) -> None:
 
 
 def test_a_hub_model_converts_and_records_where_it_came_from(tmp_path: Path, hub: Hub) -> None:
-    hub.files = {file.name: file.read_bytes() for file in DEMO.iterdir() if file.is_file()}
+    hub.files = directory_files(DEMO)
     output = tmp_path / "out"
     arguments = ["convert", "--model", "org/model@v1", "--method", "rtn", "--output", str(output)]
     done = subprocess.run(

@@ -214,7 +214,9 @@ def test_space_is_checked_with_state_and_without_what_is_there(
 ) -> None:
     asked: list[int] = []
     module = sys.modules["jang_tools.convert"]  # the package has the function of that name
-    monkeypatch.setattr(module, "_check_space", lambda directory, needed: asked.append(needed))
+    monkeypatch.setattr(
+        module, "_check_space", lambda directory, needed, parts: asked.append(needed)
+    )
     convert(source, tmp_path / "rtn", method="rtn", profile="JANG_4L", group_size=32)
     output = tmp_path / "out"
     stopped(source, output, KeyboardInterrupt(), calibration=text, **OPTIONS)
@@ -308,7 +310,10 @@ def test_kills_between_tensors(method: str, tmp_path: Path) -> None:
     assert sums(output) == sums(tmp_path / "whole")
 
 
-def test_ctrl_c_of_the_command_says_how_to_continue(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_end_of_the_command_by_a_signal_says_how_to_continue(
+    text: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     output = tmp_path / "out"
     command = [sys.executable, "-m", "jang_tools.cli.main", "convert", "--model", str(DEMO)]
     command += ["--method", "gptq", "--calibration", str(text), "--calibration-tokens", "64"]
@@ -322,7 +327,7 @@ def test_ctrl_c_of_the_command_says_how_to_continue(text: Path, tmp_path: Path) 
     )
     while not (partial(output) / STATE).exists() and process.poll() is None:
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert errors.splitlines()[-2:] == [

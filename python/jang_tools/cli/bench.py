@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import click
 
 from jang_tools.bench.shapes import GROUP_SIZES, SHAPES, WIDTHS, AnyShape, find_shape
 from jang_tools.cli.options import fetch, output_options, precision_option, threads_option
+from jang_tools.cli.signals import ended_by_signal
 from jang_tools.cli.ui import Ui, format_size, format_table
 from jang_tools.errors import ArgumentError
 
@@ -197,7 +197,7 @@ def _synthetic(ui: Ui, shape: AnyShape, bits: int, group: int, keep: Path | None
                 code="argument",
                 hint=f"jang bench --model {keep} measures what is there",
             )
-        with _ended_by_signal(), ui.progress("Writing") as advance:
+        with ended_by_signal(), ui.progress("Writing") as advance:
             ui.note(f"writing {format_size(size)} of random weights to {keep}")
             try:
                 write_checkpoint(keep, shape, bits, group, progress=advance)
@@ -206,26 +206,12 @@ def _synthetic(ui: Ui, shape: AnyShape, bits: int, group: int, keep: Path | None
                 raise
         yield keep
         return
-    with _ended_by_signal(), tempfile.TemporaryDirectory(prefix="jang-bench-") as folder:
+    with ended_by_signal(), tempfile.TemporaryDirectory(prefix="jang-bench-") as folder:
         ui.note(f"writing {format_size(size)} of random weights to {folder}, removed afterwards")
         path = Path(folder) / "model"
         with ui.progress("Writing") as advance:
             write_checkpoint(path, shape, bits, group, progress=advance)
         yield path
-
-
-@contextmanager
-def _ended_by_signal() -> Iterator[None]:
-    """SIGTERM ends the command the way Ctrl-C does, so that nothing stays on the disk."""
-
-    def stop(number: int, _: object) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _measure(

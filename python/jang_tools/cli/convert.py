@@ -12,14 +12,17 @@ from jang_tools.cli.options import (
     fetch,
     output_options,
     plan_options,
+    size_value,
     threads_option,
     width_options,
 )
-from jang_tools.cli.report import conversion_lines, suggestion_line
+from jang_tools.cli.report import conversion_lines, needs_line, suggestion_line
+from jang_tools.cli.signals import ended_by_signal
 from jang_tools.cli.ui import Ui, format_size
 
 if TYPE_CHECKING:
     from jang_tools.convert import ConvertResult
+    from jang_tools.needs import Needs
 
 _METHODS = {
     "rtn": "RTN (round to nearest)",
@@ -39,6 +42,22 @@ def _part(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int
 
 @click.command("convert")
 @click.option("--model", metavar="MODEL", help="Directory or Hub id to convert.")
+@click.option(
+    "--from-hub",
+    metavar="REPO",
+    help="In place of --model: convert org/name while it is downloaded, file by file.",
+)
+@click.option(
+    "--revision",
+    metavar="REV",
+    help="With --from-hub: the branch, tag or commit [default: the repository's main branch].",
+)
+@click.option(
+    "--delete-after-use",
+    is_flag=True,
+    help="With --from-hub: delete each file when it is converted; else it stays in the Hub's"
+    " cache.",
+)
 @click.option(
     "-o", "--output", required=True, metavar="DIR", help="Directory to write; it must not exist."
 )
@@ -70,11 +89,21 @@ def _part(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int
 @click.option(
     "--overwrite", is_flag=True, help="Replace an output that an earlier conversion wrote."
 )
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    callback=size_value,
+    help="Memory of its own that the conversion may take: fewer threads run where that makes it"
+    " fit; what cannot fit is refused before the start.",
+)
 @threads_option
 @output_options
 def command(
     ui: Ui,
     model: str | None,
+    from_hub: str | None,
+    revision: str | None,
+    delete_after_use: bool,
     output: str,
     method: str | None,
     calibration: str | None,
@@ -84,6 +113,7 @@ def command(
     part: tuple[int, int] | None,
     engine: str | None,
     overwrite: bool,
+    max_memory: int | None,
     threads: int | None,
     **widths: Any,
 ) -> None:
@@ -94,8 +124,10 @@ def command(
     finished layer by the same command. Sizes are in GB = 10^9 bytes, GiB = 2^30 bytes.
     """
     options = plan_options(**widths)
+    model = _streamed_model(model, from_hub, revision, delete_after_use)
     if plan is not None:
         given = {**options, "method": method, "overwrite": overwrite or None}
+        given |= {"from-hub": from_hub, "max-memory": max_memory}
         given["calibration-sequences"] = calibration_sequences
         given["calibration-tokens"] = calibration_tokens
         _refuse_with_plan(given)
@@ -110,7 +142,9 @@ def command(
         if value is not None:
             raise click.UsageError(f"{name} is for a conversion by --plan")
     if model is None:
-        raise click.UsageError("missing --model: a directory or a Hub id such as org/name")
+        raise click.UsageError(
+            "missing --model: a directory or a Hub id such as org/name; or --from-hub"
+        )
     method = method or "mse"
     wishes = calibration_wishes(
         "--method",
@@ -122,22 +156,29 @@ def command(
     sized = options["bits"] is not None or options["size"] is not None
     if options["statistics"] and method != "mse" and not sized:
         raise click.UsageError("--statistics is for --method mse, or for --bits and --size")
-    path = fetch(ui, model)
+    path = fetch(ui, model) if from_hub is None else None
 
     from jang_tools.convert import convert
     from jang_tools.plan import plan as plan_model
 
-    with ui.progress("converting") as progress:
+    with ended_by_signal(), ui.progress("converting") as progress:
         announced = False
+        needs: Needs | None = None
+
+        def starting(found: Needs) -> None:
+            nonlocal needs
+            needs = found
 
         def advance(done: int, total: int, item: str) -> None:
             nonlocal announced
             if not announced:  # what is refused before the work starts leaves stdout empty
                 announced = True
-                found = None if sized else plan_model(path, **options)
+                found = None if sized or path is None else plan_model(path, **options)
                 if found is not None and found.suggestion is not None:
                     ui.note(suggestion_line(found.profile, found.suggestion))
                 ui.result(f"Quantizing with {_METHODS[method]}...")
+                if needs is not None:
+                    ui.result(needs_line(needs))
             if progress is not None:
                 progress(done, total, item)
 
@@ -147,12 +188,32 @@ def command(
             method=method,
             **wishes,
             overwrite=overwrite,
+            from_hub=from_hub is not None,
+            delete_after_use=delete_after_use,
+            max_memory=max_memory,
             threads=threads,
             progress=advance,
             notice=ui.note,
+            starting=starting,
             **options,
         )
     _print_report(ui, report)
+
+
+def _streamed_model(
+    model: str | None, from_hub: str | None, revision: str | None, delete_after_use: bool
+) -> str | None:
+    """The model of --model, or of --from-hub with its revision."""
+    if from_hub is None:
+        for name, value in (("--revision", revision), ("--delete-after-use", delete_after_use)):
+            if value:
+                raise click.UsageError(f"{name} is for --from-hub")
+        return model
+    if model is not None:
+        raise click.UsageError("give one of --model and --from-hub")
+    if revision is not None and "@" in from_hub:
+        raise click.UsageError("give the revision once: as --revision or behind @")
+    return from_hub if revision is None else f"{from_hub}@{revision}"
 
 
 def _refuse_with_plan(given: dict[str, Any]) -> None:
@@ -186,13 +247,13 @@ def _convert_planned(
         else:
             from jang_tools.finalize import convert_planned as make_all
 
-        with ui.progress("converting") as progress:
+        with ended_by_signal(), ui.progress("converting") as progress:
             report = make_all(plan, output, **common, progress=progress, notice=ui.note)
         _print_report(ui, report)
         return
     from jang_tools.parts import convert_part
 
-    with ui.progress("converting") as progress:
+    with ended_by_signal(), ui.progress("converting") as progress:
         made = convert_part(plan, output, part=part, **common, progress=progress, notice=ui.note)
     for shard in made.shards:
         state = "made" if shard.made else "is there"

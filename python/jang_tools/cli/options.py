@@ -18,6 +18,10 @@ DEFAULT_PROFILE = "JANG_4K"
 _UNITS = {
     "": 1,
     "b": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
     "kb": 10**3,
     "mb": 10**6,
     "gb": 10**9,
@@ -31,7 +35,7 @@ _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]*)")
 
 
 def parse_size(text: str) -> int:
-    """Bytes of a size: a bare number, or with a unit; GB = 10^9, GiB = 2^30. Else ValueError."""
+    """Bytes of a size: a bare number, or with a unit; G, GB = 10^9, GiB = 2^30. Else ValueError."""
     match = _SIZE.fullmatch(text.strip())
     unit = _UNITS.get(match["unit"].lower()) if match else None
     size = round(float(match["number"]) * unit) if match and unit else 0
@@ -40,7 +44,8 @@ def parse_size(text: str) -> int:
     return size
 
 
-def _size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+def size_value(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
+    """An option's SIZE as bytes."""
     try:
         return None if value is None else parse_size(value)
     except ValueError as error:
@@ -240,7 +245,7 @@ def width_options(command: Command) -> Command:
         click.option(
             "--size",
             metavar="SIZE",
-            callback=_size,
+            callback=size_value,
             help="The same as a size of the weight files: bytes, 4.2GB (10^9) or 3.9GiB (2^30).",
         ),
         click.option(
@@ -280,7 +285,7 @@ def width_options(command: Command) -> Command:
         click.option(
             "--shard-size",
             metavar="SIZE",
-            callback=_size,
+            callback=size_value,
             help="Bytes of tensors in one file; a larger matrix gets its own [default: 5GiB].",
         ),
     )

@@ -10,6 +10,7 @@ from jang_tools.cli.ui import format_count, format_size, format_table
 
 if TYPE_CHECKING:
     from jang_tools.convert import ConvertResult, Lattices
+    from jang_tools.needs import Needs
     from jang_tools.plan import Allocation, Suggestion
 
 
@@ -105,6 +106,20 @@ def lattice_line(lattices: Lattices) -> str:
     return (
         f"{found}: {percent:.2f} % of their groups stored without loss,"
         f" {lattices.lossless_tensors} tensors entirely"
+    )
+
+
+def needs_line(needs: Needs) -> str:
+    """Memory and disk that a conversion takes at most, with the largest share of each."""
+
+    def largest(shares: Sequence[tuple[str, int]]) -> str:
+        what, size = max(shares, key=lambda share: share[1])
+        return f" ({what}: {format_size(size)})" if len(shares) > 1 else ""
+
+    disk = [share for share in needs.disk if share[1]]
+    return (
+        f"Memory: at most {format_size(needs.memory_bytes)}{largest(needs.memory)}"
+        f" | Disk: {format_size(needs.disk_bytes)}{largest(disk)}"
     )
 
 
