@@ -7,7 +7,8 @@
 #   make stubs     regenerate python/jang_tools/_core.pyi                    make packages  build and try sdist and wheel
 #   make tidy      clang-tidy, slow                                          make gates     instructions that kernels take
 #   make families  measure every family, for docs/families.md                make kills     kill conversions, KILLS=200
-#   make clean     remove what these made                                    make parity-full  random models, SEEDS=8 a family
+#   make damage    damaged directories, ROUNDS=1000                          make parity-full  random models, SEEDS=8 a family
+#   make clean     remove what these made
 #
 # PYTHON=python3.12 chooses the interpreter; VENV=DIR another place for the environment.
 
@@ -22,6 +23,7 @@ SECONDS ?= 15
 SEEDS ?= 8
 FIRST ?= 0
 KILLS ?= 200
+ROUNDS ?= 1000
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export PYTHON
 
@@ -34,9 +36,9 @@ sources := $(shell find cmake cpp kernels python/jang_tools -type f \( -name '*.
   -o -name '*.cmake' -o -name CMakeLists.txt -o -name '*.py' -o -name '*.pyi' -o -name py.typed \)) \
   CMakeLists.txt README.md LICENSE NOTICE
 
-.PHONY: help demo test lint tidy parity parity-full families gates bench packages sanitize fuzz kills arm stubs clean setup
+.PHONY: help demo test lint tidy parity parity-full families gates bench packages sanitize fuzz kills damage arm stubs clean setup
 help:
-	@sed -n '3,13s/^# \{0,1\}//p' Makefile
+	@sed -n '3,14s/^# \{0,1\}//p' Makefile
 
 # --- Environments: a stamp a step, so that the second run starts at once -------------------------------------------
 
@@ -142,6 +144,9 @@ fuzz: $(VENV)/.build
 
 kills: $(VENV)/.package
 	@$(in_venv) python tools/random_kills.py --kills $(KILLS)
+
+damage: $(VENV)/.package
+	@$(in_venv) python tools/random_damage.py --rounds $(ROUNDS)
 
 # Emulation takes 30 to 50 times as long: large sizes, and portable code that runs whole conversions many times.
 SLOW_UNDER_EMULATION = *RealSizes* ResumeTest.* ConvertStatistics.* ConvertLattices.* Convert.RowsLongerThanAPanel* \
