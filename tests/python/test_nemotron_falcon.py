@@ -57,7 +57,9 @@ def test_profiles_convert_verify_and_run(
 ) -> None:
     few = ["JANG_2S", "JANG_4K", "tiered-3M", "mixed_3_6", "uniform-6"]
     row = tiny.tokens()[0, :6]
-    for profile in PROFILES if method == "rtn" else few:
+    # One method and one model of a type meet all profiles: what differs between them is the width.
+    whole = method == "rtn" and name != "nemotron-h-latent"
+    for profile in PROFILES if whole else few:
         out = tmp_path / profile
         options: dict[str, Any] = {"profile": profile, "method": method, **GROUPS}
         planned = plan(source, profile=profile, **GROUPS)
