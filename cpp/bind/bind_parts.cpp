@@ -62,9 +62,11 @@ std::optional<StatisticsInput> statistics_of(const std::optional<ArraysByPath>& 
 }
 
 CalibrationInput planned_input(const std::optional<Tokens>& ids, const std::string& text,
-                               const std::string& sha256, const std::string& tokens_sha256) {
+                               const std::string& sha256, const std::string& tokens_sha256,
+                               uint64_t asked_sequences) {
   CalibrationInput input = calibration_input(ids, text, sha256, 2);
   input.tokens_sha256 = tokens_sha256;
+  input.asked_sequences = asked_sequences;
   return input;
 }
 
@@ -84,6 +86,8 @@ void bind_plan_file_class(py::module_& module) {
           "(name, first byte, end), in order, without gaps.");
   py::class_<PlannedCalibration>(module, "PlannedCalibration", "What a gptq plan solves against.")
       .def_readonly("text", &PlannedCalibration::text, "Bare name, or \"builtin\".")
+      .def_readonly("asked_sequences", &PlannedCalibration::asked_sequences,
+                    "For as many the text was cut.")
       .def_readonly("sequences", &PlannedCalibration::sequences)
       .def_readonly("tokens", &PlannedCalibration::tokens, "Of each sequence.");
   py::class_<PlanFile>(module, "PlanFile", "A planned conversion that can be made in parts.")
@@ -137,14 +141,15 @@ void bind_plan_files(py::module_& module) {
          const std::string& source_name, const std::string& source_revision,
          const std::string& version, int threads, const std::optional<Tokens>& calibration_ids,
          const std::string& calibration_text, const std::string& calibration_sha256,
-         const std::string& tokens_sha256, const std::string& scratch, const py::object& progress) {
+         const std::string& tokens_sha256, uint64_t asked_sequences, const std::string& scratch,
+         const py::object& progress) {
         PlanFileOptions options;
         options.plan = make_plan_options(profile, bits, size, dtype, group_size, router_bits,
                                          expert_floor, rules, shard_size);
         options.plan.losses = losses;
         if (method == "gptq") {
-          options.calibration =
-              planned_input(calibration_ids, calibration_text, calibration_sha256, tokens_sha256);
+          options.calibration = planned_input(calibration_ids, calibration_text, calibration_sha256,
+                                              tokens_sha256, asked_sequences);
           options.scratch = scratch;
         } else if (const auto known = parse_method(method)) {
           options.method = *known;
@@ -174,8 +179,8 @@ void bind_plan_files(py::module_& module) {
       py::arg("statistics_sha256") = "", py::arg("files"), py::arg("source_name") = "",
       py::arg("source_revision") = "", py::arg("version"), py::arg("threads") = 0,
       py::arg("calibration_ids") = py::none(), py::arg("calibration_text") = "",
-      py::arg("calibration_sha256") = "", py::arg("tokens_sha256") = "", py::arg("scratch") = "",
-      py::arg("progress") = py::none(),
+      py::arg("calibration_sha256") = "", py::arg("tokens_sha256") = "",
+      py::arg("asked_sequences") = 0, py::arg("scratch") = "", py::arg("progress") = py::none(),
       "Plans a conversion in parts from headers; with read_weights also the lattices that tensors\n"
       "lie on, and with gptq these and what widths cost on calibration_ids [sequences, tokens];\n"
       "scratch: a directory for files without a name. files: (name, bytes, SHA-256) of the "
@@ -228,18 +233,19 @@ void bind_planned_shards(py::module_& module) {
       .def(py::init([](const PlanFile& plan, const std::string& plan_name,
                        const std::string& source, const std::optional<Tokens>& calibration_ids,
                        const std::string& calibration_text, const std::string& calibration_sha256,
-                       const std::string& tokens_sha256, int threads) {
+                       const std::string& tokens_sha256, uint64_t asked_sequences, int threads) {
              if (!plan.calibration)
                throw Error(ErrorCode::kArgument, plan_name, {}, "expected a plan of method gptq");
-             CalibrationInput input = planned_input(calibration_ids, calibration_text,
-                                                    calibration_sha256, tokens_sha256);
+             CalibrationInput input =
+                 planned_input(calibration_ids, calibration_text, calibration_sha256, tokens_sha256,
+                               asked_sequences);
              const py::gil_scoped_release release;
              return std::make_unique<PlannedLayers>(plan, plan_name, source, std::move(input),
                                                     threads);
            }),
            py::arg("plan"), py::arg("plan_name"), py::arg("source"), py::kw_only(),
            py::arg("calibration_ids"), py::arg("calibration_text"), py::arg("calibration_sha256"),
-           py::arg("tokens_sha256"), py::arg("threads") = 0,
+           py::arg("tokens_sha256"), py::arg("asked_sequences"), py::arg("threads") = 0,
            "Plans again: ArgumentError naming `plan_name` where the result is another one, or "
            "text,\n"
            "tokens or kernels are not the plan's.")

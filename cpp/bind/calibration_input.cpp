@@ -15,7 +15,8 @@ CalibrationInput calibration_input(const std::optional<Tokens>& ids, const std::
     throw Error(ErrorCode::kArgument,
                 "calibration_streams: expected 1 or 2, found " + std::to_string(streams));
   }
-  return {{ids->data(), ids->data() + ids->size()}, ids->shape(1), text, sha256, {}, streams == 2};
+  return {
+      {ids->data(), ids->data() + ids->size()}, ids->shape(1), text, sha256, {}, 0, streams == 2};
 }
 
 }  // namespace jang::bind

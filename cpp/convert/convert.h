@@ -23,11 +23,12 @@ struct SourceFeed;
 /// What `gptq` solves against: token ids [sequences][tokens], and where they come from.
 struct CalibrationInput {
   std::vector<int32_t> ids;
-  int64_t tokens = 0;         // of a sequence
-  std::string text;           // bare name, or "builtin"
-  std::string sha256;         // of the text
-  std::string tokens_sha256;  // of `ids`; only plan files look at it
-  bool two_streams = true;    // see SolveModelOptions
+  int64_t tokens = 0;            // of a sequence
+  std::string text;              // bare name, or "builtin"
+  std::string sha256;            // of the text
+  std::string tokens_sha256;     // of `ids`; only plan files look at it
+  uint64_t asked_sequences = 0;  // the text may have had fewer; likewise
+  bool two_streams = true;       // see SolveModelOptions
 };
 
 /// What weights the columns of `mse`, and where it comes from.

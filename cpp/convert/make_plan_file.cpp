@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 
 #include "base/error.h"
@@ -69,11 +70,13 @@ PlanFile make_plan_file(const std::filesystem::path& source_path, const PlanFile
 }
 
 PlannedCalibration planned_calibration(const CalibrationInput& input) {
-  const uint64_t tokens = static_cast<uint64_t>(input.tokens);
+  const auto tokens = static_cast<uint64_t>(input.tokens);
+  const uint64_t sequences = tokens == 0 ? 0 : input.ids.size() / tokens;
   return {input.text,
           input.sha256,
           input.tokens_sha256,
-          tokens == 0 ? 0 : input.ids.size() / tokens,
+          std::max(input.asked_sequences, sequences),
+          sequences,
           tokens,
           input.two_streams ? 2u : 1u,
           kernels::level_name(active_kernels().level)};

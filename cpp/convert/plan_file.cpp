@@ -1,5 +1,6 @@
 #include "convert/plan_file.h"
 
+#include <algorithm>
 #include <charconv>
 #include <set>
 #include <span>
@@ -178,24 +179,32 @@ StatisticsRecord parse_statistics(const JsonFields& fields) {
 }
 
 Json calibration_json(const PlannedCalibration& calibration) {
-  return Json::Object{
-      {"text", calibration.text},           {"sha256", calibration.sha256},
-      {"sequences", calibration.sequences}, {"tokens", calibration.tokens},
-      {"streams", calibration.streams},     {"tokens_sha256", calibration.tokens_sha256},
-      {"level", calibration.level}};
+  return Json::Object{{"text", calibration.text},
+                      {"sha256", calibration.sha256},
+                      {"asked_sequences", calibration.asked_sequences},
+                      {"sequences", calibration.sequences},
+                      {"tokens", calibration.tokens},
+                      {"streams", calibration.streams},
+                      {"tokens_sha256", calibration.tokens_sha256},
+                      {"level", calibration.level}};
 }
 
 PlannedCalibration parse_calibration(const JsonFields& fields) {
   constexpr int64_t kMost = int64_t{1} << 31;
-  PlannedCalibration out{fields.text("text"),           fields.text("sha256"),
-                         fields.text("tokens_sha256"),  fields.count("sequences", kMost),
-                         fields.count("tokens", kMost), fields.count("streams", 2),
+  PlannedCalibration out{fields.text("text"),
+                         fields.text("sha256"),
+                         fields.text("tokens_sha256"),
+                         fields.count("asked_sequences", kMost),
+                         fields.count("sequences", kMost),
+                         fields.count("tokens", kMost),
+                         fields.count("streams", 2),
                          fields.text("level")};
   if (!is_bare_name(out.text)) fields.fail("a bare file name as text");
   if (!is_sha256(out.sha256) || !is_sha256(out.tokens_sha256))
     fields.fail("64 hex digits as sha256 and tokens_sha256");
   if (out.sequences == 0 || out.tokens == 0 || out.streams == 0)
     fields.fail("sequences, tokens and streams of 1 or more");
+  if (out.asked_sequences < out.sequences) fields.fail("asked_sequences of sequences or more");
   return out;
 }
 

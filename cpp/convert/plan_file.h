@@ -29,8 +29,9 @@ struct SourceFile {
 
 /// What `gptq` solves against, by hash: token ids, and all else that decides what they do.
 struct PlannedCalibration {
-  std::string text, sha256;   // as CalibrationInput
-  std::string tokens_sha256;  // of all ids as little-endian 32-bit integers
+  std::string text, sha256;      // as CalibrationInput
+  std::string tokens_sha256;     // of all ids as little-endian 32-bit integers
+  uint64_t asked_sequences = 0;  // they were cut for so many; `sequences` the text had
   uint64_t sequences = 0, tokens = 0, streams = 2;
   std::string level;  // of the kernels: another adds in another order
 };

@@ -590,6 +590,11 @@ class PlannedCalibration:
     What a gptq plan solves against.
     """
     @property
+    def asked_sequences(self) -> int:
+        """
+        For as many the text was cut.
+        """
+    @property
     def sequences(self) -> int:
         ...
     @property
@@ -681,7 +686,7 @@ class PlannedLayers:
     """
     An opened source and the gptq plan that it is made by.
     """
-    def __init__(self, plan: PlanFile, plan_name: str, source: str, *, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None, calibration_text: str, calibration_sha256: str, tokens_sha256: str, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
+    def __init__(self, plan: PlanFile, plan_name: str, source: str, *, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None, calibration_text: str, calibration_sha256: str, tokens_sha256: str, asked_sequences: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex = 0) -> None:
         """
         Plans again: ArgumentError naming `plan_name` where the result is another one, or text,
         tokens or kernels are not the plan's.
@@ -928,7 +933,7 @@ def layer_point_name(position: typing.SupportsInt | typing.SupportsIndex, layers
     """
     File name of the states that a part leaves behind so many layers.
     """
-def make_plan_file(source: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], shard_size: typing.SupportsInt | typing.SupportsIndex | None = None, losses: collections.abc.Mapping[str, ModuleLoss] = {}, method: str = 'mse', read_weights: bool = False, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', files: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex, str]], source_name: str = '', source_revision: str = '', version: str, threads: typing.SupportsInt | typing.SupportsIndex = 0, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', tokens_sha256: str = '', scratch: str = '', progress: typing.Any = None) -> PlanFile:
+def make_plan_file(source: str, *, profile: str = 'JANG_4K', bits: typing.SupportsFloat | typing.SupportsIndex | None = None, size: typing.SupportsInt | typing.SupportsIndex | None = None, dtype: str | None = None, group_size: typing.SupportsInt | typing.SupportsIndex | None = None, router_bits: typing.SupportsInt | typing.SupportsIndex | None = None, expert_floor: typing.SupportsInt | typing.SupportsIndex | None = None, rules: collections.abc.Sequence[str] = [], shard_size: typing.SupportsInt | typing.SupportsIndex | None = None, losses: collections.abc.Mapping[str, ModuleLoss] = {}, method: str = 'mse', read_weights: bool = False, column_weights: collections.abc.Mapping[str, typing.Annotated[numpy.typing.ArrayLike, numpy.float32]] | None = None, statistics_file: str = '', statistics_sha256: str = '', files: collections.abc.Sequence[tuple[str, typing.SupportsInt | typing.SupportsIndex, str]], source_name: str = '', source_revision: str = '', version: str, threads: typing.SupportsInt | typing.SupportsIndex = 0, calibration_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32] | None = None, calibration_text: str = '', calibration_sha256: str = '', tokens_sha256: str = '', asked_sequences: typing.SupportsInt | typing.SupportsIndex = 0, scratch: str = '', progress: typing.Any = None) -> PlanFile:
     """
     Plans a conversion in parts from headers; with read_weights also the lattices that tensors
     lie on, and with gptq these and what widths cost on calibration_ids [sequences, tokens];

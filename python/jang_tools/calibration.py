@@ -30,10 +30,12 @@ _WHOLE_TEXT = 4 << 20  # characters up to which a text is tokenized as a whole
 
 @dataclass(frozen=True)
 class Calibration:
-    """``ids``: int32 [sequences, tokens]; ``text`` is what they were cut from."""
+    """``ids``: int32 [sequences, tokens]; ``text`` is what they were cut from, for ``asked``
+    sequences, of which it may have had fewer."""
 
     text: Text
     ids: npt.NDArray[np.int32]
+    asked: int
 
 
 def read_calibration_text(source: str | Path) -> Text:
@@ -86,7 +88,9 @@ def calibrate_on(
             hint="--method mse needs no text",
         )
     text = read_calibration_text(source)
-    return Calibration(text, cut_sequences(Tokenizer.load(path), text, sequences, tokens))
+    return Calibration(
+        text, cut_sequences(Tokenizer.load(path), text, sequences, tokens), sequences
+    )
 
 
 def tokens_sha256(ids: npt.NDArray[np.int32]) -> str:
@@ -101,6 +105,7 @@ def calibration_arguments(found: Calibration) -> dict[str, Any]:
         "calibration_text": found.text.name,
         "calibration_sha256": found.text.sha256,
         "tokens_sha256": tokens_sha256(found.ids),
+        "asked_sequences": found.asked,
     }
 
 

@@ -123,6 +123,6 @@ def _planned_text(
         )
     return {
         "source": BUILTIN if calibration is None else calibration,
-        "sequences": known.sequences,
+        "sequences": known.asked_sequences,
         "tokens": known.tokens,
     }

@@ -433,6 +433,7 @@ def plan_files() -> None:
         "text": "builtin",
         "sha256": "c" * 64,
         "tokens_sha256": "d" * 64,
+        "asked_sequences": 256,
         "sequences": 128,
         "tokens": 512,
         "streams": 2,

@@ -351,7 +351,8 @@ def test_a_plan_file_says_what_decides_bytes(planned: Path) -> None:
     assert document["options"]["method"] == "gptq"
     calibration = document["calibration"]
     assert sorted(calibration) == [
-        *("level", "sequences", "sha256", "streams", "text", "tokens", "tokens_sha256"),
+        *("asked_sequences", "level", "sequences", "sha256", "streams", "text", "tokens"),
+        "tokens_sha256",
     ]
     assert (calibration["text"], calibration["sequences"], calibration["tokens"]) == (
         *("calibration.txt", 9, 32),

@@ -11,6 +11,7 @@
 #include "calibrate/solve_order.h"
 #include "convert/conversion.h"
 #include "convert/layer_point.h"
+#include "convert/plan_text.h"
 #include "convert/planned_layers.h"
 #include "convert/planned_shards.h"
 #include "convert/shard_record.h"
@@ -313,6 +314,32 @@ TEST_F(LayerPartsTest, TextTokensAndKernelsAreThoseOfThePlan) {
   refused([](auto& c) { c.streams = 1; });
   EXPECT_NE(refused([](auto& c) { c.level = "other"; }).find("kernels of the level other"),
             std::string::npos);
+}
+
+TEST_F(LayerPartsTest, HostilePlanFilesAreNamed) {
+  prepare();
+  EXPECT_EQ(plan_.calibration->asked_sequences, 9u);
+  const std::vector<std::function<void(Json&)>> changes = {
+      [](Json& d) { d["options"]["method"] = "mse"; },
+      [](Json& d) { d["calibration"] = 1; },
+      [](Json& d) { d.as_object().erase("calibration"); },
+      [](Json& d) { d["calibration"]["text"] = "../text"; },
+      [](Json& d) { d["calibration"]["sha256"] = "abc"; },
+      [](Json& d) { d["calibration"]["tokens_sha256"] = std::string(64, 'g'); },
+      [](Json& d) { d["calibration"]["sequences"] = 0; },
+      [](Json& d) { d["calibration"]["sequences"] = 10; },
+      [](Json& d) { d["calibration"]["tokens"] = -1; },
+      [](Json& d) { d["calibration"]["streams"] = 3; },
+      [](Json& d) { d["calibration"].as_object().erase("level"); },
+  };
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    const std::string text = resealed(text_, changes[i]);
+    std::string message;
+    EXPECT_EQ(code_of([&] { parse_plan_file(text, "plan.json"); }, &message),
+              ErrorCode::kConfigValue)
+        << i;
+    EXPECT_TRUE(message.starts_with("plan.json: ")) << i << message;
+  }
 }
 
 TEST_F(LayerPartsTest, TheEndNeedsTheLastPart) {

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "convert/conversion.h"
 #include "convert/plan_file.h"
+#include "convert/plan_text.h"
 #include "convert/planned_shards.h"
 #include "convert/shard_record.h"
 #include "convert/source_model.h"
@@ -309,16 +310,6 @@ TEST_F(PartsTest, AChangedByteOfAPlanFileIsNoticed) {
       EXPECT_FALSE(error.message().empty());
     }
   }
-}
-
-/// A text with the checksum that it should have.
-std::string resealed(const std::string& text, const std::function<void(Json&)>& change) {
-  Json document = parse_json(text, "p", ErrorCode::kConfigSyntax);
-  change(document);
-  document.as_object().erase("checksum");
-  const std::string body = dump_json(document);
-  document["checksum"] = crc32_text(crc32_of(std::as_bytes(std::span(body))));
-  return dump_json(document);
 }
 
 TEST(PlanFileSeeds, AreSound) {
