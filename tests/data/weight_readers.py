@@ -11,6 +11,9 @@ from jang_tools.errors import FormatError, UnsupportedError
 # here, caps, NUL in names, and entries written as lists or holding nested unknown fields.
 STRICTER = {"duplicate_name", "unusable_dtype", "header_cap", "header_encoding", "entry_field"}
 
+SIZES = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4}
+SIZES |= {"F32": 4, "U64": 8, "I64": 8, "F64": 8}  # bytes of the dtypes that a tensor can have
+
 Tensors = list[tuple[str, str, list[int], bytes]]
 
 
@@ -26,19 +29,23 @@ def read_package(data: bytes) -> Tensors:
     return sorted((name, t["dtype"], list(t["shape"]), bytes(t["data"])) for name, t in tensors)
 
 
-def compare(data: bytes) -> None:
-    """Holds both readers against each other on one file; AssertionError where they disagree."""
+def compare(data: bytes) -> Tensors | str:
+    """Holds both readers against each other on one file; AssertionError where they disagree.
+
+    Returns what is in the file, or our code for what is wrong with it.
+    """
     try:
         ours = read_ours(data)
     except (FormatError, UnsupportedError) as error:
         try:
             read_package(data)
         except safetensors.SafetensorError:
-            return
+            return error.code
         assert error.code in STRICTER, f"the package reads a file that ours refuses: {error}"
-        return
+        return error.code
     try:
         package = read_package(data)
     except safetensors.SafetensorError as error:
         raise AssertionError(f"ours reads a file that the package refuses: {error}") from error
     assert ours == package
+    return ours
