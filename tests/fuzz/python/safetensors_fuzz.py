@@ -13,11 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 import atheris
+
 from harness import ROOT, document, run
 
 sys.path.insert(0, str(ROOT / "tests" / "data"))
 
-from weight_readers import SIZES, compare  # noqa: E402  the folder is on the path only now
+from weight_readers import SIZES, compare
 
 WORDS = """
     dtype shape data_offsets __metadata__ F32 F8_E4M3 U8 BOOL F4 C64 format pt
