@@ -11,6 +11,14 @@ from jang_tools.errors import FormatError, UnsupportedError
 # here, caps, NUL in names, and entries written as lists or holding nested unknown fields.
 STRICTER = {"duplicate_name", "unusable_dtype", "header_cap", "header_encoding", "entry_field"}
 
+# Bytes of the dtypes that a tensor can have.
+SIZES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
+
 Tensors = list[tuple[str, str, list[int], bytes]]
 
 
@@ -26,19 +34,23 @@ def read_package(data: bytes) -> Tensors:
     return sorted((name, t["dtype"], list(t["shape"]), bytes(t["data"])) for name, t in tensors)
 
 
-def compare(data: bytes) -> None:
-    """Holds both readers against each other on one file; AssertionError where they disagree."""
+def compare(data: bytes) -> Tensors | str:
+    """Holds both readers against each other on one file; AssertionError where they disagree.
+
+    Returns what is in the file, or our code for what is wrong with it.
+    """
     try:
         ours = read_ours(data)
     except (FormatError, UnsupportedError) as error:
         try:
             read_package(data)
         except safetensors.SafetensorError:
-            return
+            return error.code
         assert error.code in STRICTER, f"the package reads a file that ours refuses: {error}"
-        return
+        return error.code
     try:
         package = read_package(data)
     except safetensors.SafetensorError as error:
         raise AssertionError(f"ours reads a file that the package refuses: {error}") from error
     assert ours == package
+    return ours

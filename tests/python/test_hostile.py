@@ -24,22 +24,7 @@ from hypothesis import strategies as st
 
 from jang_tools import _core
 from jang_tools.errors import ArgumentError, FormatError, IoError, JangError, UnsupportedError
-from weight_readers import compare, read_ours, read_package
-
-SIZES = {
-    "BOOL": 1,
-    "U8": 1,
-    "I8": 1,
-    "F8_E4M3": 1,
-    "U16": 2,
-    "I16": 2,
-    "F16": 2,
-    "BF16": 2,
-    "U32": 4,
-    "I32": 4,
-    "F32": 4,
-}
-SIZES |= {"U64": 8, "I64": 8, "F64": 8}
+from weight_readers import SIZES, compare, read_ours, read_package
 
 
 def weight_file(header: str | bytes, payload: bytes = b"") -> bytes:

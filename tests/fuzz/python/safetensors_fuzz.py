@@ -9,18 +9,40 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
+
+import atheris
 
 from harness import ROOT, document, run
 
 sys.path.insert(0, str(ROOT / "tests" / "data"))
 
-from weight_readers import compare
+from weight_readers import SIZES, compare
 
 WORDS = """
     dtype shape data_offsets __metadata__ F32 F8_E4M3 U8 BOOL F4 C64 format pt
 """
+CODES = """
+    file_too_small header_too_large header_past_end header_encoding header_syntax duplicate_name
+    metadata_type entry_field unknown_dtype unusable_dtype shape_overflow payload_size
+    payload_layout header_cap
+"""
 LARGEST_PAYLOAD = 1 << 16
+
+
+def edges() -> Callable[[str], None]:
+    """Neither reader is instrumented: a branch for each outcome tells the fuzzer what is new."""
+    outcomes = [*CODES.split(), *SIZES, *(f"rank {n}" for n in range(9))]
+    outcomes += [f"{n} tensors" for n in range(4)]
+    lines = [f"    if outcome == {outcome!r}: return" for outcome in outcomes]
+    names: dict[str, Any] = {}
+    exec("\n".join(["def tell(outcome):", *lines]), names)
+    told: Callable[[str], None] = atheris.instrument_func(names["tell"])
+    return told
+
+
+tell = edges()
 
 
 def promised(header: Any) -> int:
@@ -33,15 +55,22 @@ def promised(header: Any) -> int:
     return max(ends)
 
 
-def one_input(data: bytes) -> None:
+def whole_file(data: bytes) -> bytes:
     if data[:1] == b"\0":
-        compare(data[1:])
+        return data[1:]
+    payload = bytes(k % 251 for k in range(promised(document(data))))
+    return struct.pack("<Q", len(data)) + data + payload
+
+
+def one_input(data: bytes) -> None:
+    found = compare(whole_file(data))
+    if isinstance(found, str):
+        tell(found)
         return
-    compare(struct.pack("<Q", len(data)) + data + payload(data))
-
-
-def payload(header: bytes) -> bytes:
-    return bytes(k % 251 for k in range(promised(document(header))))
+    tell(f"{len(found)} tensors")
+    for _, dtype, shape, _ in found:
+        tell(dtype)
+        tell(f"rank {len(shape)}")
 
 
 if __name__ == "__main__":
