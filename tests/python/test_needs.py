@@ -93,7 +93,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"method": "mse", "dtype": "f32"},
         {"method": "gptq", **CALIBRATION},
         {"method": "gptq", "calibration_sequences": 4, "calibration_tokens": 64},
-        {"method": "gptq", "bits": 4.5, **CALIBRATION},
+        {"method": "gptq", "bits": 4.5, "calibration_sequences": 8, "calibration_tokens": 64},
     ],
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
