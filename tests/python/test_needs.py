@@ -154,6 +154,19 @@ def test_states_beyond_memory_are_counted_as_scratch(model: Path) -> None:
     assert many.memory_bytes < few.memory_bytes
 
 
+@pytest.mark.parametrize("case", tiny.CASES[::5], ids=lambda case: case.name)
+def test_every_kind_of_layer_can_be_counted(case: tiny.Case, tmp_path: Path) -> None:
+    tiny.write_checkpoint(case, tmp_path / "source")
+    source = str(tmp_path / "source")
+    for options in ({}, {"bits": 6.0}):
+        plan = _core.plan_directory(source, **options)
+        shape = {"sequences": 8, "tokens": 16, "threads": 2}
+        assert _core.conversion_needs(source, plan, **shape).memory_bytes < 1 << 28
+        # Sizes that no machine has stop at the largest number.
+        shape |= {"sequences": 1 << 40, "tokens": 1 << 20}
+        assert _core.conversion_needs(source, plan, **shape).scratch_bytes > 1 << 60
+
+
 def test_fewer_threads_run_where_that_fits(model: Path, tmp_path: Path) -> None:
     most, least = (needs_of(model, threads=count).memory_bytes for count in (12, 1))
     limit = (most + least) // 2
