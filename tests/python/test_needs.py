@@ -93,7 +93,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"method": "mse", "dtype": "f32"},
         {"method": "gptq", **CALIBRATION},
         {"method": "gptq", "calibration_sequences": 4, "calibration_tokens": 64},
-        {"method": "gptq", "bits": 4.5, **CALIBRATION},
+        {"method": "gptq", "bits": 4.5, "calibration_sequences": 8, "calibration_tokens": 64},
     ],
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
@@ -152,6 +152,19 @@ def test_states_beyond_memory_are_counted_as_scratch(model: Path) -> None:
     many = _core.conversion_needs(str(model), plan, sequences=20_000, tokens=512)
     assert many.scratch_bytes == 2 * 20_000 * 512 * HIDDEN * 4
     assert many.memory_bytes < few.memory_bytes
+
+
+@pytest.mark.parametrize("case", tiny.CASES[::5], ids=lambda case: case.name)
+def test_every_kind_of_layer_can_be_counted(case: tiny.Case, tmp_path: Path) -> None:
+    tiny.write_checkpoint(case, tmp_path / "source")
+    source = str(tmp_path / "source")
+    for options in ({}, {"bits": 6.0}):
+        plan = _core.plan_directory(source, **options)
+        shape = {"sequences": 8, "tokens": 16, "threads": 2}
+        assert _core.conversion_needs(source, plan, **shape).memory_bytes < 1 << 28
+        # Sizes that no machine has stop at the largest number.
+        shape |= {"sequences": 1 << 40, "tokens": 1 << 20}
+        assert _core.conversion_needs(source, plan, **shape).scratch_bytes > 1 << 60
 
 
 def test_fewer_threads_run_where_that_fits(model: Path, tmp_path: Path) -> None:
