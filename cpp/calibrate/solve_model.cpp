@@ -1,7 +1,8 @@
 // A branch is solved in the order in which its inputs arise: those of q, k and v; with them
 // quantized those of o; then gate and up, then down. Both streams stand before the branch until all
 // of it is solved, and then walk through it. Matrices of heads are solved one by one. Experts
-// follow their router: gate and up, then down.
+// follow their router, and what projects to and from a latent of theirs: gate, if there is one, and
+// up, then down.
 #include "calibrate/solve_model.h"
 
 #include <algorithm>

@@ -174,11 +174,13 @@ def test_options_decide_alike(options: dict[str, Any], tmp_path: Path) -> None:
         assert single.bits_per_weight <= options["bits"]
 
 
-def test_stacked_experts_and_tied_heads(tmp_path: Path) -> None:
-    for name in ("mixtral", "llama-gqa"):
+def test_stacked_experts_tied_heads_and_multipliers(tmp_path: Path) -> None:
+    for name in ("mixtral", "llama-gqa", "nemotron-h", "falcon-h1"):
         source = tmp_path / name
         case = tiny.BY_NAME[name]
-        config = {**case.config, "tie_word_embeddings": True} if name != "mixtral" else case.config
+        config = dict(case.config)
+        if name == "llama-gqa":
+            config["tie_word_embeddings"] = True
         tiny.write_checkpoint(replace(case, config=config), source)
         path = tmp_path / f"{name}.json"
         plan(source, output=path, method="rtn", profile="JANG_3M", group_size=32, shard_size=20_000)

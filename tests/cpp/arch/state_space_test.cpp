@@ -74,7 +74,7 @@ TEST(StateSpaces, HeadsShareGroups) {
   EXPECT_TRUE(mixer.in.bias && mixer.out.bias);
   EXPECT_EQ(mixer.least_step, 0.25f);
   EXPECT_TRUE(std::isinf(mixer.largest_step));
-  EXPECT_EQ(mixer.norm.path, "backbone.layers.0.mixer.norm");
+  EXPECT_EQ(mixer.norm->path, "backbone.layers.0.mixer.norm");
 }
 
 std::string granite_text(const std::string& more = {}) {
