@@ -6,10 +6,6 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/thread_pool.h"
-#include "convert/find_lattices.h"
-#include "convert/source.h"
-#include "convert/source_reader.h"
 #include "io/checksum.h"
 #include "io/json.h"
 #include "io/json_fields.h"
@@ -213,6 +209,8 @@ std::string plan_file_text(const PlanFile& file) {
   return dump_json(document);
 }
 
+uint32_t plan_file_checksum(const PlanFile& file) { return checksum_of(document_of(file)); }
+
 PlanFile parse_plan_file(std::string_view text, const std::string& name) {
   JsonLimits limits;
   limits.max_bytes = kMaxBytes;
@@ -251,38 +249,6 @@ PlanFile parse_plan_file(std::string_view text, const std::string& name) {
   file.plan = parse_plan(fields.member("plan"), name, "plan");
   if (fields.object("plan")->count("shard_bytes") != file.options.shard_bytes)
     fields.fail("the same shard_bytes in plan and options");
-  return file;
-}
-
-PlanFile make_plan_file(const std::filesystem::path& source_path, const PlanFileOptions& options,
-                        const JobCallbacks& callbacks) {
-  const ConversionSource source = open_source(source_path, false);
-  require_convertible(source);
-  PlanFile file;
-  file.version = options.version;
-  file.source_name = options.source_name;
-  file.source_revision = options.source_revision;
-  file.files = options.files;
-  file.heads_equal = source.heads_equal;
-  file.options = options.plan;
-  file.method = options.method;
-  file.plan = make_plan(source.config, source.inventory, file.options);
-  if (options.read_weights && file.method != Method::kRtn) {
-    ThreadPool pool(options.threads != 0 ? options.threads : default_thread_count().threads);
-    const SourceReader reader(source, file.options.dtype);
-    JobProgress progress{callbacks};
-    file.options.lattices =
-        find_lattices(file.plan, file.options.group_size, reader, progress, pool);
-    if (!file.options.lattices.empty())
-      file.plan = make_plan(source.config, source.inventory, file.options);
-  }
-  if (options.statistics) {
-    const ColumnWeights weights(options.statistics->mean_squares, source.inventory,
-                                options.statistics->file, file.plan.warnings);
-    file.statistics =
-        StatisticsRecord{options.statistics->file, options.statistics->sha256, weights.size()};
-  }
-  file.checksum = checksum_of(document_of(file));
   return file;
 }
 

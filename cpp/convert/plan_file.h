@@ -42,6 +42,9 @@ struct PlanFile {
 /// With its checksum, whatever `file.checksum` is. Same plan, same text.
 std::string plan_file_text(const PlanFile& file);
 
+/// The checksum that plan_file_text gives it.
+uint32_t plan_file_checksum(const PlanFile& file);
+
 /// Throws Error{kConfigSyntax | kConfigValue | kChecksum} naming `name` for what plan_file_text
 /// does not write.
 PlanFile parse_plan_file(std::string_view text, const std::string& name);
