@@ -66,7 +66,7 @@ struct ModelDirectory {
   std::vector<QuantizedModule> modules;  // by path; empty for plain directories
   /// Of F8_E4M3 tensors, all of which have been held against their scales; of plain directories.
   std::optional<ScaleBlocks> blocks;
-  std::vector<MapRepair> repairs;        // with kMended
+  std::vector<MapRepair> repairs;  // with kMended
   /// Norms of a family that knows both forms lie here as gamma - 1.
   bool raw_norms = false;
   /// Tensors whose final name is another than the stored one, by final name; no experts.

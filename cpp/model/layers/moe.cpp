@@ -205,8 +205,8 @@ bool MoeLayer::activate(LayerContext& context, const float* x) const {
         context.kernels.clamped_swiglu(inner, up + row * width, spec_.clamped->limit,
                                        spec_.clamped->slope, width, inner);
       } else {
-        jang::activate(context.kernels, spec_.activation, inner,
-                       gated ? up + row * width : nullptr, width);
+        jang::activate(context.kernels, spec_.activation, inner, gated ? up + row * width : nullptr,
+                       width);
       }
     }
     work.expert_inner.complete(group.first, group.rows);
