@@ -23,9 +23,21 @@ run() {  # run NAME COMMAND...: the command with libFuzzer's options and the see
   "$@" -max_total_time="$seconds" -rss_limit_mb=2048 -print_final_stats=1 -print_funcs=0 -verbosity=0 \
     -artifact_prefix="build/fuzz-findings/$name-" "${seeds[@]}" 2>&1 |
     grep -vE '^(INFO|WARNING: Failed to find function|stat::new|stat::slowest|#|")|^$' || {
-    echo "error: $name found something: see build/fuzz-findings" >&2
-    exit 1
+    echo "error: $name found something: see build/fuzz-findings"
+    return 1
   }
+}
+
+processes=()
+start() {  # as run, beside others, one a core; what it says appears when it ends
+  while [ "$(jobs -rp | wc -l)" -ge "$(nproc)" ]; do wait -n || true; done
+  (
+    code=0
+    run "$@" >"build/fuzz-corpus/$1.log" || code=$?
+    cat "build/fuzz-corpus/$1.log"
+    exit $code
+  ) &
+  processes+=($!)
 }
 
 targets=(build/fuzz/tests/fuzz/*_fuzz)
@@ -34,14 +46,17 @@ for target in "${targets[@]}"; do
   options=(-timeout=10)
   # Nothing of the kernels is instrumented, so that longer inputs never look better.
   [[ $target != */levels_fuzz ]] || options+=(-len_control=0 -max_len=512)
-  run "$(basename "$target" _fuzz)" "$target" "${options[@]}"
+  start "$(basename "$target" _fuzz)" "$target" "${options[@]}"
 done
 
 if python -c 'import atheris' 2>/dev/null; then
   for target in tests/fuzz/python/*_fuzz.py; do
-    run "$(basename "$target" _fuzz.py)" python "$target" -timeout=60 -len_control=0 -max_len=65536
+    start "$(basename "$target" _fuzz.py)" python "$target" -timeout=60 -len_control=0 -max_len=65536
   done
 else
   echo "note: the targets of tests/fuzz/python are left out: there is no atheris for $(python --version) here (it has"
   echo "      wheels for CPython 3.11 to 3.13 on Linux, x86-64: PYTHON=python3.11 make fuzz)"
 fi
+found=0
+for process in "${processes[@]}"; do wait "$process" || found=1; done
+exit $found

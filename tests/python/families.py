@@ -64,7 +64,7 @@ class Row:
     # Experts' names have one spelling; have two, for which tiny_checkpoints draws other values.
     one_spelling: bool = False
     redrawn: bool = False
-    # Last parts of paths whose role does not follow from the block that they lie in.
+    # Ends of paths whose role does not follow from the innermost block that they lie in.
     part_roles: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -130,6 +130,13 @@ WIDE: Values = {"intermediate_size": 64, "num_experts": 8}
 EVERY_LAYER: Values = {"num_hidden_layers": 4, "intermediate_size": 256}  # of qwen's hybrids
 FOUR: Values = {"num_hidden_layers": 4}
 LIGHTNING = dict.fromkeys(("qkv_proj", "output_gate", "out_proj"), "linear_attention")
+# One branch a layer, which is called mixer whatever it is.
+MIXERS = {
+    **dict.fromkeys((f"mixer.{part}_proj" for part in "qkvo"), "attention"),
+    **dict.fromkeys(("mixer.up_proj", "mixer.down_proj"), "mlp"),
+}
+# Every kind of layer, and all experts, so that corrections leave none without tokens.
+ALL_EXPERTS: Values = {**FOUR, "num_experts_per_tok": 8, "n_group": 1, "topk_group": 1}
 
 # The first of each architecture stands for it where all profiles are converted.
 ROWS = [
@@ -198,6 +205,13 @@ ROWS = [
         },
         group_size=64,
         routers=True,
+    ),
+    Row(
+        "gpt-oss",
+        "moe",
+        ROUTED,
+        readable={"sliding_window": 24},
+        one_spelling=True,
     ),
     Row(
         "gemma4-experts",
@@ -272,6 +286,21 @@ ROWS = [
         f"ssm {ROUTED} shared_expert",
         one_spelling=True,
     ),
+    Row(
+        "nemotron-h",
+        "hybrid_moe_ssm",
+        f"ssm {ROUTED} shared_expert mlp",
+        readable=ALL_EXPERTS,
+        part_roles=MIXERS,
+    ),
+    Row(
+        "nemotron-h-latent",
+        "hybrid_moe_ssm",
+        f"ssm {ROUTED} shared_expert",
+        readable=ALL_EXPERTS,
+        part_roles={**MIXERS, "mixer.fc1_latent_proj": "attention"},
+    ),
+    Row("falcon-h1", "hybrid_ssm", f"ssm {DENSE}", readable=FOUR),
     Row("minimax", "hybrid_moe_ssm", f"linear_attention {ROUTED}", part_roles=LIGHTNING),
     Row(
         "minimax-window",

@@ -81,12 +81,11 @@ STEER_DECAYS = ("x_proj", "dt_proj")
 
 def role_of(path: str, row: Row) -> str:
     """The role that names tell."""
-    last = path.rpartition(".")[2]
-    if last in row.part_roles:
-        return row.part_roles[last]
-    found = {ROLE_OF_PART[part] for part in path.split(".") if part in ROLE_OF_PART}
-    assert len(found) <= 1, path
-    return found.pop() if found else "mlp"
+    for end, role in row.part_roles.items():
+        if path.endswith(f".{end}"):
+            return role
+    found = [ROLE_OF_PART[part] for part in path.split(".") if part in ROLE_OF_PART]
+    return found[-1] if found else "mlp"
 
 
 def test_roles_are_complete(row: Row, source: Path, tmp_path: Path) -> None:
