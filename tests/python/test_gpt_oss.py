@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 import tiny_checkpoints as tiny
+from families import PROFILES, manifest
 from jang_tools import FormatError, UnsupportedError, convert, inspect, plan, verify
 from jang_tools.calibration import BUILTIN, read_calibration_text
 from jang_tools.cli.main import cli
@@ -28,7 +29,7 @@ from jang_tools.finalize import finalize
 from jang_tools.model import load_model
 from jang_tools.parts import convert_part
 from jang_tools.statistics import collect, load_statistics
-from test_mlx import PROFILES, assert_agreement, stock_model
+from stock import assert_agreement, stock_model
 from test_parity import RUNS_TOLERANCE, TOLERANCE, relative_error, stored
 from tiny_gpt_oss import FULL, YARN, on_grid, pack, pack_experts, unpack
 from weight_files import read_weights
@@ -58,11 +59,6 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         tiny.write_checkpoint(tiny.BY_NAME["gpt-oss-packable"], folder / name)
     pack_experts(folder / "packed")
     return folder / "plain", folder / "packed"
-
-
-def manifest(path: Path) -> dict[str, Any]:
-    document = json.loads((path / "jang_config.json").read_text("utf-8"))
-    return dict(document["quantization"]["tensor_quantization_manifest"])
 
 
 # --- conversion --------------------------------------------------------------------------------
@@ -123,18 +119,6 @@ def test_written_values_are_those_of_the_source(source: Path, tmp_path: Path) ->
             found = written[f"{block}.{part}"]
             assert found.shape == wanted.shape
             assert found.payload == tiny.encode(wanted, "F32")
-
-
-def test_roles_are_complete(source: Path, tmp_path: Path) -> None:
-    planned = plan(source, profile="JANG_4L", group_size=32)
-    assert planned.warnings == []
-    assert {row.role for row in planned.roles} == ROLES
-    convert(source, tmp_path / "out", profile="JANG_4L", method="rtn", group_size=32)
-    found = {row.role: row.weights for row in inspect(tmp_path / "out").roles}
-    assert found == {row.role: row.weights for row in planned.roles}
-    entries = manifest(tmp_path / "out")
-    matrices = [path for path in entries if ".layers." in path and not path.endswith(ROUTER)]
-    assert len(matrices) == tiny.BY_NAME["gpt-oss"].matrices
 
 
 @pytest.mark.parametrize("packed", [False, True])

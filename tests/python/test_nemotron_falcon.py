@@ -15,13 +15,11 @@ import pytest
 
 import tiny_checkpoints as tiny
 import tiny_nemotron_falcon as nemotron_falcon
-from jang_tools import convert, inspect, plan, verify
+from jang_tools import convert, verify
 from jang_tools.calibration import BUILTIN, read_calibration_text
-from jang_tools.evaluate import evaluate
 from jang_tools.model import load_model
-from jang_tools.statistics import collect, load_statistics
-from test_lfm2_jamba import assert_same_logits, manifest, rewrite
-from test_mlx import PROFILES, assert_agreement, stock_model
+from stock import assert_agreement, assert_same_logits, stock_model
+from test_lfm2_jamba import rewrite
 from test_parity import stored
 from weight_files import read_weights
 
@@ -48,28 +46,6 @@ def source(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# --- every profile -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("method", ["rtn", "mse"])
-def test_profiles_convert_verify_and_run(
-    name: str, source: Path, method: str, tmp_path: Path
-) -> None:
-    few = ["JANG_2S", "JANG_4K", "tiered-3M", "mixed_3_6", "uniform-6"]
-    row = tiny.tokens()[0, :6]
-    # One method and one model of a type meet all profiles: what differs between them is the width.
-    whole = method == "rtn" and name != "nemotron-h-latent"
-    for profile in PROFILES if whole else few:
-        out = tmp_path / profile
-        options: dict[str, Any] = {"profile": profile, "method": method, **GROUPS}
-        planned = plan(source, profile=profile, **GROUPS)
-        assert convert(source, out, threads=2, **options).bytes == planned.bytes
-        assert verify(out, against=source).ok
-        assert np.isfinite(load_model(out, threads=2)(row)).all()
-        if profile in ("JANG_2S", "uniform-6") and tiny.BY_NAME[name].stock:
-            assert_same_logits(out, tiny.tokens()[0])
-
-
 @pytest.mark.parametrize("kind", ["nemotron-h", "nemotron-h-dense", "falcon-h1-norm"])
 def test_unquantized_output_is_the_source(kind: str, tmp_path: Path) -> None:
     """To the bit, multipliers that are powers of two included."""
@@ -81,54 +57,6 @@ def test_unquantized_output_is_the_source(kind: str, tmp_path: Path) -> None:
     out, found = (load_model(folder, "exact")(row) for folder in folders)
     assert np.array_equal(out, found)
     assert_same_logits(tmp_path / "out", row)
-
-
-def test_roles_are_complete(name: str, source: Path, tmp_path: Path) -> None:
-    planned = plan(source, profile="JANG_3M", **GROUPS)
-    assert not [text for text in planned.warnings if "unknown name" in text]
-    roles = {row.role for row in planned.roles}
-    routed = {"router", "expert", "shared_expert"} if name != "falcon-h1" else set()
-    dense = {"mlp"} if name != "nemotron-h-latent" else set()
-    assert roles == {"other", "ssm", "attention", "embedding", "head"} | routed | dense
-    convert(source, tmp_path / "out", profile="JANG_3M", method="rtn", **GROUPS)
-    assert {row.role: row.weights for row in inspect(tmp_path / "out").roles} == {
-        row.role: row.weights for row in planned.roles
-    }
-    record = json.loads((tmp_path / "out" / "jang_config.json").read_text())
-    assert record["architecture"]["type"] == ("hybrid_moe_ssm" if routed else "hybrid_ssm")
-    entries = manifest(tmp_path / "out")
-    layers = {path: entry for path, entry in entries.items() if ".layers." in path}
-    assert len(layers) == tiny.BY_NAME[name].matrices
-    for path, entry in layers.items():
-        last = path.split(".")[-1]
-        wanted = {"in_proj": "ssm", "out_proj": "ssm", "fc1": "expert", "fc2": "expert"}
-        if "shared_experts" in path:
-            role = "shared_expert"
-        elif last in ("gate_proj", "up_proj", "down_proj"):
-            role = "mlp"
-        else:
-            role = wanted.get(last, "attention")
-        assert entry["role"] == role
-
-
-def test_a_bare_config_and_an_index_plan_like_the_checkpoint(
-    name: str, source: Path, tmp_path: Path
-) -> None:
-    options: dict[str, Any] = {"profile": "JANG_4K", **GROUPS}
-    full = plan(source, **options)
-    (tmp_path / "config.json").write_text((source / "config.json").read_text())
-    plans = [plan(tmp_path, **options)]
-    for fused in (False, True):
-        tensors = tiny.tensors(replace(tiny.BY_NAME[name], fused_experts=fused))
-        index = {
-            "weight_map": {tensor: "model-00001-of-00001.safetensors" for tensor, _ in tensors}
-        }
-        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-        plans.append(plan(tmp_path, **options))
-    for made in plans:
-        assert made.parameters == full.parameters
-        assert [m.path for m in made.modules] == [m.path for m in full.modules]
-        assert made.bytes == full.bytes
 
 
 # --- multipliers of falcon_h1 --------------------------------------------------------------------
@@ -258,59 +186,6 @@ def readable(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_gptq_solves_every_matrix_and_beats_mse(
-    name: str, readable: Path, text: Path, tmp_path: Path
-) -> None:
-    options: dict[str, Any] = {"profile": "uniform-3", "threads": 2, **GROUPS}
-    convert(readable, tmp_path / "mse", method="mse", **options)
-    short = {"calibration_sequences": 40, "calibration_tokens": LENGTH}
-    convert(readable, tmp_path / "gptq", method="gptq", calibration=text, **short, **options)
-    assert verify(tmp_path / "gptq", against=readable).ok
-    entries = manifest(tmp_path / "gptq")
-    unsolved = {path for path, entry in entries.items() if entry["solver"] != "gptq"}
-    assert unsolved <= {"model.embed_tokens", "backbone.embeddings"}
-    for path, entry in entries.items():
-        if ".switch_mlp." in path:
-            assert entry["experts"]["solved"] == entry["shape"][0]
-    outputs = [tmp_path / "mse", tmp_path / "gptq"]
-    report = evaluate(readable, outputs, text=text, sequence=LENGTH, tokens=40 * LENGTH)
-    mse, gptq = (model.kl.mean for model in report.models)
-    assert 0 < gptq < 0.9 * mse
-    if tiny.BY_NAME[name].stock:
-        assert_same_logits(tmp_path / "gptq", np.arange(5, 4000, 90, dtype=np.int32))
-
-
-def test_sizes_and_statistics(readable: Path, text: Path, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"threads": 2, **GROUPS}
-    short = {"calibration_sequences": 8, "calibration_tokens": LENGTH}
-    made = convert(
-        readable, tmp_path / "sized", method="gptq", bits=5.0, calibration=text, **short, **options
-    )
-    assert made.allocation.losses == "measured"
-    assert verify(tmp_path / "sized", against=readable).ok
-    collect(readable, tmp_path / "sums", calibration=text, **short)
-    weights = load_statistics(tmp_path / "sums", readable).mean_squares
-    modules = {
-        module.path for module in plan(readable, **GROUPS).modules if module.role != "embedding"
-    }
-    assert set(weights) >= modules
-    sums = {"statistics": tmp_path / "sums"}
-    convert(readable, tmp_path / "weighted", method="mse", profile="uniform-3", **sums, **options)
-    assert verify(tmp_path / "weighted", against=readable).ok
-
-
-def test_threads_change_no_byte(readable: Path, text: Path, tmp_path: Path) -> None:
-    files = []
-    for threads in (1, 2, 3):
-        out = tmp_path / str(threads)
-        short = {"calibration_sequences": 6, "calibration_tokens": LENGTH, "threads": threads}
-        convert(
-            readable, out, method="gptq", profile="JANG_3M", calibration=text, **short, **GROUPS
-        )
-        files.append((out / "model-00001-of-00001.safetensors").read_bytes())
-    assert files[0] == files[1] == files[2]
-
-
 # --- running, and stock ------------------------------------------------------------------------
 
 
@@ -321,19 +196,6 @@ def test_threads_change_no_logit(name: str, source: Path, precision: str, tmp_pa
     for folder in (source, tmp_path / "out"):
         one, two, three = (load_model(folder, precision, threads=n)(row) for n in (1, 2, 3))
         assert np.array_equal(one, two) and np.array_equal(one, three)
-
-
-def test_fast_precision_stays_near(source: Path, tmp_path: Path) -> None:
-    """Of most tokens: now and then one meets other experts."""
-    convert(source, tmp_path / "out", profile="JANG_6M", method="rtn", **GROUPS)
-    row = tiny.tokens()[0]
-    exact = load_model(tmp_path / "out", "exact", threads=2)(row)
-    model = load_model(tmp_path / "out", "fast", threads=2)
-    cache = model.cache()
-    decoded = np.concatenate([model(token[None], cache) for token in row])
-    for found in (model(row), decoded):
-        errors = np.abs(found - exact).max(axis=-1) / np.abs(exact).max()
-        assert np.median(errors) <= 0.1
 
 
 @pytest.mark.parametrize("kind", ["nemotron-h", "nemotron-h-dense", "falcon-h1", "falcon-h1-norm"])

@@ -129,7 +129,8 @@ def test_demo_model_equals_transformers() -> None:
 
 def test_every_stored_file_belongs_to_a_case() -> None:
     names = {path.stem for path in STORED.glob("*.npz")}
-    assert names == {case.name for case in tiny.CASES} | {"tiny-prose-llama"}
+    own = {name for name in names if name.startswith("fp8-")}  # test_fp8.py
+    assert names - own == {case.name for case in tiny.CASES} | {"tiny-prose-llama"}
 
 
 @pytest.mark.parametrize(
