@@ -212,6 +212,7 @@ ROWS = [
         ROUTED,
         readable={"sliding_window": 24},
         one_spelling=True,
+        steady=False,
     ),
     Row(
         "gemma4-experts",
@@ -291,6 +292,7 @@ ROWS = [
         "hybrid_moe_ssm",
         f"ssm {ROUTED} shared_expert mlp",
         readable=ALL_EXPERTS,
+        unpacked=("gate",),
         part_roles=MIXERS,
     ),
     Row(
@@ -298,7 +300,11 @@ ROWS = [
         "hybrid_moe_ssm",
         f"ssm {ROUTED} shared_expert",
         readable=ALL_EXPERTS,
-        part_roles={**MIXERS, "mixer.fc1_latent_proj": "attention"},
+        unpacked=("gate",),
+        part_roles={
+            **MIXERS,
+            **dict.fromkeys(("fc1_latent_proj", "fc2_latent_proj"), "attention"),
+        },
     ),
     Row("falcon-h1", "hybrid_ssm", f"ssm {DENSE}", readable=FOUR),
     Row("minimax", "hybrid_moe_ssm", f"linear_attention {ROUTED}", part_roles=LIGHTNING),

@@ -51,8 +51,9 @@ def test_unquantized_output_is_the_source(row: Row, source: Path, tmp_path: Path
     assert verify(tmp_path / "out", against=source).ok
     ours = load_model(tmp_path / "out", "exact")(row.tokens)
     expected = load_model(source, "exact")(row.tokens)
-    if row.case.model_type == "deepseek_v3":
-        # Written stacks hold the matrix of the keys transposed, so its sums run in another order.
+    if row.case.model_type in ("deepseek_v3", "falcon_h1"):
+        # Written stacks hold the matrix of the keys transposed, so its sums run in another order;
+        # written weights have the multipliers that the source's config has.
         assert relative_error(ours, expected) <= RUNS_TOLERANCE
     else:
         assert np.array_equal(ours, expected)
@@ -71,6 +72,7 @@ ROLE_OF_PART = {
     "mamba": "ssm",
     "conv": "ssm",
     "switch_mlp": "expert",
+    "experts": "expert",
     "switch_glu": "expert",
     "shared_expert": "shared_expert",
     "shared_experts": "shared_expert",
