@@ -316,7 +316,8 @@ print("ahead")
 
 def test_the_next_file_comes_while_one_is_converted(runs: Runs) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", AHEAD, str(runs.folder / "out"), *SHARDS],
+        # No third file, whose download would outlive the stream that is not asked for it.
+        [sys.executable, "-c", AHEAD, str(runs.folder / "out"), *SHARDS[:2]],
         env=runs.environment(),
         capture_output=True,
         text=True,
