@@ -16,7 +16,7 @@ from pathlib import Path
 from jang_tools.errors import ArgumentError, IoError
 from jang_tools.partial_output import COPIED
 
-_SPACE_MARGIN = 32 << 20  # documents, directory blocks; far above what they take
+_DOCUMENTS = 32 << 20  # at most, with index and directory blocks; far above what they take
 
 
 def check_apart(source: Path, target: Path) -> None:
@@ -46,19 +46,21 @@ def files_to_copy(source: Path) -> dict[str, int]:
 
 
 def check_space(directory: Path, needed: int, parts: Sequence[tuple[str, int]] = ()) -> None:
-    """Refuses to begin where fewer than ``needed`` bytes are free. ``parts``: what takes them, and
-    how much, where it is more than the output; less of it may be needed where some is there."""
+    """Refuses to begin where fewer than ``needed`` bytes, and some for documents, are free.
+    ``parts``: what takes them, and how much, where it is more than the output; less of it may be
+    needed where some is there."""
     if not hasattr(os, "statvfs"):
         return
     status = os.statvfs(directory)
     free = status.f_bavail * status.f_frsize
-    if free < needed + _SPACE_MARGIN:
-        what = f"the output takes {_size_text(needed)}"
-        taking = [(name, size) for name, size in parts if size]
-        if len(taking) > 1:
-            listed = ", ".join(f"{_size_text(size)} for {name}" for name, size in taking)
-            less = needed < sum(size for _, size in taking)
-            what = f"{_size_text(needed)} are {'still ' if less else ''}needed ({listed})"
+    documents = min(_DOCUMENTS, (1 << 20) + needed // 8)
+    if free < needed + documents:
+        taking = [(name, size) for name, size in parts if size] or [("output", needed)]
+        still = "still " if needed < sum(size for _, size in taking) else ""
+        listed = ", ".join(
+            f"{_size_text(size)} for {name}" for name, size in [*taking, ("documents", documents)]
+        )
+        what = f"{_size_text(needed + documents)} are {still}needed ({listed})"
         raise IoError(
             f"{directory.parent}: no space: {what}, {_size_text(free)} are free",
             code="no_space",

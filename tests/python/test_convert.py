@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 import tiny_checkpoints as tiny
-from jang_tools import convert, verify
+from jang_tools import convert, plan, verify
 from jang_tools.errors import ArgumentError, FormatError, IoError, JangError, UnsupportedError
 from weight_files import read_weights
 
@@ -392,6 +393,16 @@ def test_no_space_is_noticed_before_anything_is_written(
     assert "0.4 MB are free" in str(error)
 
 
+def test_documents_need_space_too(
+    source: Path, output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = plan(source).bytes
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: SimpleNamespace(f_bavail=size + 500_000, f_frsize=1)
+    )
+    assert re.search(r"MB for output, .* MB for documents", str(refusal(IoError, source, output)))
+
+
 def test_quantized_sources(source: Path, output: Path, tmp_path: Path) -> None:
     convert(source, output, method="rtn")
     assert "JANG" in str(refusal(UnsupportedError, output, tmp_path / "again"))
@@ -553,7 +564,7 @@ def test_interruptions(
 
 _MEASURED = """
 import resource, sys
-from jang_tools import convert, verify
+from jang_tools import convert, plan, verify
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 convert(sys.argv[1], sys.argv[2], method="rtn", threads=2)
 verify(sys.argv[2], against=sys.argv[1], threads=2)
