@@ -153,7 +153,8 @@ def convert(
     when it does, and why if it cannot.
     ``from_hub``: ``model`` is org/name[@revision] and is converted while it is downloaded, file by
     file, into the Hub's cache, or with ``delete_after_use`` beside the output until a file is
-    converted. "gptq", and losses measured with ``statistics``, read everything first.
+    converted. "gptq", FP8 and MXFP4 sources, and losses measured with ``statistics``, want
+    everything first.
     Tensors that already lie on a lattice, as after quantization-aware training, are found by "mse"
     and "gptq" and stored there without loss where the width allows.
 
@@ -187,10 +188,12 @@ def convert(
         calibrated: dict[str, Any] = {}
         warnings: list[str] = []
         measures = statistics is not None and (bits is not None or size is not None)
-        whole = _reads_all(method, measures)
+        whole = _reads_all(method, measures, source.path)
         if stream is not None:
             if whole and notice is not None:
-                notice(f"{whole} reads all weights first, so all are downloaded before it begins")
+                notice(
+                    f"{whole}: all weights are read first, so all are downloaded before it begins"
+                )
             stream.bring_first(stream.weights if whole else _core.compared_files(str(source.path)))
         if statistics is not None:
             from jang_tools.statistics import load_statistics
@@ -371,10 +374,15 @@ class _Progress:
             self._callback(self._converted + self._hashed, total, item)
 
 
-def _reads_all(method: str, measures: bool) -> str:
+def _reads_all(method: str, measures: bool, source: Path) -> str:
     """What of a conversion wants all weights before it begins, or nothing."""
+    from jang_tools.json_file import read_json_object
+
     if method == "gptq":
         return "method gptq"
+    # The scales of packed weights may lie in other files than the codes.
+    if read_json_object(source / "config.json").get("quantization_config"):
+        return "a source of packed weights"
     return "measuring losses" if measures else ""
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 import tiny_checkpoints as tiny
+from fp8_checkpoints import SUFFIX, write_fp8
 from hub_server import COMMIT, MOVED, Hub, directory_files, running_hub
 from lattice_checkpoints import round_bf16, write_on_lattices
+from weight_files import read_weights
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
 SHARDS = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
@@ -158,10 +160,33 @@ def test_gptq_downloads_everything_first_and_says_so(runs: Runs) -> None:
     expected = runs.whole("expected", *options)
     done = runs.stream("out", *options, "--delete-after-use")
     assert done.returncode == 0, done.stderr
-    assert "method gptq reads all weights first" in done.stderr
+    assert "method gptq: all weights are read first" in done.stderr
     assert directory_files(runs.folder / "out") == expected
     assert runs.left() == {"out"}
     assert cached_weights(runs.cache) == []
+
+
+def test_scales_in_other_files_than_their_codes_are_there(runs: Runs) -> None:
+    source = runs.folder / "source" / "fp8"
+    tiny.write_checkpoint(tiny.BY_NAME["qwen3"], runs.folder / "source" / "plain")
+    write_fp8(runs.folder / "source" / "plain", source, (32, 64))
+    parts: dict[str, list[tuple[str, str, tuple[int, ...], bytes]]] = {}
+    for name, tensor in read_weights(source).items():
+        number = 2 if name.endswith(SUFFIX) else 1
+        parts.setdefault(f"model-{number:05d}-of-00002.safetensors", []).append((name, *tensor))
+    (source / "model.safetensors").unlink()
+    for file, entries in parts.items():
+        tiny.write_safetensors(source / file, entries)
+    weight_map = {entry[0]: file for file, entries in parts.items() for entry in entries}
+    index = json.dumps({"metadata": {}, "weight_map": weight_map})
+    (source / "model.safetensors.index.json").write_text(index)
+    runs.hub.files = directory_files(source)
+    options = ["--method", "rtn", "--group-size", "32"]
+    expected = runs.whole("expected", *options)
+    done = runs.stream("out", *options)
+    assert done.returncode == 0, done.stderr
+    assert "a source of packed weights: all weights are read first" in done.stderr
+    assert directory_files(runs.folder / "out") == expected
 
 
 def test_lattices_are_found_in_files_that_come_for_it(runs: Runs) -> None:
