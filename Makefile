@@ -154,7 +154,7 @@ damage: $(VENV)/.package
 	@$(in_venv) python tools/random_damage.py --rounds $(ROUNDS)
 
 # Emulation takes 30 to 50 times as long: large sizes, and portable code that runs whole conversions many times.
-SLOW_UNDER_EMULATION = *RealSizes* ResumeTest.* ConvertStatistics.* ConvertLattices.* Convert.RowsLongerThanAPanel* \
+SLOW_UNDER_EMULATION = *RealSizes* ResumeTest.* LayerPartsTest.* ConvertStatistics.* ConvertLattices.* Convert.RowsLongerThanAPanel* \
 	Convert.GptqToASize* *NeverOverTheTarget* Layers/Oracle*Medium* Layers/Oracle*Strong* Layers/Oracle*Mild3 \
 	MeasureLossesTest.EveryMatrix* HostileStatistics.* LockStepTest.PiecesThreads* Gptq.EveryFormat* SearchSnr.*
 empty :=

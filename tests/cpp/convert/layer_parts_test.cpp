@@ -16,6 +16,7 @@
 #include "convert/planned_shards.h"
 #include "convert/shard_record.h"
 #include "convert/source_model.h"
+#include "convert/sparser.h"
 #include "io/json.h"
 #include "io/record_file.h"
 #include "model/tiny_model.h"
@@ -195,7 +196,7 @@ TEST_F(LayerPartsTest, AStopBehindAnyTensorIsContinued) {
   for (const Case& kind : {Case{}, Case{true, 4}}) {
     prepare(kind);
     bool continued = false;
-    for (std::size_t stop = 1; stop < 40; stop += 3) {
+    for (std::size_t stop = 1; stop < 40; stop += 3 * test::kSparser) {
       clear();
       for (const auto& [begin, end] : {std::pair{0, 2}, std::pair{2, 4}}) {
         if (!make(begin, end, stop).stopped) continue;
