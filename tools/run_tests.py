@@ -2,7 +2,7 @@
 """Builds and runs all tests of `make test`: C++ through ctest, Python through pytest.
 
 The C++ folders that compute (kernels, quant, model) and the Python tests of computed results run
-once for each kernel level that this CPU has (JANG_ISA), at the reference level fewer Python files;
+once for each kernel level that this CPU has (JANG_ISA), at the lowest two fewer Python files;
 everything else runs once, at the default.
 """
 
@@ -25,8 +25,10 @@ PYTHON_PER_LEVEL = (
     "test_precision.py",
     "test_recurrent.py",
 )
-# Scalar code takes ten times as long. That its integer kernels equal the others is tested in C++.
-PYTHON_AT_REFERENCE = ("test_parity.py", "test_quantize.py", "test_model.py")
+# Of the two lowest levels, which take up to ten times as long. That their integer kernels equal the
+# others is tested in C++.
+SLOW_LEVELS = ("reference", "baseline")
+PYTHON_AT_SLOW_LEVELS = ("test_parity.py", "test_quantize.py", "test_model.py")
 
 
 def step(title: str, command: list[str], **environment: str) -> bool:
@@ -86,7 +88,7 @@ def main() -> int:
         # A file's tests stay together: they share what its fixtures converted.
         run("Python tests", [*pytest, "loadfile", "tests/python"])
         for level in others:
-            names = PYTHON_AT_REFERENCE if level == "reference" else PYTHON_PER_LEVEL
+            names = PYTHON_AT_SLOW_LEVELS if level in SLOW_LEVELS else PYTHON_PER_LEVEL
             files = [f"tests/python/{name}" for name in names]
             # Of these, one file takes most of the time.
             run(f"Python tests of results, {level}", [*pytest, "load", *files], JANG_ISA=level)

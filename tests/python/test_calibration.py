@@ -65,11 +65,10 @@ def test_gptq_beats_mse_on_the_demo_model(profile: str, tmp_path: Path) -> None:
     assert 0.0 < down["error"] < 0.5
 
 
-@pytest.mark.parametrize("profile", ["uniform-4", "JANG_2M"])
-def test_a_measured_size_beats_a_profile(profile: str, tmp_path: Path) -> None:
+def test_a_measured_size_beats_a_profile(tmp_path: Path) -> None:
     """Widths by probes and solver errors, against those of a profile in as many bytes."""
     options: dict[str, Any] = {"method": "gptq", "calibration_sequences": 16}
-    named = convert(DEMO, tmp_path / "named", profile=profile, **options)
+    named = convert(DEMO, tmp_path / "named", profile="JANG_2M", **options)
     sized = convert(DEMO, tmp_path / "sized", size=named.bytes, **options)
     assert sized.allocation is not None
     assert sized.allocation.losses == "measured"

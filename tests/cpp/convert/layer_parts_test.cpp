@@ -179,7 +179,8 @@ TEST_F(LayerPartsTest, AnyCutGivesTheBytesOfTheSingleCommand) {
     SCOPED_TRACE(testing::Message() << "tied " << kind.tied << ", experts " << kind.experts
                                     << ", sized " << kind.sized);
     prepare(kind);
-    for (const Cuts& cuts : {Cuts{0, 4}, Cuts{0, 1, 4}, Cuts{0, 1, 2, 4}}) {
+    for (const Cuts& cuts : {Cuts{0, 1, 2, 4}, Cuts{0, 1, 4}, Cuts{0, 4}}) {
+      if (test::kSparser > 1 && cuts.size() < 4) break;
       clear();
       for (std::size_t i = 1; i < cuts.size(); ++i) {
         const Made run = make(cuts[i - 1], cuts[i], SIZE_MAX, 1 + static_cast<int>(i % 2));
