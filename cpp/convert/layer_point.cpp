@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "calibrate/expert_solve.h"
 #include "io/checksum.h"
+#include "io/file_names.h"
 #include "io/json_fields.h"
 
 namespace jang {
@@ -60,8 +61,7 @@ std::optional<LayerPoint> read_layer_point(const fs::path& directory, const Plan
                                            uint64_t position, uint64_t layers,
                                            const CancelCallback& cancel) {
   const fs::path path = directory / layer_point_name(position, layers);
-  std::error_code ignored;
-  if (!fs::exists(fs::symlink_status(path, ignored))) return std::nullopt;
+  if (!is_there(path)) return std::nullopt;
   RecordFile file = RecordFile::open(path, cancel);
   ResumePoint point = parse_layer_point(file.record(), plan, position, layers, path.string());
   return LayerPoint{std::move(file), std::move(point)};

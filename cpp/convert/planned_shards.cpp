@@ -13,24 +13,13 @@
 #include "convert/shard_record.h"
 #include "convert/source_reader.h"
 #include "convert/work_list.h"
+#include "io/file_names.h"
 #include "io/safetensors_writer.h"
 
 namespace jang {
 namespace {
 
 namespace fs = std::filesystem;
-
-bool is_there(const fs::path& path) {
-  std::error_code ignored;
-  return fs::exists(fs::symlink_status(path, ignored));
-}
-
-/// A link goes itself, not what it points to.
-void remove_file(const fs::path& path) {
-  std::error_code failure;
-  if (!fs::remove(path, failure) && failure)
-    throw Error(ErrorCode::kIo, path.string(), {}, "cannot remove: " + failure.message());
-}
 
 void check_statistics(const PlanFile& plan, const std::string& plan_name,
                       const std::optional<StatisticsInput>& statistics) {

@@ -12,6 +12,7 @@
 #include "base/checked_math.h"
 #include "base/error.h"
 #include "convert/convert.h"
+#include "io/file_names.h"
 
 namespace jang {
 namespace {
@@ -93,8 +94,7 @@ ResumeState::ResumeState(fs::path directory, std::string key, const JobCallbacks
 }
 
 std::optional<RecordFile> ResumeState::open(const fs::path& path) const {
-  std::error_code ignored;
-  if (!fs::exists(fs::symlink_status(path, ignored))) return std::nullopt;
+  if (!is_there(path)) return std::nullopt;
   RecordFile file = RecordFile::open(path, callbacks_.cancel);
   const Json* key = file.record().find(kKey);
   if (key == nullptr || !key->is_string() || key->as_string() != key_)

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "convert/resume_record.h"
 #include "io/checksum.h"
+#include "io/file_names.h"
 #include "io/json_fields.h"
 #include "io/record_file.h"
 
@@ -97,8 +98,7 @@ std::optional<TensorSums> read_shard_record(const fs::path& directory, const Pla
                                             uint32_t shard, const CancelCallback& cancel) {
   const auto count = static_cast<uint32_t>(plan.plan.shards.size());
   const fs::path path = directory / shard_record_name(shard, count);
-  std::error_code ignored;
-  if (!fs::exists(fs::symlink_status(path, ignored))) return std::nullopt;
+  if (!is_there(path)) return std::nullopt;
   const RecordFile file = RecordFile::open(path, cancel);
   return parse_shard_record(file.record(), plan, shard, path.string());
 }

@@ -26,25 +26,12 @@ LlamaTraits traits_of(const ModelConfig& config) {
   return traits;
 }
 
-Mamba2Keys mamba_keys() {
-  Mamba2Keys keys;
-  keys.heads = {"mamba_n_heads", 128};
-  keys.head_dim = {"mamba_d_head", 0};
-  keys.groups = {"mamba_n_groups", 1};
-  keys.state = {"mamba_d_state", 256};
-  keys.taps = {"mamba_d_conv", 4};
-  keys.expand = {"mamba_expand", 2};
-  keys.bias = "mamba_proj_bias";
-  keys.convolution_bias = "mamba_conv_bias";
-  return keys;
-}
-
 /// Sizes and flags of the state spaces, paths aside; `norm` says whether there is one, and where.
 Mamba2Spec read_mamba(const ModelConfig& config, int64_t hidden) {
   // null: expand * hidden_size.
   int64_t inner = config.integer("mamba_d_ssm", 1, kMostStateSpaceChannels).value_or(0);
   if (inner == 0 && !config.contains("mamba_d_ssm")) inner = kInnerIfAbsent;
-  Mamba2Spec mamba = read_mamba2(config, mamba_keys(), hidden, inner);
+  Mamba2Spec mamba = read_mamba2(config, prefixed_mamba2_keys(), hidden, inner);
   // One tap is the same in both layouts of the convolution, which tell whether weights hold the
   // multipliers.
   if (mamba.taps < 2) config.fail("mamba_d_conv", "expected at least 2, found 1");
@@ -172,7 +159,7 @@ void complete_config(Json& config, const ModelConfig& source) {
   const ModelSpec model = spec(source);
   const auto& attention = std::get<ParallelMixerSpec>(model.layers.front().mixer).attention;
   const Mamba2Spec mamba = read_mamba(source, model.hidden);
-  complete_mamba2(config, source, mamba_keys(), mamba);
+  complete_mamba2(config, source, prefixed_mamba2_keys(), mamba);
   config["mamba_d_ssm"] = mamba.inner();
   config["mamba_rms_norm"] = mamba.norm.has_value();
   config["mamba_norm_before_gate"] = mamba.norm_before_gate;

@@ -48,19 +48,6 @@ std::vector<bool> attention_layers(const ModelConfig& config, std::size_t layers
   return attention;
 }
 
-Mamba2Keys mamba_keys() {
-  Mamba2Keys keys;
-  keys.heads = {"mamba_n_heads", 128};
-  keys.head_dim = {"mamba_d_head", 0};
-  keys.groups = {"mamba_n_groups", 1};
-  keys.state = {"mamba_d_state", 256};
-  keys.taps = {"mamba_d_conv", 4};
-  keys.expand = {"mamba_expand", 2};
-  keys.bias = "mamba_proj_bias";
-  keys.convolution_bias = "mamba_conv_bias";
-  return keys;
-}
-
 struct Experts {
   int64_t count = 0, chosen = 0, width = 0, shared = 0;
 };
@@ -107,7 +94,7 @@ ModelSpec spec(const ModelConfig& config) {
   ModelSpec model = llama_spec(config, traits_of(config));
   const bool positions = has_positions(config);
   if (!positions) model.ropes.clear();
-  const Mamba2Spec mamba = read_mamba2(config, mamba_keys(), model.hidden);
+  const Mamba2Spec mamba = read_mamba2(config, prefixed_mamba2_keys(), model.hidden);
   const Experts experts = read_experts(config);
   const std::vector<bool> attention = attention_layers(config, model.layers.size());
   const float eps = model.final_norm.eps;
@@ -127,9 +114,9 @@ ModelSpec spec(const ModelConfig& config) {
 
 void complete_config(Json& config, const ModelConfig& source) {
   const ModelSpec model = spec(source);
-  const Mamba2Spec mamba = read_mamba2(source, mamba_keys(), model.hidden);
+  const Mamba2Spec mamba = read_mamba2(source, prefixed_mamba2_keys(), model.hidden);
   const Experts experts = read_experts(source);
-  complete_mamba2(config, source, mamba_keys(), mamba);
+  complete_mamba2(config, source, prefixed_mamba2_keys(), mamba);
   Json::Array types;
   for (const bool attention : attention_layers(source, model.layers.size()))
     types.emplace_back(attention ? "attention" : "mamba");

@@ -39,6 +39,19 @@ int64_t head_dim_of(const ModelConfig& config, const Mamba2Keys& keys, int64_t i
 
 }  // namespace
 
+Mamba2Keys prefixed_mamba2_keys() {
+  Mamba2Keys keys;
+  keys.heads = {"mamba_n_heads", 128};
+  keys.head_dim = {"mamba_d_head", 0};
+  keys.groups = {"mamba_n_groups", 1};
+  keys.state = {"mamba_d_state", 256};
+  keys.taps = {"mamba_d_conv", 4};
+  keys.expand = {"mamba_expand", 2};
+  keys.bias = "mamba_proj_bias";
+  keys.convolution_bias = "mamba_conv_bias";
+  return keys;
+}
+
 Mamba2Spec read_mamba2(const ModelConfig& config, const Mamba2Keys& keys, int64_t hidden,
                        int64_t inner) {
   const auto read = [&](const Mamba2Keys::Key& key, int64_t high) {

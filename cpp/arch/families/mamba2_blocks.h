@@ -25,6 +25,9 @@ struct Mamba2Keys {
   std::string_view convolution_bias = "use_conv_bias";
 };
 
+/// As granitemoehybrid and falcon_h1 have them, beside the settings of attention.
+Mamba2Keys prefixed_mamba2_keys();
+
 /// Sizes, limits and flags; `in.bias` and `out.bias` hold, paths do not. Refuses what no such model
 /// has, among it heads that are not expand * hidden channels, or `inner` of them if that is not 0.
 Mamba2Spec read_mamba2(const ModelConfig& config, const Mamba2Keys& keys, int64_t hidden,
