@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ pytest.register_assert_rewrite("families", "stock")  # before they are imported
 
 import families  # noqa: E402
 from families import Row  # noqa: E402
+
+# A shell that starts the tests in the background has them, and every process that they start,
+# ignore Ctrl-C. A handler is not inherited.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

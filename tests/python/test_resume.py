@@ -323,7 +323,6 @@ def test_the_end_of_the_command_by_a_signal_says_how_to_continue(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not (partial(output) / STATE).exists() and process.poll() is None:
         time.sleep(0.005)

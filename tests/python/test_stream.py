@@ -293,7 +293,7 @@ def test_ctrl_c_while_waiting_leaves_what_the_same_command_continues(runs: Runs)
     runs.hub.slow_names = {SHARDS[2]}
     process = subprocess.Popen(
         runs.command("--from-hub", "org/model", "--output", runs.folder / "out", "--method", "rtn"),
-        env={**runs.environment(), "PYTHONFAULTHANDLER": "1"},
+        env=runs.environment(),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -304,11 +304,7 @@ def test_ctrl_c_while_waiting_leaves_what_the_same_command_continues(runs: Runs)
     time.sleep(0.5)
     begin = time.monotonic()
     process.send_signal(signal.SIGINT)
-    try:
-        _, said = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)  # says where each thread is
-        pytest.fail(process.communicate()[1])
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert time.monotonic() - begin < 5
     assert "interrupted" in said
