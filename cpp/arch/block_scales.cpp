@@ -138,6 +138,22 @@ void check_block_scales(const ModelConfig& config, std::span<const SourceTensor>
   }
 }
 
+TensorBytes scales_of_codes(const Checkpoint& checkpoint, const CheckpointTensor& codes,
+                            const ScaleBlocks& blocks, uint64_t offset, uint64_t bytes) {
+  const CheckpointTensor* const scales = checkpoint.find(scales_name(codes.name));
+  JANG_ASSERT(scales != nullptr && codes.dtype == DType::kF8E4M3 && bytes > 0);
+  const std::size_t rank = codes.shape.size();
+  const uint64_t rows = codes.shape[rank - 2], columns = codes.shape[rank - 1];
+  const auto scale_row = [&](uint64_t row) {
+    return row / rows * scales->shape[rank - 2] + row % rows / blocks.rows;
+  };
+  const uint64_t first = scale_row(offset / columns);
+  const uint64_t last = scale_row((offset + bytes - 1) / columns);
+  const uint64_t row_bytes =
+      scales->shape[rank - 1] * static_cast<uint64_t>(dtype_size(scales->dtype));
+  return {scales, first * row_bytes, (last - first + 1) * row_bytes};
+}
+
 ScaledCodes::ScaledCodes(const Checkpoint& checkpoint, const CheckpointTensor& codes,
                          const ScaleBlocks& blocks)
     : scales_(checkpoint.find(scales_name(codes.name))),

@@ -36,6 +36,15 @@ std::string_view scaled_name(std::string_view name) noexcept;
 void check_block_scales(const ModelConfig& config, std::span<const SourceTensor> sources,
                         const std::optional<ScaleBlocks>& blocks);
 
+/// Bytes of a tensor, from `offset` in it.
+struct TensorBytes {
+  const CheckpointTensor* tensor = nullptr;
+  uint64_t offset = 0, bytes = 0;
+};
+/// Scales of `bytes` codes from `offset` on (at least one), in whole rows; both checked before.
+TensorBytes scales_of_codes(const Checkpoint& checkpoint, const CheckpointTensor& codes,
+                            const ScaleBlocks& blocks, uint64_t offset, uint64_t bytes);
+
 /// One source tensor of codes, its scales found; both checked before.
 class ScaledCodes {
  public:

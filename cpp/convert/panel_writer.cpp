@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "convert/values.h"
@@ -42,6 +43,22 @@ void PanelSums::append(const PanelSums& next) noexcept {
   source_bytes += next.source_bytes;
 }
 
+PanelSums source_sums(const Checkpoint& source, const FinalTensor& tensor, const Panel& rows) {
+  std::vector<Panel> panels;
+  cut_panels(rows.tensor, tensor, rows.rows, panels);
+  AlignedBuffer<std::byte> gathered;
+  PanelSums sums;
+  for (Panel& panel : panels) {
+    panel.row += rows.row;
+    read_panel(source, tensor, panel, gathered);
+    PanelSums next;
+    next.source_crc = source_panel_crc(source, tensor, panel, gathered);
+    next.source_bytes = value_bytes(tensor, panel);
+    sums.append(next);
+  }
+  return sums;
+}
+
 PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
   const PlannedTensor& planned = plan_.tensors[panel.tensor];
   const SourcePanel values = reader_.read(planned, panel, scratch.source);
@@ -53,22 +70,21 @@ PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
     const uint64_t offset = (panel.row * planned.tensor.columns() + panel.column) * size;
     put(panel, 0, offset, {values.data, values.rows * values.columns * size}, sums);
   }
-  take_source_sums(panel, sums);
+  if (source_sums_ == SourceSums::kTaken) {
+    sums.source_crc = source_panel_crc(reader_.checkpoint(), planned.tensor, panel,
+                                       scratch.source.gathered);
+    sums.source_bytes = value_bytes(planned.tensor, panel);
+  }
   reader_.drop(planned, panel);
   return sums;
 }
 
-void PanelWriter::take_source_sums(const Panel& panel, PanelSums& sums) const {
-  if (source_sums_ != SourceSums::kTaken) return;
-  const FinalTensor& tensor = plan_.tensors[panel.tensor].tensor;
-  sums.source_crc = source_panel_crc(reader_.checkpoint(), tensor, panel);
-  sums.source_bytes = panel.bytes;
-}
-
 PanelSums PanelWriter::write_solved(const Panel& panel, const AffinePanel& solved) const {
+  const PlannedTensor& planned = plan_.tensors[panel.tensor];
   PanelSums sums = put_quantized(panel, solved);
-  take_source_sums(panel, sums);
-  reader_.drop(plan_.tensors[panel.tensor], panel);
+  if (source_sums_ == SourceSums::kTaken)
+    sums.append(source_sums(reader_.checkpoint(), planned.tensor, panel));
+  reader_.drop(planned, panel);
   return sums;
 }
 

@@ -17,7 +17,8 @@
 namespace jang {
 
 /// CRC-32 and length of the bytes a panel added to each piece of its tensor; of a tensor on a
-/// lattice how many of its groups lose nothing. The same of what was read, where that is asked for.
+/// lattice how many of its groups lose nothing. The same of the values that were read, where that is
+/// asked for.
 struct PanelSums {
   std::array<uint32_t, kMaxPieces> crc{};
   std::array<uint64_t, kMaxPieces> bytes{};
@@ -28,6 +29,9 @@ struct PanelSums {
   /// Adds those of the panel behind.
   void append(const PanelSums& next) noexcept;
 };
+
+/// Those of what is read for whole rows of a tensor, however many.
+PanelSums source_sums(const Checkpoint& source, const FinalTensor& tensor, const Panel& rows);
 
 /// A worker's own memory: a few panels, whatever the model.
 struct WriteScratch {
@@ -69,7 +73,6 @@ class PanelWriter {
   template <typename Store>
   void store_or_place_error(const SourcePanel& values, const Panel& panel, uint64_t row,
                             const Store& store) const;
-  void take_source_sums(const Panel& panel, PanelSums& sums) const;
   PanelSums put_quantized(const Panel& panel, const AffinePanel& quantized) const;
   void put(const Panel& panel, std::size_t piece, uint64_t offset, std::span<const std::byte> bytes,
            PanelSums& sums) const;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <utility>
 
+#include "arch/block_scales.h"
 #include "arch/source_values.h"
 #include "convert/values.h"
 #include "io/checksum.h"
@@ -68,8 +69,7 @@ SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, 
     result.data = scratch.data();
     return result;
   }
-  const uint64_t size =
-      panel.rows * panel.columns * static_cast<uint64_t>(dtype_size(tensor.dtype));
+  const uint64_t size = value_bytes(tensor, panel);
   const auto gather = [&] {
     scratch.reserve_discarding(size);
     gather_values(checkpoint, tensor, panel.row, panel.rows, panel.column, panel.columns,
@@ -95,8 +95,16 @@ SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, 
   return result;
 }
 
+uint64_t value_bytes(const FinalTensor& tensor, const Panel& panel) {
+  return panel.rows * panel.columns * static_cast<uint64_t>(dtype_size(tensor.dtype));
+}
+
 uint32_t source_panel_crc(const Checkpoint& checkpoint, const FinalTensor& tensor,
-                          const Panel& panel) {
+                          const Panel& panel, const AlignedBuffer<std::byte>& gathered) {
+  // What must be gathered anyway is not gone through twice: of a transposed tensor the bytes of a
+  // panel are spread over all of its source.
+  if (!tensor.has_stored_rows() || tensor.blocks)
+    return crc32_of({gathered.data(), value_bytes(tensor, panel)});
   uint32_t crc = crc32_of({});
   for_each_piece(checkpoint, tensor, panel,
                  [&](const CheckpointTensor& source, uint64_t offset, uint64_t bytes) {
@@ -111,6 +119,10 @@ void visit_panel(
   for_each_piece(checkpoint, tensor, panel,
                  [&](const CheckpointTensor& source, uint64_t offset, uint64_t bytes) {
                    visit(source, source.begin + offset, bytes);
+                   if (!tensor.blocks) return;
+                   const TensorBytes scales =
+                       scales_of_codes(checkpoint, source, *tensor.blocks, offset, bytes);
+                   visit(*scales.tensor, scales.tensor->begin + scales.offset, scales.bytes);
                  });
 }
 

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "arch/block_scales.h"
 #include "arch/tied_head.h"
 #include "convert/convert.h"
 #include "convert/source.h"
@@ -21,8 +22,11 @@ std::vector<std::string> compared_files(const std::filesystem::path& source) {
   std::set<std::string> files;
   if (opened.checkpoint) {
     if (const auto pair = tied_pair(opened.config, *opened.checkpoint)) {
-      for (const CheckpointTensor* tensor : {pair->embedding, pair->head})
+      for (const CheckpointTensor* tensor : {pair->embedding, pair->head}) {
         files.insert(opened.checkpoint->files()[tensor->file]);
+        const CheckpointTensor* const scales = opened.checkpoint->find(scales_name(tensor->name));
+        if (scales != nullptr) files.insert(opened.checkpoint->files()[scales->file]);
+      }
     }
   }
   return {files.begin(), files.end()};

@@ -176,13 +176,12 @@ bool PlannedShards::record(const fs::path& finished, const fs::path& directory, 
     if (tensor.elements() == 0) continue;
     const Panel panel = whole_panel(index, tensor);
     PanelSums& found = sums[index];
+    found = source_sums(*source_.checkpoint, tensor, panel);
     for (std::size_t piece = 0; piece < kMaxPieces; ++piece) {
       if (output.name(index, piece).empty()) continue;
       found.bytes[piece] = output.bytes(index, piece);
       found.crc[piece] = output.stored_crc(index, piece);
     }
-    found.source_crc = source_panel_crc(*source_.checkpoint, tensor, panel);
-    found.source_bytes = panel.bytes;
     drop_panel(*source_.checkpoint, tensor, panel);
   }
   write_shard_record(directory, file_, shard, sums);

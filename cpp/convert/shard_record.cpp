@@ -32,8 +32,8 @@ std::array<uint64_t, kMaxPieces> piece_bytes(const PlannedTensor& planned) {
 
 void check_sums(const JsonFields& fields, const PlannedTensor& planned, const PanelSums& sums) {
   if (sums.bytes != piece_bytes(planned)) fields.fail("the bytes of the plan");
-  if (sums.source_bytes != planned.tensor.bytes())
-    fields.fail("source_bytes " + std::to_string(planned.tensor.bytes()));
+  const uint64_t values = value_bytes(planned.tensor, whole_panel(0, planned.tensor));
+  if (sums.source_bytes != values) fields.fail("source_bytes " + std::to_string(values));
   const uint64_t groups = planned.lattice ? planned.tensor.elements() /
                                                 static_cast<uint64_t>(planned.format->group_size)
                                           : 0;

@@ -5,6 +5,8 @@
 #include <set>
 #include <utility>
 
+#include "arch/block_scales.h"
+
 namespace jang {
 namespace {
 
@@ -18,7 +20,12 @@ SourceFeed::Files names_of(const Checkpoint& source, std::span<const uint32_t> f
 
 std::vector<uint32_t> files_of(const FinalTensor& tensor, const Checkpoint& source) {
   std::set<uint32_t> files;
-  for (const RowRange& range : tensor.ranges) files.insert(source.tensors()[range.tensor].file);
+  for (const RowRange& range : tensor.ranges) {
+    const CheckpointTensor& stored = source.tensors()[range.tensor];
+    files.insert(stored.file);
+    if (tensor.blocks) files.insert(source.find(scales_name(stored.name))->file);
+  }
+  if (tensor.scales) files.insert(source.tensors()[*tensor.scales].file);
   return {files.begin(), files.end()};
 }
 

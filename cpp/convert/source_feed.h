@@ -48,7 +48,7 @@ std::vector<FeedStep> feed_steps(const Plan& plan, const Checkpoint& source,
 std::vector<std::pair<SourceFeed::Files, SourceFeed::Files>> feed_schedule(
     std::span<const FeedStep> steps, const Checkpoint& source);
 
-/// The files that rows of a tensor lie in, ascending.
+/// The files that rows of a tensor lie in, and their scales, ascending.
 std::vector<uint32_t> files_of(const FinalTensor& tensor, const Checkpoint& source);
 
 /// Has them brought, and maps them anew.

@@ -188,7 +188,7 @@ def convert(
         calibrated: dict[str, Any] = {}
         warnings: list[str] = []
         measures = statistics is not None and (bits is not None or size is not None)
-        whole = _reads_all(method, measures, source.path)
+        whole = _reads_all(method, measures)
         if stream is not None:
             if whole and notice is not None:
                 notice(
@@ -374,15 +374,10 @@ class _Progress:
             self._callback(self._converted + self._hashed, total, item)
 
 
-def _reads_all(method: str, measures: bool, source: Path) -> str:
+def _reads_all(method: str, measures: bool) -> str:
     """What of a conversion wants all weights before it begins, or nothing."""
-    from jang_tools.json_file import read_json_object
-
     if method == "gptq":
         return "method gptq"
-    # The scales of packed weights may lie in other files than the codes.
-    if read_json_object(source / "config.json").get("quantization_config"):
-        return "a source of packed weights"
     return "measuring losses" if measures else ""
 
 

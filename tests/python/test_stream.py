@@ -18,6 +18,7 @@ import tiny_checkpoints as tiny
 from fp8_checkpoints import SUFFIX, write_fp8
 from hub_server import COMMIT, MOVED, Hub, directory_files, running_hub
 from lattice_checkpoints import round_bf16, write_on_lattices
+from tiny_gpt_oss import pack_experts
 from weight_files import read_weights
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "tiny-prose-llama"
@@ -166,27 +167,44 @@ def test_gptq_downloads_everything_first_and_says_so(runs: Runs) -> None:
     assert cached_weights(runs.cache) == []
 
 
-def test_scales_in_other_files_than_their_codes_are_there(runs: Runs) -> None:
-    source = runs.folder / "source" / "fp8"
-    tiny.write_checkpoint(tiny.BY_NAME["qwen3"], runs.folder / "source" / "plain")
-    write_fp8(runs.folder / "source" / "plain", source, (32, 64))
-    parts: dict[str, list[tuple[str, str, tuple[int, ...], bytes]]] = {}
-    for name, tensor in read_weights(source).items():
-        number = 2 if name.endswith(SUFFIX) else 1
-        parts.setdefault(f"model-{number:05d}-of-00002.safetensors", []).append((name, *tensor))
+def scatter(source: Path) -> None:
+    """Cuts a checkpoint of one file into three, none of which has both codes and their scales."""
+    tensors = read_weights(source)
+    codes = {name: name.removesuffix(SUFFIX).replace("_scales", "_blocks") for name in tensors}
+    plain = [name for name in tensors if codes[name] == name]
+    file = {name: SHARDS[i * 3 // len(plain)] for i, name in enumerate(plain)}
+    after = dict(zip(SHARDS, [*SHARDS[1:], SHARDS[0]], strict=True))
+    file |= {name: after[file[codes[name]]] for name in tensors if codes[name] != name}
     (source / "model.safetensors").unlink()
-    for file, entries in parts.items():
-        tiny.write_safetensors(source / file, entries)
-    weight_map = {entry[0]: file for file, entries in parts.items() for entry in entries}
-    index = json.dumps({"metadata": {}, "weight_map": weight_map})
+    for shard in SHARDS:
+        entries = [(name, *tensor) for name, tensor in tensors.items() if file[name] == shard]
+        tiny.write_safetensors(source / shard, entries)
+    index = json.dumps({"metadata": {}, "weight_map": file})
     (source / "model.safetensors.index.json").write_text(index)
+
+
+@pytest.mark.parametrize("kind", ["fp8", "mxfp4"])
+@pytest.mark.parametrize("method", ["rtn", "mse"])
+def test_scales_in_other_files_than_their_codes_are_there(
+    runs: Runs, kind: str, method: str
+) -> None:
+    source = runs.folder / "source" / kind
+    if kind == "fp8":
+        tiny.write_checkpoint(tiny.BY_NAME["qwen3"], runs.folder / "source" / "plain")
+        write_fp8(runs.folder / "source" / "plain", source, (32, 64))
+    else:
+        tiny.write_checkpoint(tiny.BY_NAME["gpt-oss-packable"], source)
+        pack_experts(source)
+    scatter(source)
     runs.hub.files = directory_files(source)
-    options = ["--method", "rtn", "--group-size", "32"]
+    options = ["--method", method, "--group-size", "32"]
     expected = runs.whole("expected", *options)
-    done = runs.stream("out", *options)
+    done = runs.stream("out", *options, "--delete-after-use")
     assert done.returncode == 0, done.stderr
-    assert "a source of packed weights: all weights are read first" in done.stderr
+    assert "are read first" not in done.stderr
+    assert ("may lie on lattices" in done.stderr) == (kind == "mxfp4" and method == "mse")
     assert directory_files(runs.folder / "out") == expected
+    assert sorted(name for name in runs.hub.whole if name in SHARDS) == SHARDS
 
 
 def test_lattices_are_found_in_files_that_come_for_it(runs: Runs) -> None:
