@@ -59,6 +59,22 @@ bool equal_in(DType type, const float* a, const float* b, uint64_t count) {
   return true;
 }
 
+/// Into cast_rounded: plain rounding of the values cast to the metadata's dtype. False where that
+/// is no cast to fewer digits, or some value does not fit. Overwrites `codes`.
+bool round_cast(const SourcePanel& values, const AffineFormat& format, const AffinePanel& codes,
+                ValueScratch& scratch) {
+  if (values.dtype != DType::kF32 || format.metadata == DType::kF32) return false;
+  const uint64_t count = values.rows * values.columns;
+  scratch.cast.reserve_discarding(count * static_cast<uint64_t>(dtype_size(format.metadata)));
+  if (cast_panel(values, format.metadata, scratch.cast.data())) return false;
+  const SourcePanel cast{scratch.cast.data(), format.metadata, values.rows, values.columns};
+  quantize_panel(cast, format, Method::kRtn, codes);
+  scratch.cast_rounded.reserve_discarding(count);
+  dequantize_matrix(codes, format, values.rows, values.columns, scratch.cast_rounded.data(),
+                    scratch.inline_pool);
+  return true;
+}
+
 /// The first group whose codes, scale or bias differ, or `groups`.
 uint64_t first_difference(const AffinePanel& a, const AffinePanel& b, const AffineFormat& format,
                           uint64_t groups) {
@@ -139,7 +155,8 @@ ValueFinding ValueCheck::compare_module(const ValuePair& pair, const SourcePanel
   const auto group = static_cast<uint64_t>(format.group_size);
   std::optional<DType> exact_in;
   if (pair.lattice) exact_in = of_fewer_digits(values.dtype, format.metadata);
-  ValueFinding finding = sum_groups(scratch, panel, group, exact_in);
+  const bool was_cast = round_cast(values, format, rounded, scratch);
+  ValueFinding finding = sum_groups(scratch, panel, group, exact_in, was_cast);
   if (bounds_.exact && values.dtype == format.metadata) {
     const uint64_t first = group * first_difference(found, rounded, format, count / group);
     if (first != count) {
@@ -156,7 +173,7 @@ ValueFinding ValueCheck::compare_module(const ValuePair& pair, const SourcePanel
 }
 
 ValueFinding ValueCheck::sum_groups(const ValueScratch& scratch, const Panel& panel, uint64_t group,
-                                    std::optional<DType> exact_in) const {
+                                    std::optional<DType> exact_in, bool was_cast) const {
   ValueFinding finding;
   for (uint64_t first = 0; first < panel.rows * panel.columns; first += group) {
     const float* source = scratch.source.data() + first;
@@ -166,7 +183,11 @@ ValueFinding ValueCheck::sum_groups(const ValueScratch& scratch, const Panel& pa
       stored.max_abs = 0;
       ++finding.lossless;
     }
-    const PanelError rounded = error_of(source, scratch.rounded.data() + first, group);
+    PanelError rounded = error_of(source, scratch.rounded.data() + first, group);
+    if (was_cast) {
+      const PanelError cast = error_of(source, scratch.cast_rounded.data() + first, group);
+      if (cast.error_squares > rounded.error_squares) rounded = cast;
+    }
     finding.stored.merge(stored);
     finding.rounded.merge(rounded);
     if (!bounds_.every_group || within(stored, rounded)) continue;

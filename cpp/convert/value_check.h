@@ -6,9 +6,10 @@
 // factor in every single group: no group of either may be worse than plain rounding, so a row or a
 // code that was exchanged shows even where the tensor as a whole still looks right. A group of a
 // tensor that lies on a lattice has no error if every value reads back as the source's, rounded to
-// the type of fewer digits of the source's and the metadata's: that is how it was stored. Plain
-// rounding moreover has one right answer, so what says that it is rtn of a source of the stored
-// dtype must be equal to it.
+// the type of fewer digits of the source's and the metadata's: that is how it was stored. A source
+// of more digits than the metadata may have been cast before it was rounded, which nothing tells:
+// the larger error of both counts. Plain rounding moreover has one right answer, so what says that
+// it is rtn of a source of the stored dtype must be equal to it.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +47,7 @@ struct ValueFinding {
 /// A worker's own memory.
 struct ValueScratch {
   AlignedBuffer<std::byte> gathered, cast, codes, scales, biases;
-  AlignedBuffer<float> source, stored, rounded;
+  AlignedBuffer<float> source, stored, rounded, cast_rounded;
   ThreadPool inline_pool{1};  // a panel is one thread's work
 };
 
@@ -77,8 +78,9 @@ class ValueCheck {
   ValueFinding compare_plain(const CheckpointTensor& tensor, const SourcePanel& values,
                              const Panel& panel, ValueScratch& scratch) const;
   /// `exact_in`: the type in which groups of a lattice are compared; nullopt for other modules.
+  /// `was_cast`: scratch.cast_rounded counts too.
   ValueFinding sum_groups(const ValueScratch& scratch, const Panel& panel, uint64_t group,
-                          std::optional<DType> exact_in) const;
+                          std::optional<DType> exact_in, bool was_cast) const;
 
   const ModelDirectory& directory_;
   const ConversionSource& source_;

@@ -324,6 +324,27 @@ def unlike_rows(directory: Path, path: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("method", ["rtn", "mse"])
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_a_source_that_was_cast_before_it_was_rounded(
+    tmp_path: Path, method: str, dtype: str
+) -> None:
+    case = tiny.Case("cast", {"hidden_size": 128, "num_hidden_layers": 1}, dtype="F32")
+    tiny.write_checkpoint(case, tmp_path / "source")
+    output = tmp_path / "out"
+    convert(tmp_path / "source", output, profile="uniform-8", method=method, dtype=dtype)
+    found = verify(output, against=tmp_path / "source")
+    assert found.ok, found.faults
+    path = "model.layers.0.mlp.up_proj"
+
+    def exchange(payload: bytearray) -> None:
+        payload[:8], payload[64:72] = payload[64:72], payload[:8]
+
+    change_payload(output, f"{path}.weight", exchange)
+    faults = verify(output, against=tmp_path / "source").faults
+    assert [(fault.code, fault.tensor) for fault in faults] == [("quality", path)]
+
+
+@pytest.mark.parametrize("method", ["rtn", "mse"])
 @pytest.mark.parametrize("part", ["scales", "biases", "weight"])
 def test_exchanged_rows(source: Path, tmp_path: Path, method: str, part: str) -> None:
     output = tmp_path / "out"
