@@ -176,6 +176,24 @@ void place_tensors(const WidthContext& context, const PlanOptions& options,
   }
 }
 
+/// Stock mlx-lm's recipes know one group size, and say nothing of what it does not divide.
+void warn_of_undivided(const std::vector<WidthUnit>& units, int group_size, Plan& plan) {
+  uint64_t count = 0, weights = 0, all = 0;
+  for (const WidthUnit& unit : units) {
+    all += unit.weights;
+    if (unit.bits != 0 || unit.group_size == 0) continue;
+    if (unit.source->columns() % static_cast<uint64_t>(group_size) == 0) continue;
+    ++count;
+    weights += unit.weights;
+  }
+  if (count == 0) return;
+  plan.warnings.push_back(
+      std::to_string(count) + (count == 1 ? " matrix" : " matrices") + " with " +
+      percent_text(static_cast<double>(weights) / static_cast<double>(all)) +
+      " of the weights: groups of " + std::to_string(group_size) +
+      " do not divide the inputs; unquantized, as mlx-lm leaves them; --group-size 32 divides them");
+}
+
 void plan_profile(const WidthContext& context, const PlanOptions& options, Plan& plan) {
   const ProfileName profile = parse_profile(options.profile);
   const int group_size = options.group_size.value_or(default_group_size(context, profile));
@@ -185,6 +203,8 @@ void plan_profile(const WidthContext& context, const PlanOptions& options, Plan&
   apply_options(options, units);
   apply_width_rules(options.rules, plan.tied_head, units, plan.warnings);
   take_lattices(options.lattices, options.group_size, units);
+  if (profile.kind == ProfileKind::kUniform || profile.kind == ProfileKind::kMixed)
+    warn_of_undivided(units, group_size, plan);
   place_tensors(context, options, units, plan);
   lay_out(plan, options.shard_bytes);
   if (profile.kind == ProfileKind::kBudget && plan.average_bits > profile.low) {

@@ -105,6 +105,13 @@ TEST(Uniform, OnlyTheGlobalGroupCounts) {
   const auto uniform = formats(plan_of(headers, "uniform-4"));
   EXPECT_FALSE(uniform.contains("model.layers.0.mlp.down_proj"));
   EXPECT_TRUE(uniform.contains("model.layers.0.mlp.up_proj"));
+  for (const char* recipe : {"uniform-4", "mixed_3_4"}) {
+    const std::vector<std::string> warnings = plan_of(headers, recipe).warnings;
+    ASSERT_EQ(warnings.size(), 1u);
+    EXPECT_TRUE(warnings[0].starts_with("4 matrices with ")) << warnings[0];
+    EXPECT_NE(warnings[0].find("groups of 64 do not divide"), std::string::npos) << warnings[0];
+    EXPECT_TRUE(plan_of(headers, recipe, 32).warnings.empty());
+  }
   const auto jang = formats(plan_of(headers, "4L"));
   EXPECT_EQ(jang.at("model.layers.0.mlp.down_proj").group_size, 32);
   EXPECT_EQ(jang.at("model.layers.0.mlp.up_proj").group_size, 64);
