@@ -1,15 +1,18 @@
 """Converts a large generated checkpoint and measures memory and speed.
 
     python bench/python/convert_large.py [--gb 4] [--folder DIR] [--methods rtn,mse] [--threads 1,2]
+                                         [--sparse]
 
 Prints, for each method and number of threads: seconds, source bytes per second, the share of a
 plain copy of the same files (with fsync), peak resident and anonymous memory. The source is read
-once before, so that its pages are in the page cache as far as they fit.
+once before, so that its pages are in the page cache as far as they fit. With --sparse its weights
+are holes, which take no disk space: memory counts then, not speed.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 import subprocess
@@ -18,8 +21,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from generated_llama import touch, write_plain
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "data"))
+import sparse_checkpoints
 
 _CONVERT = """
 import sys
@@ -86,25 +93,46 @@ def copy_seconds(source: Path, target: Path) -> float:
     return seconds
 
 
+def write_holes(folder: Path, size: int) -> int:
+    """A dense model of about ``size`` bytes, of the shapes of Llama-3-8B, without its values."""
+    bytes_of = [
+        sum(2 * math.prod(shape) for _, shape in sparse_checkpoints.tensors(_dense(layers)))
+        for layers in (1, 2)
+    ]
+    layers = max(1, 1 + round((size - bytes_of[0]) / (bytes_of[1] - bytes_of[0])))
+    return sparse_checkpoints.write_sparse(folder, _dense(layers))
+
+
+def _dense(layers: int) -> dict[str, Any]:
+    return sparse_checkpoints.llama(layers, 4096, 14_336, 32_000)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gb", type=float, default=4.0, help="size of the source")
     parser.add_argument("--folder", type=Path, help="where to work [default: a temporary folder]")
     parser.add_argument("--methods", default="rtn,mse")
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--sparse", action="store_true", help="a source of holes")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="jang-bench-") as folder:
         source = Path(folder) / "source"
-        size = write_plain(source, int(arguments.gb * 1e9))
-        touch(source)
-        copied = copy_seconds(source, Path(folder) / "copy")
-        print(f"source: {size / 1e9:.2f} GB; plain copy: {copied:.1f} s,", end=" ")
-        print(f"{size / copied / 1e6:.0f} MB/s")
+        copied: float | None = None
+        if arguments.sparse:
+            size = write_holes(source, int(arguments.gb * 1e9))
+            print(f"source: {size / 1e9:.2f} GB of holes")
+        else:
+            size = write_plain(source, int(arguments.gb * 1e9))
+            touch(source)
+            copied = copy_seconds(source, Path(folder) / "copy")
+            print(f"source: {size / 1e9:.2f} GB; plain copy: {copied:.1f} s,", end=" ")
+            print(f"{size / copied / 1e6:.0f} MB/s")
         print("| method | threads | seconds | MB/s | of a copy | peak RSS | anonymous | output |")
         print("|---|---|---|---|---|---|---|---|")
         for method in arguments.methods.split(","):
             for threads in map(int, arguments.threads.split(",")):
-                touch(source)
+                if not arguments.sparse:
+                    touch(source)
                 output = Path(folder) / "out"
                 run = measure(source, output, method, threads)
                 shutil.rmtree(output)
@@ -113,7 +141,7 @@ def main() -> None:
                     str(threads),
                     f"{run.seconds:.1f}",
                     f"{size / run.seconds / 1e6:.0f}",
-                    f"{100 * copied / run.seconds:.0f} %",
+                    "" if copied is None else f"{100 * copied / run.seconds:.0f} %",
                     f"{run.peak_resident / 1e6:.0f} MB",
                     f"{run.peak_anonymous / 1e6:.0f} MB",
                     f"{run.output_bytes / 1e9:.2f} GB",

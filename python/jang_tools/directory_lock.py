@@ -1,5 +1,5 @@
-"""Locks on a directory, or on a file for a part of its work: they keep two commands from working in
-one place, and end with their process."""
+"""Directories that commands work in, and locks on them, or on a file for a part of the work: they
+keep two commands from working in one place, and end with their process."""
 
 from __future__ import annotations
 
@@ -16,6 +16,20 @@ if sys.platform != "win32":
 
 # Of network file systems that have no such locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EINVAL)
+
+
+def make_directory(path: Path) -> bool:
+    """Whether it was not there yet. Raises IoError for what is in the way, a link to a directory
+    included: what works there removes it later."""
+    try:
+        path.mkdir()
+    except FileExistsError:
+        if path.is_symlink() or not path.is_dir():
+            raise IoError(
+                f"{path}: in the way, and not a directory", code="output_exists"
+            ) from None
+        return False
+    return True
 
 
 class DirectoryLock:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from jang_tools import _core
-from jang_tools.directory_lock import DirectoryLock
+from jang_tools.directory_lock import DirectoryLock, make_directory
 from jang_tools.errors import FormatError, IoError
 from jang_tools.output_files import copy_file, write_file
 from jang_tools.partial_output import (
@@ -71,7 +71,7 @@ class PartDirectory:
             if not self._repair:
                 check_output(self.output, overwrite=False)
             if not self._alone:
-                self._create()
+                make_directory(self.path)
             elif not self.path.is_dir():
                 raise IoError(
                     f"{self.path}: no such directory, so there are no parts to end with",
@@ -203,16 +203,6 @@ class PartDirectory:
                 yield name, SOURCE_CONFIG, digest
             elif name in COPIED:
                 yield name, name, digest
-
-    def _create(self) -> None:
-        try:
-            self.path.mkdir(exist_ok=True)
-        except FileExistsError:
-            raise IoError(
-                f"{self.path}: in the way, and not a directory", code="output_exists"
-            ) from None
-        if self.path.is_symlink():
-            raise IoError(f"{self.path}: in the way, and a link", code="output_exists")
 
     def _check_mark(self) -> None:
         found = self._mark()

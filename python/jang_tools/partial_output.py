@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from jang_tools.directory_lock import DirectoryLock
+from jang_tools.directory_lock import DirectoryLock, make_directory
 from jang_tools.errors import CancelledError, IoError
 
 GENERATOR = "jang-tools"
@@ -117,7 +117,7 @@ class PartialOutput:
         created = False
         try:
             check_output(self.output, overwrite=self._overwrite)
-            created = self._create()
+            created = make_directory(self.path)
             self._lock = DirectoryLock(self.path, "another conversion is working there")
             if not created:
                 self._empty_stale()
@@ -174,17 +174,6 @@ class PartialOutput:
             if isinstance(error, IoError):
                 raise
             raise io_error(self.output, error) from error
-
-    def _create(self) -> bool:
-        try:
-            self.path.mkdir()
-        except FileExistsError:
-            if self.path.is_symlink() or not self.path.is_dir():
-                raise IoError(
-                    f"{self.path}: in the way, and not a directory", code="output_exists"
-                ) from None
-            return False
-        return True
 
     def _empty_stale(self) -> None:
         names = os.listdir(self.path)

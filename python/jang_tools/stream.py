@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from jang_tools.directory_lock import DirectoryLock
+from jang_tools.directory_lock import DirectoryLock, make_directory
 from jang_tools.errors import ArgumentError, FormatError, IoError
 from jang_tools.hub import ResolvedModel
 from jang_tools.hub_files import HubFile, HubRevision, hub_cache
@@ -60,14 +60,7 @@ class HubStream:
     def __enter__(self) -> HubStream:
         created = False
         try:
-            try:
-                self.path.mkdir()
-                created = True
-            except FileExistsError:
-                if self.path.is_symlink() or not self.path.is_dir():
-                    raise IoError(
-                        f"{self.path}: in the way, and not a directory", code="output_exists"
-                    ) from None
+            created = make_directory(self.path)
             self._lock = DirectoryLock(self.path, "another conversion downloads there")
             self._refuse_foreign()
             self._revision = HubRevision(self._text, self._notice)
