@@ -40,10 +40,11 @@ Shape read_shape(const ModelConfig& config, const LlamaTraits& traits) {
   }
   auto head_dim = config.integer("head_dim", 1, ModelConfig::kMaxDim);
   if (!head_dim && traits.default_head_dim != 0) head_dim = traits.default_head_dim;
-  if (!head_dim && shape.hidden % shape.heads != 0) {
-    config.fail("hidden_size", std::to_string(shape.hidden) + " is not a multiple of the " +
+  // As transformers: what the division leaves over belongs to no head.
+  if (!head_dim && shape.hidden < shape.heads) {
+    config.fail("hidden_size", std::to_string(shape.hidden) + " is less than the " +
                                    std::to_string(shape.heads) +
-                                   " attention heads and no head_dim is given");
+                                   " attention heads, and no head_dim is given");
   }
   shape.head_dim = head_dim.value_or(shape.hidden / shape.heads);
   if (shape.head_dim > ModelConfig::kMaxDim / shape.heads) {
