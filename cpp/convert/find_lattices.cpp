@@ -114,12 +114,13 @@ class LatticeScan {
       if (fed_.feed != nullptr) bring_sample(planned.tensor, panel);
       const SourcePanel values = reader_.read(planned, panel, scratch);
       for (const int group : open) count_widths(values, metadata(index), group, needs[group]);
-      reader_.drop(planned, panel);
       // Ordinary weights are ruled out by the first rows.
       std::erase_if(open, [&](int group) {
         return !may_be_lattice(needs[group], taken * (width / static_cast<uint64_t>(group)));
       });
     }
+    // All of it: a page that is read maps others around it, which no row would drop.
+    reader_.drop(planned, whole_panel(index, planned.tensor));
     return open;
   }
 

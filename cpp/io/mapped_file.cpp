@@ -1,4 +1,4 @@
-// Mapping of whole files, and the rounding of advice to pages.
+// Mapping of whole files, and the rounding of advice to what the system maps at a time.
 #include "io/mapped_file.h"
 
 #include <algorithm>
@@ -9,17 +9,18 @@
 namespace jang {
 namespace {
 
-/// The pages of [offset, offset + length) of a mapping, which starts on a page. The last page is
-/// included if `whole_tail` or if it is the mapping's own last.
-std::span<const std::byte> pages_of(std::span<const std::byte> mapping, uint64_t offset,
-                                    uint64_t length, bool whole_tail) {
+/// One fault may map so much of a file, an aligned window, beside the page that was wanted: the
+/// page cache's folio that it lies in (Linux 6.18; before, at most 64 KiB).
+constexpr uint64_t kFaultWindow = 2 << 20;
+
+/// [offset, offset + length) of a mapping, which starts on a page, in whole units of `unit` bytes.
+std::span<const std::byte> whole_units(std::span<const std::byte> mapping, uint64_t offset,
+                                       uint64_t length, uint64_t unit) {
   const uint64_t size = mapping.size();
   if (offset >= size || length == 0) return {};
-  const uint64_t page = page_bytes();
   const uint64_t end = offset + std::min(length, size - offset);
-  const uint64_t first = offset / page * page;
-  const uint64_t last = whole_tail || end == size ? end : end / page * page;
-  if (last <= first) return {};
+  const uint64_t first = offset / unit * unit;
+  const uint64_t last = end % unit == 0 ? end : std::min(size, end - end % unit + unit);
   return mapping.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(last - first));
 }
 
@@ -50,14 +51,15 @@ MappedFile::~MappedFile() {
 
 void MappedFile::will_need(uint64_t offset, uint64_t length) const noexcept {
   if (memory_.size() != 0) return;
-  const auto pages = pages_of(bytes_, offset, length, true);
+  const auto pages = whole_units(bytes_, offset, length, page_bytes());
   if (!pages.empty()) advise_will_need(pages);
 }
 
 void MappedFile::drop(uint64_t offset, uint64_t length) const noexcept {
   if (memory_.size() != 0) return;  // nothing could read it again
-  // A page that the next range shares stays: whoever drops that range drops it.
-  const auto pages = pages_of(bytes_, offset, length, false);
+  // With what its faults have mapped around it: nobody else would drop that, and of a large file it
+  // adds up. Who reads a neighbour at the moment faults once more.
+  const auto pages = whole_units(bytes_, offset, length, std::max(kFaultWindow, page_bytes()));
   if (!pages.empty()) advise_drop(pages);
 }
 

@@ -7,7 +7,7 @@
 namespace jang::test {
 
 #if defined(__SANITIZE_ADDRESS__)
-inline constexpr std::size_t kSparser = 2;
+inline constexpr std::size_t kSparser = 4;
 #else
 inline constexpr std::size_t kSparser = 1;
 #endif
