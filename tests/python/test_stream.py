@@ -320,11 +320,10 @@ def test_ctrl_c_while_waiting_leaves_what_the_same_command_continues(runs: Runs)
         assert time.monotonic() < deadline
         time.sleep(0.02)
     time.sleep(0.5)
-    begin = time.monotonic()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - begin < 5
+    assert SHARDS[2] not in [name for name, _ in runs.hub.ended]  # it did not wait for the file
     assert "interrupted" in said
     runs.hub.slow = 0
     runs.hub.whole.clear()
