@@ -71,8 +71,8 @@ PanelSums PanelWriter::write(const Panel& panel, WriteScratch& scratch) const {
     put(panel, 0, offset, {values.data, values.rows * values.columns * size}, sums);
   }
   if (source_sums_ == SourceSums::kTaken) {
-    sums.source_crc = source_panel_crc(reader_.checkpoint(), planned.tensor, panel,
-                                       scratch.source.gathered);
+    sums.source_crc =
+        source_panel_crc(reader_.checkpoint(), planned.tensor, panel, scratch.source.gathered);
     sums.source_bytes = value_bytes(planned.tensor, panel);
   }
   reader_.drop(planned, panel);

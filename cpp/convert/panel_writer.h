@@ -17,8 +17,8 @@
 namespace jang {
 
 /// CRC-32 and length of the bytes a panel added to each piece of its tensor; of a tensor on a
-/// lattice how many of its groups lose nothing. The same of the values that were read, where that is
-/// asked for.
+/// lattice how many of its groups lose nothing. The same of the values that were read, where that
+/// is asked for.
 struct PanelSums {
   std::array<uint32_t, kMaxPieces> crc{};
   std::array<uint64_t, kMaxPieces> bytes{};

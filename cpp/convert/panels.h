@@ -48,8 +48,8 @@ Panel whole_panel(uint32_t index, const FinalTensor& tensor);
 /// are, else copied together, multiplied and shifted into `scratch`, where zeros are made too.
 SourcePanel read_panel(const Checkpoint& checkpoint, const FinalTensor& tensor, const Panel& panel,
                        AlignedBuffer<std::byte>& scratch);
-/// CRC-32 of a panel's values in the tensor's order and dtype, nothing added to them: of their bytes
-/// in the source where they lie there so, else of what read_panel has left in `gathered`.
+/// CRC-32 of a panel's values in the tensor's order and dtype, nothing added to them: of their
+/// bytes in the source where they lie there so, else of what read_panel has left in `gathered`.
 uint32_t source_panel_crc(const Checkpoint& checkpoint, const FinalTensor& tensor,
                           const Panel& panel, const AlignedBuffer<std::byte>& gathered);
 /// How many bytes that is of.

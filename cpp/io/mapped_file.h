@@ -28,8 +28,8 @@ class MappedFile {
 
   /// Asks the system to read [offset, offset + length) ahead. A hint; failure is ignored.
   void will_need(uint64_t offset, uint64_t length) const noexcept;
-  /// Gives the pages of the range back, and those mapped around it: they leave this process, not the
-  /// page cache, and come back when they are read.
+  /// Gives the pages of the range back, and those mapped around it: they leave this process, not
+  /// the page cache, and come back when they are read.
   void drop(uint64_t offset, uint64_t length) const noexcept;
 
  private:

@@ -187,11 +187,12 @@ void warn_of_undivided(const std::vector<WidthUnit>& units, int group_size, Plan
     weights += unit.weights;
   }
   if (count == 0) return;
-  plan.warnings.push_back(
-      std::to_string(count) + (count == 1 ? " matrix" : " matrices") + " with " +
-      percent_text(static_cast<double>(weights) / static_cast<double>(all)) +
-      " of the weights: groups of " + std::to_string(group_size) +
-      " do not divide the inputs; unquantized, as mlx-lm leaves them; --group-size 32 divides them");
+  plan.warnings.push_back(std::to_string(count) + (count == 1 ? " matrix" : " matrices") +
+                          " with " +
+                          percent_text(static_cast<double>(weights) / static_cast<double>(all)) +
+                          " of the weights: groups of " + std::to_string(group_size) +
+                          " do not divide the inputs; unquantized, as mlx-lm leaves them; "
+                          "--group-size 32 divides them");
 }
 
 void plan_profile(const WidthContext& context, const PlanOptions& options, Plan& plan) {

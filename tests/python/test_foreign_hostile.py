@@ -14,10 +14,10 @@ from click.testing import CliRunner
 
 from foreign_files import Type, gguf_tensors, write_gguf
 from jang_tools.cli.main import cli
-from jang_tools.errors import JangError, UnsupportedError
+from jang_tools.errors import FormatError, JangError, UnsupportedError
 from jang_tools.foreign.gguf_file import GgufFile
 from jang_tools.foreign.gguf_model import materialize_gguf
-from jang_tools.foreign.reference import read_reference
+from jang_tools.foreign.reference import Reference, read_reference
 from tiny_checkpoints import BY_NAME, write_checkpoint
 
 
@@ -397,3 +397,12 @@ def test_the_command_says_it_in_one_line(source: Path, tmp_path: Path) -> None:
     notes.write_text("no model")
     done = CliRunner().invoke(cli, [*words[:-1], str(notes)])
     assert done.exit_code == 1 and "a file, where a model directory is expected" in done.stderr
+
+
+def test_names_of_strangers_are_escaped_and_cut() -> None:
+    reference = Reference(Path("reference"), {}, {"a": (1,), "b\x1b[2J": (2,)})
+    for found in ({"\n": (1,)}, {"n" * 4096: (1,)}, {"b\x1b[2J": (1,)}, {"a": (1,)}):
+        with pytest.raises(FormatError) as caught:
+            reference.check("file", found, {})
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 400

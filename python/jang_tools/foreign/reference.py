@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jang_tools.errors import FormatError
-from jang_tools.foreign.faults import malformed
+from jang_tools.foreign.faults import malformed, shown
 from jang_tools.inspect import InspectedTensor, inspect
 from jang_tools.json_file import read_json_object
 
@@ -89,14 +89,14 @@ class Reference:
             if name not in self.tensors:
                 raise malformed(
                     file,
-                    f"expected no such tensor, for {self.path.name} has no {name}",
+                    f"expected no such tensor, for {self.path.name} has no {shown(name)}",
                     code="extra_tensor",
                     tensor=source,
                 )
             if shape != self.tensors[name]:
                 raise malformed(
                     file,
-                    f"expected shape {list(self.tensors[name])}, that of {name} in"
+                    f"expected shape {list(self.tensors[name])}, that of {shown(name)} in"
                     f" {self.path.name}, found {list(shape)}",
                     code="tensor_shape",
                     tensor=source,
@@ -106,7 +106,7 @@ class Reference:
             raise malformed(
                 file,
                 f"expected {len(self.tensors)} tensors, found {len(found)}: {len(missing)} of"
-                f" {self.path.name} are missing, the first of them {missing[0]}",
+                f" {self.path.name} are missing, the first of them {shown(missing[0])}",
                 code="missing_tensor",
                 tensor=missing[0],
             )
