@@ -16,7 +16,6 @@
 #include "convert/planned_shards.h"
 #include "convert/shard_record.h"
 #include "convert/source_model.h"
-#include "convert/sparser.h"
 #include "io/json.h"
 #include "io/record_file.h"
 #include "model/tiny_model.h"
@@ -180,7 +179,6 @@ TEST_F(LayerPartsTest, AnyCutGivesTheBytesOfTheSingleCommand) {
                                     << ", sized " << kind.sized);
     prepare(kind);
     for (const Cuts& cuts : {Cuts{0, 1, 2, 4}, Cuts{0, 1, 4}, Cuts{0, 4}}) {
-      if (test::kSparser > 1 && cuts.size() < 4) break;
       clear();
       for (std::size_t i = 1; i < cuts.size(); ++i) {
         const Made run = make(cuts[i - 1], cuts[i], SIZE_MAX, 1 + static_cast<int>(i % 2));
@@ -197,7 +195,7 @@ TEST_F(LayerPartsTest, AStopBehindAnyTensorIsContinued) {
   for (const Case& kind : {Case{}, Case{true, 4}}) {
     prepare(kind);
     bool continued = false;
-    for (std::size_t stop = 1; stop < 40; stop += 3 * test::kSparser) {
+    for (std::size_t stop = 1; stop < 40; stop += 3) {
       clear();
       for (const auto& [begin, end] : {std::pair{0, 2}, std::pair{2, 4}}) {
         if (!make(begin, end, stop).stopped) continue;

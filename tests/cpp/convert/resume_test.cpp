@@ -12,7 +12,6 @@
 #include "convert/convert.h"
 #include "convert/resume_state.h"
 #include "convert/source_model.h"
-#include "convert/sparser.h"
 #include "convert/verify.h"
 #include "io/record_file.h"
 #include "model/tiny_model.h"
@@ -181,7 +180,7 @@ TEST_F(ResumeTest, WhereverItStopsTheNextOneGivesTheSameBytes) {
                                     << ", sized " << kind.sized);
     prepare(kind);
     std::size_t continued = 0;
-    const std::size_t step = kind.sized || kind.experts > 0 ? 7 : 3 * test::kSparser;
+    const std::size_t step = kind.sized || kind.experts > 0 ? 7 : 3;
     for (std::size_t stop = 1; stop < items_; stop += step) {
       fs::remove_all(output());
       const Attempt first(source(), output(), options_for(kind), after(stop));
@@ -370,7 +369,7 @@ TEST_F(ResumeTest, WithoutCalibrationTheNextOneStartsBehindTheLastTensor) {
                            plain(Method::kMse, 0, true)}) {
     SCOPED_TRACE(testing::Message() << "experts " << kind.experts << ", sized " << kind.sized);
     prepare(kind);
-    for (std::size_t stop = 1; stop < 30; stop += 4 * test::kSparser) {
+    for (std::size_t stop = 1; stop < 30; stop += 4) {
       fs::remove_all(output());
       const Attempt first(source(), output(), options_for(kind, 1), after(stop));
       ASSERT_FALSE(first.done);
