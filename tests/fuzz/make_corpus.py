@@ -574,6 +574,8 @@ def foreign() -> None:
         if bits == 4:
             both = {"config": LLAMA, "settings": {"bits": bits, "group_size": -1}}
             put("gptq", "settings", compact({**both, "tensors": arrays}))
+            surplus = {**arrays, "\n": ["F16", [HIDDEN], 1]}
+            put("gptq", "control_in_name", compact({"config": config, "tensors": surplus}))
 
 
 def readers() -> None:
