@@ -13,6 +13,9 @@ namespace {
 #include "kernels/x86_avx512/unpack.inl"
 //
 #include "kernels/x86_avx512/decode_int8.inl"
+#include "kernels/x86_avx512/turned_rows.inl"
+//
+#include "kernels/x86_avx512/few_int8.inl"
 #include "kernels/x86_avx512/tiles_int8.inl"
 //
 #include "kernels/x86_avx512/linear_int8.inl"

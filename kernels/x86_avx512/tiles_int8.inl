@@ -11,19 +11,18 @@
 // word. For 2 x 16 rows and up to 6 tokens in registers:
 //
 //     4 columns:  2 loads of codes, 1 broadcast load a token, 2 dot products a token
-//     a group:    1 multiplication and 2 x (1 conversion, 3 multiply-adds) a token
+//     a group:    2 x (1 conversion, 3 multiply-adds) a token
 //
 // At g = 64 and 6 tokens 192 dot products stand beside 48 other operations: 80 % of the peak of the
 // dot product is the limit (84 % where conversions have a pipe of their own, as on Zen 4), and 512
-// tokens reach 74 % there, unpacking and writing included; at g = 128 81 %. At 8 tokens unpacking
-// takes 40 % of the time, at 512 tokens 2 %.
+// tokens reach 74 % there, unpacking and writing included; at g = 128 81 %. At 16 tokens unpacking
+// takes a sixth of the time, at 512 tokens 2 %.
 //
 // Sums of up to kTokenBlock tokens (32 KiB) wait in L2 for the next columns of the rows; more
 // tokens unpack the rows again.
 //
 // Order of sums: groups one after another in a lane.
 
-constexpr int kBlockLanes = 32;
 constexpr int kBlockColumns = 1024;
 constexpr int kMostTokens = 6;
 constexpr int kTokenBlock = 256;
@@ -106,21 +105,7 @@ void turn_words(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64
   }
 }
 
-// The four codes that begin at bit kOffset of every word, one a byte.
-template <int kBits, int kOffset>
-[[gnu::always_inline]] inline __m512i four_codes(__m512i words) {
-  if constexpr (kBits == 8) return words;
-  constexpr uint64_t kLow = uint64_t{kOffset} | uint64_t{kOffset + kBits} << 8 |
-                            uint64_t{kOffset + 2 * kBits} << 16 |
-                            uint64_t{kOffset + 3 * kBits} << 24;
-  constexpr uint64_t kSelect = kLow | (kLow + 0x20202020) << 32;
-  const __m512i fields =
-      _mm512_multishift_epi64_epi8(_mm512_set1_epi64(static_cast<int64_t>(kSelect)), words);
-  return _mm512_and_si512(fields, _mm512_set1_epi8(static_cast<char>((1 << kBits) - 1)));
-}
-
-// Which columns a step's four codes are of: the order of vnni_activation_order(kBits), a group's
-// steps behind one another.
+// Which activations a step's four codes are of, a group's steps behind one another.
 template <int kBits, int kGroup>
 struct Steps {
   static constexpr int kCount = kGroup / 4;
@@ -128,7 +113,9 @@ struct Steps {
   static constexpr int kPassed = 4 * kWritten;  // activations that the written steps advance by
   // Of the activations of `step` behind those of the group.
   static constexpr int offset(int step) { return 4 * step; }
-  static constexpr int64_t group_offset(int64_t group) { return group * kGroup; }
+  static constexpr int64_t group_offset(int64_t group) {
+    return WordUnit<kBits>::group_offset(group, kGroup);
+  }
 };
 
 template <int kGroup>
@@ -139,7 +126,7 @@ struct Steps<2, kGroup> {
   static constexpr int kPassed = 64 * kWritten / kWords;
   static constexpr int offset(int step) { return step / kWords * 64 + step % kWords * 4; }
   static constexpr int64_t group_offset(int64_t group) {
-    return group * kGroup / 256 * 256 + group * kGroup % 256 / 4;
+    return WordUnit<2>::group_offset(group, kGroup);
   }
 };
 
@@ -152,16 +139,7 @@ template <int kBits>
 [[gnu::always_inline]] inline void unpack_words(const uint8_t (*words)[64], uint8_t (*codes)[2][64],
                                                 int half) {
   unrolled<8>([&](auto i) __attribute__((always_inline)) {
-    constexpr int kBit = 4 * kBits * i.value, kWord = kBit / 32, kOffset = kBit % 32;
-    const __m512i first = _mm512_load_si512(words[kWord]);
-    __m512i four;
-    if constexpr (kOffset + 4 * kBits <= 32) {
-      four = four_codes<kBits, kOffset>(first);
-    } else {
-      const __m512i second = _mm512_load_si512(words[kWord + 1]);
-      four = four_codes<kBits, 0>(_mm512_shrdi_epi32(first, second, kOffset));
-    }
-    _mm512_store_si512(codes[i.value][half], four);
+    _mm512_store_si512(codes[i.value][half], step_codes<kBits, i.value, 64>(words[0]));
   });
 }
 
@@ -171,11 +149,9 @@ template <int kGroup>
                                                int half) {
   constexpr int kWords = Steps<2, kGroup>::kWords;
   unrolled<kWords>([&](auto j) __attribute__((always_inline)) {
-    const __m512i word = _mm512_load_si512(words[j.value]);
     unrolled<4>([&](auto p) __attribute__((always_inline)) {
-      const __m512i four =
-          _mm512_and_si512(_mm512_srli_epi32(word, 2 * p.value), _mm512_set1_epi8(3));
-      _mm512_store_si512(codes[p.value * kWords + j.value][half], four);
+      _mm512_store_si512(codes[p.value * kWords + j.value][half],
+                         step_codes<2, p.value, 64>(words[j.value]));
     });
   });
 }
@@ -195,77 +171,6 @@ void unpack_tile(const AffineMatrix& w, int64_t first_row, int64_t row_end, int6
         unpack_words<kBits>(words, tile.codes + c / 4, half);
       }
     }
-  }
-}
-
-// 16 values of 16 bits as 32-bit words.
-[[gnu::always_inline]] inline __m512i load_halves16(const uint8_t* base, int64_t first,
-                                                    __mmask16 mask) {
-  return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, base + 2 * first));
-}
-
-template <FloatType kType>
-[[gnu::always_inline]] inline __m512 halves_to_float(__m512i words) {
-  if constexpr (kType == FloatType::kF16) return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));
-}
-
-// Up to 16 groups of 16 rows into lanes `half` of the tile. A 16-bit scale and its bias are turned
-// around as one word.
-template <FloatType kType>
-void turn_metadata(const AffineMatrix& w, const int64_t (&first)[16], int64_t groups, int half,
-                   float (*scales)[kBlockLanes], float (*biases)[kBlockLanes]) {
-  const auto mask = static_cast<__mmask16>(groups >= 16 ? 0xffff : (1 << groups) - 1);
-  const int64_t some = groups < 16 ? groups : 16;
-  __m512i s[16], z[16];
-  for (int r = 0; r < 16; ++r) {
-    if constexpr (kType == FloatType::kF32) {
-      s[r] = _mm512_maskz_loadu_epi32(mask, w.scales + 4 * first[r]);
-      z[r] = _mm512_maskz_loadu_epi32(mask, w.biases + 4 * first[r]);
-    } else {
-      s[r] = _mm512_or_si512(load_halves16(w.scales, first[r], mask),
-                             _mm512_slli_epi32(load_halves16(w.biases, first[r], mask), 16));
-    }
-  }
-  transpose16(s);
-  if constexpr (kType == FloatType::kF32) transpose16(z);
-  for (int64_t i = 0; i < some; ++i) {
-    float *const scale = scales[i] + 16 * half, *const bias = biases[i] + 16 * half;
-    if constexpr (kType == FloatType::kF32) {
-      _mm512_store_si512(scale, s[i]);
-      _mm512_store_si512(bias, z[i]);
-    } else {
-      _mm512_store_ps(scale, halves_to_float<kType>(s[i]));
-      _mm512_store_ps(bias, halves_to_float<kType>(_mm512_srli_epi32(s[i], 16)));
-    }
-  }
-}
-
-template <FloatType kType>
-void unpack_tile_metadata(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64_t begin,
-                          int64_t columns, RowTile& tile) {
-  const int64_t groups = columns / w.group;
-  for (int half = 0; half < 2; ++half) {
-    for (int64_t g = 0; g < groups; g += 16) {
-      int64_t first[16];
-      for (int r = 0; r < 16; ++r) {
-        const int64_t row = row_in_range(first_row + 16 * half + r, row_end);
-        first[r] = (row * w.columns + begin) / w.group + g;
-      }
-      turn_metadata<kType>(w, first, groups - g, half, tile.scales + g, tile.biases + g);
-    }
-  }
-}
-
-inline void unpack_tile_metadata(const AffineMatrix& w, int64_t first_row, int64_t row_end,
-                                 int64_t begin, int64_t columns, RowTile& tile) {
-  switch (w.metadata) {
-    case FloatType::kF32:
-      return unpack_tile_metadata<FloatType::kF32>(w, first_row, row_end, begin, columns, tile);
-    case FloatType::kF16:
-      return unpack_tile_metadata<FloatType::kF16>(w, first_row, row_end, begin, columns, tile);
-    case FloatType::kBF16:
-      return unpack_tile_metadata<FloatType::kBF16>(w, first_row, row_end, begin, columns, tile);
   }
 }
 
@@ -368,7 +273,7 @@ void multiply_block(const AffineMatrix& w, const Int8Activations& x, int64_t tok
   for (int64_t begin = 0; begin < w.columns; begin += kBlockColumns) {
     const int64_t columns = w.columns - begin < kBlockColumns ? w.columns - begin : kBlockColumns;
     unpack_tile<kBits, kGroup>(w, first_row, row_end, begin, columns, tile);
-    unpack_tile_metadata(w, first_row, row_end, begin, columns, tile);
+    turn_block_metadata(w, first_row, row_end, begin, columns, tile.scales, tile.biases);
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t t = i * tokens / tiles;
       multiply_tokens<TileSteps<kBits, kGroup>>(
@@ -385,18 +290,11 @@ void tiles_int8(const AffineMatrix& w, const Int8Activations& x, int64_t tokens,
   // would fill their sets of the cache.
   alignas(64) float sums[kTokenBlock][kBlockLanes];
   for (int64_t first = row_begin; first < row_end; first += kBlockLanes) {
-    const int64_t rows = row_end - first < kBlockLanes ? row_end - first : kBlockLanes;
-    const __mmask32 mask = ~uint32_t{0} >> (kBlockLanes - rows);
     for (int64_t t = 0; t < tokens; t += kTokenBlock) {
       const int64_t some = tokens - t < kTokenBlock ? tokens - t : kTokenBlock;
       multiply_block<kBits, kGroup>(w, activations_from(x, t, 0, kGroup), some, first, row_end,
                                     sums);
-      for (int64_t i = 0; i < some; ++i) {
-        float* out = y + (t + i) * y_stride + first;
-        _mm512_mask_storeu_ps(out, static_cast<__mmask16>(mask), _mm512_load_ps(sums[i]));
-        _mm512_mask_storeu_ps(out + 16, static_cast<__mmask16>(mask >> 16),
-                              _mm512_load_ps(sums[i] + 16));
-      }
+      write_block(sums, some, first, row_end, y + t * y_stride, y_stride);
     }
   }
 }

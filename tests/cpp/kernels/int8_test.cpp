@@ -135,7 +135,7 @@ TEST_P(Int8Test, AnyAlignmentAndNoReadBeforeTheMatrix) {
     for (const std::size_t offset : {0, 1, 2, 3, 5, 17, 31, 63}) {
       const RandomAffine w(reference(), 35, 192, bits, 64, FloatType::kBF16, 7, Guard::kBefore,
                            offset);
-      for (const int64_t tokens : {1, 3, 9}) check(w, tokens, 8);
+      for (const int64_t tokens : {1, 3, 8, 9}) check(w, tokens, 8);
     }
   }
 }
@@ -144,7 +144,7 @@ TEST_P(Int8Test, RealSizes) {
   for (const int bits : kBits) {
     const RandomAffine w(reference(), 67, 4096 + 512, bits, 64, FloatType::kBF16,
                          static_cast<uint32_t>(bits));
-    for (const int64_t tokens : {1, 4, 14, 65}) check(w, tokens, 3);
+    for (const int64_t tokens : {1, 4, 8, 14, 65}) check(w, tokens, 3);
   }
 }
 
@@ -174,7 +174,7 @@ TEST_P(Int8Test, RowsDoNotDependOnTheirRange) {
   for (const int bits : kBits) {
     constexpr int64_t kRows = 141, kColumns = 1184;
     const RandomAffine w(reference(), kRows, kColumns, bits, 32, FloatType::kBF16, 21);
-    for (const int64_t tokens : {1, 3, 9}) {
+    for (const int64_t tokens : {1, 3, 7, 9}) {
       const std::vector<float> x = normal_floats(static_cast<std::size_t>(tokens * kColumns), 22);
       const std::vector<float> whole = product(kernels(), w.matrix, x, tokens);
       Activations a(tokens, kColumns, 32);
@@ -263,7 +263,7 @@ TEST_P(Int8Test, RowsDoNotMeetTheirNeighboursMetadata) {
               reference().from_float(bad.data(), type, groups, metadata->data() + r * row_bytes);
             }
           }
-          for (const int64_t tokens : {1, 3, 9}) {
+          for (const int64_t tokens : {1, 3, 6, 9}) {
             const std::vector<float> x =
                 normal_floats(static_cast<std::size_t>(tokens * columns), 72);
             const std::vector<float> expected = product(kernels(), clean.matrix, x, tokens);
