@@ -60,8 +60,9 @@ struct DenseMatrix {
 ///   kNatural     position i holds column i
 ///   kNibbles     position 64*h + 32*p + i holds column 64*h + 2*i + p, p in {0, 1}, i in [0, 32)
 ///   kCrumbs      position 128*h + 32*p + i holds column 128*h + 4*i + p, p in [0, 4), i in [0, 32)
+///   kWideNibbles position 128*h + 64*p + i holds column 128*h + 2*i + p, p in {0, 1}, i in [0, 64)
 ///   kWideCrumbs  position 64*p + i holds column 4*i + p, p in [0, 4), i in [0, 64)
-enum class ActivationOrder : uint8_t { kNatural, kNibbles, kCrumbs, kWideCrumbs };
+enum class ActivationOrder : uint8_t { kNatural, kNibbles, kCrumbs, kWideNibbles, kWideCrumbs };
 inline constexpr int kActivationBlock = 256;
 /// Groups a row of scales and sums is padded to.
 inline constexpr int kGroupBlock = 16;

@@ -7,6 +7,8 @@ inline int64_t activation_position(ActivationOrder order, int64_t column) {
       return column / 64 * 64 + column % 2 * 32 + column % 64 / 2;
     case ActivationOrder::kCrumbs:
       return column / 128 * 128 + column % 4 * 32 + column % 128 / 4;
+    case ActivationOrder::kWideNibbles:
+      return column / 128 * 128 + column % 2 * 64 + column % 128 / 2;
     case ActivationOrder::kWideCrumbs:
       return column / 256 * 256 + column % 4 * 64 + column % 256 / 4;
     case ActivationOrder::kNatural:

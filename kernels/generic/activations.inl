@@ -92,6 +92,8 @@ inline void reorder_block(ActivationOrder order, int8_t* codes) {
       return gather_phases<2, 32>(natural, codes);
     case ActivationOrder::kCrumbs:
       return gather_phases<4, 32>(natural, codes);
+    case ActivationOrder::kWideNibbles:
+      return gather_phases<2, 64>(natural, codes);
     case ActivationOrder::kWideCrumbs:
       return gather_phases<4, 64>(natural, codes);
   }

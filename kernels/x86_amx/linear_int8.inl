@@ -49,23 +49,34 @@ struct Int8Buffers {
   alignas(64) float sums[kSumFloats];
 };
 
-// A step of codes as a tile row, in the order of the activations: natural, or (2 bits) the phases
-// of the step's 16 bytes behind one another.
+// A step of codes as a tile row, in the order that StepCodes gives the activations: that of the
+// columns, or (2 and 4 bits) the phases of 16 bytes behind one another, so that at 4 bits half a
+// row has 32 neighbouring columns.
 template <int kBits>
 [[gnu::always_inline]] inline __m512i unpack_tile_row(const uint8_t* p, __mmask64 mask) {
-  if constexpr (kBits != 2) return unpack_step<kBits>(p, mask);
-  const __m128i packed = _mm_maskz_loadu_epi8(static_cast<__mmask16>(_cvtmask64_u64(mask)), p);
-  const __m512i phases = _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
-  return _mm512_and_si512(_mm512_srlv_epi32(_mm512_broadcast_i32x4(packed), phases),
-                          _mm512_set1_epi8(3));
+  if constexpr (!kIsWide<kBits>) return unpack_step<kBits>(p, mask);
+  if constexpr (kBits == 2) {
+    const __m128i packed = _mm_maskz_loadu_epi8(static_cast<__mmask16>(_cvtmask64_u64(mask)), p);
+    const __m512i phases = _mm512_setr_epi32(0, 0, 0, 0, 2, 2, 2, 2, 4, 4, 4, 4, 6, 6, 6, 6);
+    return phase_codes<2, 0>(_mm512_srlv_epi32(_mm512_broadcast_i32x4(packed), phases));
+  } else {
+    const __m512i packed = _mm512_maskz_loadu_epi8(mask, p);
+    const __m512i twice =
+        _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), packed);
+    const __m512i phases = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 0, 0, 0, 0, 4, 4, 4, 4);
+    return phase_codes<4, 0>(_mm512_srlv_epi32(twice, phases));
+  }
 }
 
-// Where the activations of the step at `column` lie, and how far apart its four quarters.
+// Where the activations of the step at `column` lie, and those of its four quarters behind there.
 template <int kBits>
 struct StepCodes {
-  static constexpr int64_t kQuarter = kBits == 2 ? 64 : 16;
+  static constexpr int64_t quarter(int i) {
+    if (!kIsWide<kBits>) return 16 * i;
+    return i / kPhases<kBits> * 16 + i % kPhases<kBits> * 64;
+  }
   static constexpr int64_t begin(int64_t column) {
-    return kBits == 2 ? column / 256 * 256 + column % 256 / 4 : column;
+    return kIsWide<kBits> ? wide_position<kBits>(column) : column;
   }
 };
 
@@ -110,7 +121,7 @@ void interleave_tile(const Int8Activations& x, int64_t token, int64_t tokens, in
     for (int64_t t = 0; t < kTileRows; ++t)
       rows[t] = row_or_zeros(x.codes + StepCodes<kBits>::begin(begin + c), x.code_stride, token + t,
                              tokens);
-    transpose_rows<StepCodes<kBits>::kQuarter>(rows, words);
+    transpose_rows(rows, words, StepCodes<kBits>::quarter);
     for (int i = 0; i < 16; ++i) _mm512_store_si512(out + kTileRows * c + 64 * i, words[i]);
   }
   // In blocks of 16 groups, which rows of factors are padded to.

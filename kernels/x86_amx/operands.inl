@@ -14,17 +14,17 @@ constexpr int kTokenBlock = 128;
 constexpr int64_t kSumFloats = 32768;  // of a block: 256 rows x 128 tokens, or 2048 x 16
 constexpr int64_t kTileFloats = kTileRows * kTileRows;
 
-// Word c of the 64 bytes at each of 16 rows, of which four quarters lie kQuarter bytes apart:
+// Word c of the 64 bytes at each of 16 rows, whose quarter j lies quarter(j) bytes behind the row:
 // out[c] gets that of row r as word r. A block of 4 x 4 words is gathered by loads into 128-bit
 // lanes, which leaves 32 shuffles of 64.
-template <int64_t kQuarter = 16>
+template <typename Quarter>
 [[gnu::always_inline]] inline void transpose_rows(const uint8_t* const (&rows)[16],
-                                                  __m512i (&out)[16]) {
+                                                  __m512i (&out)[16], Quarter&& quarter_at) {
   for (int j = 0; j < 4; ++j) {
     __m512i v[4];
     for (int i = 0; i < 4; ++i) {
       const auto quarter = [&](int lane) __attribute__((always_inline)) {
-        const uint8_t* p = rows[i + 4 * lane] + kQuarter * j;
+        const uint8_t* p = rows[i + 4 * lane] + quarter_at(j);
         return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
       };
       v[i] = _mm512_castsi128_si512(quarter(0));
@@ -41,6 +41,11 @@ template <int64_t kQuarter = 16>
     out[4 * j + 2] = _mm512_unpacklo_epi64(high0, high1);
     out[4 * j + 3] = _mm512_unpackhi_epi64(high0, high1);
   }
+}
+
+[[gnu::always_inline]] inline void transpose_rows(const uint8_t* const (&rows)[16],
+                                                  __m512i (&out)[16]) {
+  transpose_rows(rows, out, [](int j) { return 16 * j; });
 }
 
 // Row `row` of an array whose rows are `stride` bytes apart, or zeros behind the last one.

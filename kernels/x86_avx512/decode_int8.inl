@@ -7,6 +7,8 @@
 //   2 bits, 256 weights: 1 load + 7 operations to unpack, then a token 4 dot products, 1
 //                        conversion, 1 permutation of scales, 1 multiply-add: 3.5 operations per 64
 //                        weights in the place of 6.
+//   4 bits, 128 weights: 1 load + 3 operations to unpack, then a token 2 dot products and 3 as
+//                        before: 4 per 64 weights.
 //   16 groups:           2 loads, 2 conversions, and a token 1 multiplication of the scales and 2
 //                        multiply-adds for the biases and the residuals.
 //   a row:               one horizontal sum a token.
@@ -70,20 +72,20 @@ struct Unit {
   }
 };
 
-// Codes of 2 bits: a register of packed bytes holds four registers of codes, told apart by shifts,
-// and activations lie in that order (kWideCrumbs). A lane has 16 neighbouring columns.
-template <int kGroup>
-struct Unit<2, kGroup> {
-  static constexpr int kRegisters = 4;
-  static constexpr int kWeights = 4 * kStep;
-  static constexpr int kBytes = kWeights / 4;
+// Codes of 2 and 4 bits: a register of packed bytes holds four or two registers of codes. A lane
+// has neighbouring columns.
+template <int kBits, int kGroup>
+requires kIsWide<kBits>
+struct Unit<kBits, kGroup> {
+  static constexpr int kRegisters = kPhases<kBits>;
+  static constexpr int kWeights = kRegisters * kStep;
+  static constexpr int kBytes = 64;
   static constexpr int kGroups = kWeights / kGroup;
   using Codes = __m512i[kRegisters];
 
   [[gnu::always_inline]] static void split(__m512i packed, Codes& codes) {
     unrolled<kRegisters>([&](auto i) __attribute__((always_inline)) {
-      codes[i.value] =
-          _mm512_and_si512(_mm512_srli_epi32(packed, 2 * i.value), _mm512_set1_epi8(3));
+      codes[i.value] = phase_codes<kBits, i.value>(packed);
     });
   }
   template <bool kMasked>
@@ -91,15 +93,17 @@ struct Unit<2, kGroup> {
     split(_mm512_loadu_si512(p), codes);
   }
   [[gnu::always_inline]] static void load_part(const uint8_t* p, int64_t weights, Codes& codes) {
-    split(_mm512_maskz_loadu_epi8(_cvtu64_mask64(~uint64_t{0} >> (64 - weights / 4)), p), codes);
+    split(_mm512_maskz_loadu_epi8(code_bytes_mask(weights, kBits), p), codes);
   }
   [[gnu::always_inline]] static __m512 scales(const float* scales, int64_t index) {
     const float* first = scales + kGroups * index;
+    if constexpr (kGroups == 1) return _mm512_set1_ps(*first);
+    constexpr int kGroupLanes = 16 / kGroups;
     const __m512i group_of_lane =
         _mm512_srli_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                          kGroup == 32   ? 1
-                          : kGroup == 64 ? 2
-                                         : 3);
+                          kGroupLanes == 8   ? 3
+                          : kGroupLanes == 4 ? 2
+                                             : 1);
     __m256 some;
     if constexpr (kGroups == 8) {
       some = _mm256_loadu_ps(first);

@@ -3,7 +3,8 @@
 
 // As the codes of a width come out of their registers most cheaply.
 ActivationOrder vnni_activation_order(int bits) {
-  return bits == 2 ? ActivationOrder::kWideCrumbs : ActivationOrder::kNatural;
+  if (bits == 2) return ActivationOrder::kWideCrumbs;
+  return bits == 4 ? ActivationOrder::kWideNibbles : ActivationOrder::kNatural;
 }
 
 void vnni_matmul_int8(const AffineMatrix& w, const Int8Activations& x, int64_t tokens, float* y,

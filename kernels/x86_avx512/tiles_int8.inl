@@ -118,58 +118,44 @@ struct Steps {
   }
 };
 
-template <int kGroup>
-struct Steps<2, kGroup> {
+template <int kBits, int kGroup>
+requires kIsWide<kBits>
+struct Steps<kBits, kGroup> {
   static constexpr int kCount = kGroup / 4;
-  static constexpr int kWords = kGroup / 16;  // of a group; a word has four steps, 64 apart
+  static constexpr int kWords = kCount / kPhases<kBits>;  // of a group; a word's steps are 64 apart
   static constexpr int kWritten = kCount < kMostUnrolled ? kCount : kMostUnrolled;
   static constexpr int kPassed = 64 * kWritten / kWords;
   static constexpr int offset(int step) { return step / kWords * 64 + step % kWords * 4; }
   static constexpr int64_t group_offset(int64_t group) {
-    return WordUnit<2>::group_offset(group, kGroup);
+    return WordUnit<kBits>::group_offset(group, kGroup);
   }
 };
 
-// All widths but one share their code.
+// Widths in the order of the columns share their code.
 template <int kBits, int kGroup>
-using TileSteps = Steps<kBits == 2 ? 2 : 8, kGroup>;
+using TileSteps = Steps<kIsWide<kBits> ? kBits : 8, kGroup>;
 
-// 32 columns of 16 rows.
-template <int kBits>
+// kColumns columns of 16 rows: a group if the order of its activations is wide, whose codes stand
+// phase by phase then.
+template <int kBits, int kColumns>
 [[gnu::always_inline]] inline void unpack_words(const uint8_t (*words)[64], uint8_t (*codes)[2][64],
                                                 int half) {
-  unrolled<8>([&](auto i) __attribute__((always_inline)) {
-    _mm512_store_si512(codes[i.value][half], step_codes<kBits, i.value, 64>(words[0]));
-  });
-}
-
-// The words of a group of 2 bits, phase by phase.
-template <int kGroup>
-[[gnu::always_inline]] inline void split_words(const uint8_t (*words)[64], uint8_t (*codes)[2][64],
-                                               int half) {
-  constexpr int kWords = Steps<2, kGroup>::kWords;
-  unrolled<kWords>([&](auto j) __attribute__((always_inline)) {
-    unrolled<4>([&](auto p) __attribute__((always_inline)) {
-      _mm512_store_si512(codes[p.value * kWords + j.value][half],
-                         step_codes<2, p.value, 64>(words[j.value]));
-    });
+  constexpr int kSteps = kColumns / 4, kEach = kIsWide<kBits> ? kPhases<kBits> : 1;
+  unrolled<kSteps>([&](auto i) __attribute__((always_inline)) {
+    constexpr int kAt = i.value % kEach * (kSteps / kEach) + i.value / kEach;
+    _mm512_store_si512(codes[kAt][half], step_codes<kBits, i.value, 64>(words[0]));
   });
 }
 
 template <int kBits, int kGroup>
 void unpack_tile(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64_t begin,
                  int64_t columns, RowTile& tile) {
-  constexpr int kColumns = kBits == 2 ? kGroup : 32;
+  constexpr int kColumns = kIsWide<kBits> ? kGroup : 32;
   PackedWords<kBits> packed;
   for (int half = 0; half < 2; ++half) {
     turn_words<kBits>(w, first_row + 16 * half, row_end, begin, columns / 32 * kBits, packed);
     for (int64_t c = 0; c < columns; c += kColumns) {
-      const uint8_t(*words)[64] = packed.words + c / 32 * kBits;
-      if constexpr (kBits == 2) {
-        split_words<kGroup>(words, tile.codes + c / 4, half);
-      } else {
-        unpack_words<kBits>(words, tile.codes + c / 4, half);
-      }
+      unpack_words<kBits, kColumns>(packed.words + c / 32 * kBits, tile.codes + c / 4, half);
     }
   }
 }

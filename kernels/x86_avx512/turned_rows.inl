@@ -3,19 +3,22 @@
 
 constexpr int kBlockLanes = 32;  // rows of a block
 
-// The fewest whole words (8 bits: more) that hold whole steps of 4 columns.
+// Whole words that hold whole steps of 4 columns.
 template <int kBits>
 struct WordUnit {
-  static constexpr int kWords = kBits == 2 ? 1 : kBits == 6 ? 3 : kBits;
+  static constexpr int kWords = kBits == 6 ? 3 : kBits;
   static constexpr int kColumns = kWords * 32 / kBits;
   static constexpr int kSteps = kColumns / 4;
   // Of a step's activations behind those of its unit, in the order of vnni_activation_order(kBits).
-  static constexpr int offset(int step) { return kBits == 2 ? 64 * step : 4 * step; }
-  static constexpr int kPassed = kBits == 2 ? 4 : kColumns;  // from a unit to the next
+  static constexpr int offset(int step) {
+    if (!kIsWide<kBits>) return 4 * step;
+    return step / kPhases<kBits> * 4 + step % kPhases<kBits> * 64;
+  }
+  static constexpr int kPassed = kIsWide<kBits> ? 4 * kWords : kColumns;  // from a unit to the next
   // Of the first unit of a group; a group lies within one block of the order.
   static constexpr int64_t group_offset(int64_t group, int group_size) {
     const int64_t column = group * group_size;
-    return kBits == 2 ? column / 256 * 256 + column % 256 / 4 : column;
+    return kIsWide<kBits> ? wide_position<kBits>(column) : column;
   }
 };
 
@@ -35,9 +38,9 @@ template <int kBits, int kOffset>
 // Step kStep of 16 rows whose words begin at `words`, the words kStride bytes apart.
 template <int kBits, int kStep, int kStride>
 [[gnu::always_inline]] inline __m512i step_codes(const uint8_t* words) {
-  if constexpr (kBits == 2) {
-    return _mm512_and_si512(_mm512_srli_epi32(_mm512_load_si512(words), 2 * kStep),
-                            _mm512_set1_epi8(3));
+  if constexpr (kIsWide<kBits>) {
+    const uint8_t* word = words + kStep / kPhases<kBits> * kStride;
+    return phase_codes<kBits, kStep % kPhases<kBits>>(_mm512_load_si512(word));
   } else {
     constexpr int kBit = 4 * kBits * kStep, kWord = kBit / 32, kOffset = kBit % 32;
     const __m512i first = _mm512_load_si512(words + kWord * kStride);

@@ -3,9 +3,29 @@
 // mask removes the neighbours. It works because the last field ends at bit 8*bits <= 64.
 //
 // The bytes come back in the order of the columns, so activations need no order of their own. Codes
-// of 2 bits are split by shifts where they are used.
+// of 2 and 4 bits are split by shifts where they are used.
 
 constexpr int kStep = 64;  // weights of one register of codes
+
+// Widths whose bytes hold whole codes, taken apart by a shift and a mask: byte i of every 64 has
+// the phases p of column kPhases * i + p, which is the order of their activations (kWide...).
+template <int kBits>
+inline constexpr bool kIsWide = kBits == 2 || kBits == 4;
+template <int kBits>
+inline constexpr int kPhases = 8 / kBits;
+
+template <int kBits, int kPhase>
+[[gnu::always_inline]] inline __m512i phase_codes(__m512i packed) {
+  const __m512i low = kPhase == 0 ? packed : _mm512_srli_epi32(packed, kBits * kPhase);
+  return _mm512_and_si512(low, _mm512_set1_epi8((1 << kBits) - 1));
+}
+
+// Where activation `column` stands; a multiple of 4 * kPhases.
+template <int kBits>
+constexpr int64_t wide_position(int64_t column) {
+  constexpr int64_t kBlock = 64 * kPhases<kBits>;
+  return column / kBlock * kBlock + column % kBlock / kPhases<kBits>;
+}
 
 template <int kBits>
 struct UnpackTables {

@@ -60,8 +60,9 @@ class Int8Test : public LevelTest {
 TEST_P(Int8Test, ActivationsAreTheSameAtEveryLevel) {
   uint32_t seed = 1;
   for (const int group : kGroups) {
-    for (const auto order : {ActivationOrder::kNatural, ActivationOrder::kNibbles,
-                             ActivationOrder::kCrumbs, ActivationOrder::kWideCrumbs}) {
+    for (const auto order :
+         {ActivationOrder::kNatural, ActivationOrder::kNibbles, ActivationOrder::kCrumbs,
+          ActivationOrder::kWideNibbles, ActivationOrder::kWideCrumbs}) {
       for (const int64_t columns : {group, 3 * group, 1024 + group}) {
         constexpr int64_t kTokens = 3;
         std::vector<float> x =
@@ -94,8 +95,8 @@ TEST_P(Int8Test, ActivationsAreTheSameAtEveryLevel) {
 }
 
 TEST_P(Int8Test, OrdersArePermutationsWithinABlock) {
-  for (const auto order :
-       {ActivationOrder::kNibbles, ActivationOrder::kCrumbs, ActivationOrder::kWideCrumbs}) {
+  for (const auto order : {ActivationOrder::kNibbles, ActivationOrder::kCrumbs,
+                           ActivationOrder::kWideNibbles, ActivationOrder::kWideCrumbs}) {
     std::vector<bool> seen(2 * kActivationBlock);
     for (int64_t c = 0; c < 2 * kActivationBlock; ++c) {
       const int64_t at = activation_position(order, c);

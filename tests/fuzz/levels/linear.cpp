@@ -137,7 +137,8 @@ void check_int8(const KernelTable& table, const KernelTable& reference, Draw& dr
 
 void check_activations(const KernelTable& table, const KernelTable& reference, Draw& draw) {
   constexpr ActivationOrder kOrders[] = {ActivationOrder::kNatural, ActivationOrder::kNibbles,
-                                         ActivationOrder::kCrumbs, ActivationOrder::kWideCrumbs};
+                                         ActivationOrder::kCrumbs, ActivationOrder::kWideNibbles,
+                                         ActivationOrder::kWideCrumbs};
   const int group = draw.pick(kGroups);
   const ActivationOrder order = draw.pick(kOrders);
   const int64_t tokens = draw.between(1, 4), columns = group * draw.between(1, 12);
