@@ -32,14 +32,9 @@ template <typename Quarter>
       v[i] = _mm512_mask_broadcast_i32x4(v[i], 0x0f00, quarter(2));
       v[i] = _mm512_mask_broadcast_i32x4(v[i], 0xf000, quarter(3));
     }
-    const __m512i low0 = _mm512_unpacklo_epi32(v[0], v[1]);
-    const __m512i high0 = _mm512_unpackhi_epi32(v[0], v[1]);
-    const __m512i low1 = _mm512_unpacklo_epi32(v[2], v[3]);
-    const __m512i high1 = _mm512_unpackhi_epi32(v[2], v[3]);
-    out[4 * j] = _mm512_unpacklo_epi64(low0, low1);
-    out[4 * j + 1] = _mm512_unpackhi_epi64(low0, low1);
-    out[4 * j + 2] = _mm512_unpacklo_epi64(high0, high1);
-    out[4 * j + 3] = _mm512_unpackhi_epi64(high0, high1);
+    __m512i words[4];
+    turn_lanes(v, words);
+    for (int c = 0; c < 4; ++c) out[4 * j + c] = words[c];
   }
 }
 
