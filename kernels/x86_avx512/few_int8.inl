@@ -12,10 +12,10 @@
 //     turning        16 b shuffles, 8 b loads and 8 b stores
 //     a group        2 T times 1 conversion and 3 multiply-adds; the sums wait in L1
 //
-// Limit: the dot product, of which 8 tokens at 4 bits and g = 64 reach 62 % on Zen 4, where the
-// multishift and the multiply-adds share its pipes; tiles, which turn and unpack at one go, reach
-// 47 % there. Shuffles and dot products have pipes of their own on these cores, and a reordering
-// window is too short to mix what does not stand mixed in the code.
+// Limit: the dot product, of which 8 tokens at g = 64 reach 62 % at 4 bits and 59 % at 3 bits on
+// Zen 4, where multiply-adds and the multishift of 3 bits share its pipes; tiles, which turn and
+// unpack at one go, reach 47 % there. Shuffles and dot products have pipes of their own on these
+// cores, and a reordering window is too short to mix what does not stand mixed in the code.
 //
 // Order of sums: groups one after another in a lane, as in tiles.
 
