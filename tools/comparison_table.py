@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "comparison.md"
 BEGIN = "<!-- comparison: made by tools/comparison_table.py -->"
 END = "<!-- end of comparison -->"
-PROFILES = ["JANG_2S", "JANG_2M", "JANG_3M", "JANG_4K", "JANG_4L", "JANG_6M"]
+TIERS = ["1L", "2S", "2M", "2L", "3S", "3M", "3L", "4S", "4M", "4L", "6M", "3K", "4K", "5K", "6K"]
+PROFILES = [f"JANG_{tier}" for tier in TIERS]
 BASELINES = ["uniform-4", "mixed_2_6", "mixed_3_4", "tiered-4L"]
 METHODS = ["rtn", "mse", "gptq"]
 
