@@ -99,7 +99,7 @@ class TurnedSlabs {
   }
 
   // The slab that is being turned becomes the one to read; behind the last of the range comes the
-  // first of its last block again, which nobody reads. Out of line: it stands in four places.
+  // first of its last block again, which nobody reads. Out of line: it stands in three places.
   [[gnu::noinline]] void take_next() {
     while (part_ < kParts) turn_part();
     uint8_t(*const read)[2][64] = ready_;

@@ -105,26 +105,16 @@ void turn_words(const AffineMatrix& w, int64_t first_row, int64_t row_end, int64
   }
 }
 
-// Which activations a step's four codes are of, a group's steps behind one another.
+// Which activations a step's four codes are of, a group's steps behind one another; where the order
+// is wide, phase by phase.
 template <int kBits, int kGroup>
 struct Steps {
   static constexpr int kCount = kGroup / 4;
+  static constexpr int kWords = kIsWide<kBits> ? kCount / kPhases<kBits> : kCount;  // of a phase
   static constexpr int kWritten = kCount < kMostUnrolled ? kCount : kMostUnrolled;
-  static constexpr int kPassed = 4 * kWritten;  // activations that the written steps advance by
+  // Activations that the written steps advance by.
+  static constexpr int kPassed = kIsWide<kBits> ? 64 * kWritten / kWords : 4 * kWritten;
   // Of the activations of `step` behind those of the group.
-  static constexpr int offset(int step) { return 4 * step; }
-  static constexpr int64_t group_offset(int64_t group) {
-    return WordUnit<kBits>::group_offset(group, kGroup);
-  }
-};
-
-template <int kBits, int kGroup>
-requires kIsWide<kBits>
-struct Steps<kBits, kGroup> {
-  static constexpr int kCount = kGroup / 4;
-  static constexpr int kWords = kCount / kPhases<kBits>;  // of a group; a word's steps are 64 apart
-  static constexpr int kWritten = kCount < kMostUnrolled ? kCount : kMostUnrolled;
-  static constexpr int kPassed = 64 * kWritten / kWords;
   static constexpr int offset(int step) { return step / kWords * 64 + step % kWords * 4; }
   static constexpr int64_t group_offset(int64_t group) {
     return WordUnit<kBits>::group_offset(group, kGroup);
