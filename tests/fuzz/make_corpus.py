@@ -574,6 +574,14 @@ def foreign() -> None:
         if bits == 4:
             both = {"config": LLAMA, "settings": {"bits": bits, "group_size": -1}}
             put("gptq", "settings", compact({**both, "tensors": arrays}))
+            one = {
+                name: [dtype, [1, shape[1]], kind]
+                if name.endswith((".qzeros", ".scales"))
+                else [dtype, shape, kind]
+                for name, (dtype, shape, kind) in arrays.items()
+            }
+            beyond = {"config": LLAMA, "settings": {"bits": bits, "group_size": 1 << 64}}
+            put("gptq", "group_beyond_64_bits", compact({**beyond, "tensors": one}))
             surplus = {**arrays, "\n": ["F16", [HIDDEN], 1]}
             put("gptq", "control_in_name", compact({"config": config, "tensors": surplus}))
 

@@ -90,6 +90,12 @@ def test_four_bits_in_all_kinds(desc_act: bool, sym: bool, source: Path, tmp_pat
     assert 0.02 < error < 0.15
 
 
+def test_a_group_may_be_larger_than_any_integer_of_a_machine(source: Path, tmp_path: Path) -> None:
+    settings = {"group_size": 1 << 64}
+    expected = write_gptq(tmp_path / "gptq", source, group_size=-1, settings=settings)
+    assert_equal(materialized(tmp_path / "gptq", source, tmp_path / "plain"), expected)
+
+
 def test_a_zero_point_of_nought_wraps_in_the_first_format() -> None:
     positive = np.random.default_rng(0).uniform(0.5, 1.5, (32, 32)).astype(np.float32)
     matrix = gptq_matrix(positive)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from jang_tools import _core
 from jang_tools.errors import FormatError
-from jang_tools.foreign.faults import malformed
+from jang_tools.foreign.faults import malformed, shown
 from jang_tools.foreign.gptq_settings import BITS, GptqSettings, read_settings
 from jang_tools.foreign.plain_writer import Advance, Floats, PlainTensor, write_plain
 from jang_tools.foreign.reference import HEAD, Reference, Shape, plain_config
@@ -220,8 +220,8 @@ class _Weights:
             if groups != -(-inputs // size):
                 self._fail(
                     f"{module}.scales",
-                    f"expected {-(-inputs // size)} groups of {size} for {inputs} inputs, found"
-                    f" {groups}",
+                    f"expected {-(-inputs // size)} groups of {shown(str(size))} for {inputs}"
+                    f" inputs, found {groups}",
                     "triple_shape",
                 )
         return inputs, bits
@@ -229,7 +229,8 @@ class _Weights:
     def _groups(self, module: str, inputs: int, groups: int) -> Integers:
         size = -(-inputs // groups)
         if self._settings.group_size > 0 and not self._settings.mixed:
-            size = self._settings.group_size
+            # The settings may name any integer; numpy takes 64 bits.
+            size = min(self._settings.group_size, inputs)
         plain = (np.arange(inputs) // size).astype(np.int32)
         name = f"{module}.g_idx"
         if name not in self._info:

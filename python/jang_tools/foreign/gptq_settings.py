@@ -66,11 +66,13 @@ def read_settings(directory: Path) -> GptqSettings:
         raise unsupported(file, f"quant_method: expected gptq, found {shown(method)}")
     bits, group_size = integer("bits"), integer("group_size", -1)
     if bits not in BITS:
-        raise unsupported(file, f"bits: {bits} are not read; read are {', '.join(map(str, BITS))}")
+        raise unsupported(
+            file, f"bits: {_short(bits)} are not read; read are {', '.join(map(str, BITS))}"
+        )
     if group_size != -1 and group_size < 1:
         raise malformed(
             file,
-            f"group_size: expected -1 or a positive number, found {group_size}",
+            f"group_size: expected -1 or a positive number, found {_short(group_size)}",
             code="config_value",
         )
     layout = values.get("checkpoint_format") or values.get("format") or "gptq"
