@@ -4,14 +4,17 @@
 #include <pybind11/stl.h>
 #include <pybind11/stl/filesystem.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/byte_count.h"
 #include "base/dtype.h"
 #include "base/error.h"
 #include "bind/bindings.h"
@@ -83,10 +86,22 @@ const CheckpointTensor& require(const Checkpoint& checkpoint, const std::string&
   return *tensor;
 }
 
+// A tensor without elements may have any lengths beside the zero; numpy multiplies those all the
+// same.
+void check_array_shape(const Checkpoint& checkpoint, const CheckpointTensor& tensor) {
+  ByteCount bytes = static_cast<uint64_t>(dtype_size(tensor.dtype));
+  for (const uint64_t length : tensor.shape) bytes = bytes * std::max<uint64_t>(length, 1);
+  if (bytes.value() <= static_cast<uint64_t>(std::numeric_limits<py::ssize_t>::max())) return;
+  throw Error(ErrorCode::kShapeOverflow, checkpoint.files()[tensor.file], tensor.name,
+              "expected a shape that an array can have, found " +
+                  std::string(py::str(py::list(py::cast(tensor.shape)))));
+}
+
 py::array read_only_array(const Checkpoint& checkpoint, const std::string& name) {
   const CheckpointTensor& tensor = require(checkpoint, name);
   const std::span<const std::byte> data = checkpoint.data(tensor);
   const py::dtype type = numpy_type(tensor.dtype);
+  check_array_shape(checkpoint, tensor);
   const std::vector<py::ssize_t> shape(tensor.shape.begin(), tensor.shape.end());
   const bool aligned =
       reinterpret_cast<uintptr_t>(data.data()) % static_cast<uintptr_t>(dtype_size(tensor.dtype)) ==
@@ -170,7 +185,8 @@ void bind_io(py::module_& module) {
       .def("array", &read_only_array, py::arg("name"),
            "The tensor as a read-only numpy array of its shape: a view that keeps the mapping "
            "alive, or a copy where the payload is misaligned. BF16 comes as uint16. Raises "
-           "FormatError if there is no such tensor, ArgumentError with headers_only.")
+           "FormatError if there is no such tensor or no array can have its shape, ArgumentError "
+           "with headers_only.")
       .def(
           "dtype",
           [](const Checkpoint& c, const std::string& name) {

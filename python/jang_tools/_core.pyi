@@ -52,7 +52,7 @@ class Checkpoint:
         """
     def array(self, name: str) -> numpy.ndarray:
         """
-        The tensor as a read-only numpy array of its shape: a view that keeps the mapping alive, or a copy where the payload is misaligned. BF16 comes as uint16. Raises FormatError if there is no such tensor, ArgumentError with headers_only.
+        The tensor as a read-only numpy array of its shape: a view that keeps the mapping alive, or a copy where the payload is misaligned. BF16 comes as uint16. Raises FormatError if there is no such tensor or no array can have its shape, ArgumentError with headers_only.
         """
     def dtype(self, name: str) -> str:
         """

@@ -582,6 +582,8 @@ def foreign() -> None:
             }
             beyond = {"config": LLAMA, "settings": {"bits": bits, "group_size": 1 << 64}}
             put("gptq", "group_beyond_64_bits", compact({**beyond, "tensors": one}))
+            longest = {**arrays, "model.layers.0.mlp.down_proj.qzeros": ["I32", [0, 1 << 62], 8]}
+            put("gptq", "empty_and_long", compact({"config": config, "tensors": longest}))
             surplus = {**arrays, "\n": ["F16", [HIDDEN], 1]}
             put("gptq", "control_in_name", compact({"config": config, "tensors": surplus}))
 
