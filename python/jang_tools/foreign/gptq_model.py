@@ -280,7 +280,7 @@ class _Weights:
 
     def _is_zero(self, name: str) -> bool:
         plain = self._info[name].dtype in _FLOATS
-        return plain and not _as_float(self.checkpoint.array(name)).any()
+        return plain and not np.count_nonzero(_as_float(self.checkpoint.array(name)))
 
     def _fail(self, tensor: str, message: str, code: str) -> NoReturn:
         file = self._info[tensor].file if tensor in self._info else ""
