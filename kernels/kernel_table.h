@@ -147,7 +147,7 @@ struct ProductTask {
 /// Terms that are summed in registers before they are added to C; a slice of B stays in L1.
 inline constexpr int64_t kProductDepth = 128;
 template <typename T>
-inline constexpr int64_t kProductScratch = 2 * kProductDepth* kProductTile;
+inline constexpr int64_t kProductScratch = 2 * (kProductDepth + 4) * kProductTile;
 
 /// Some columns of a matrix that are rounded one after another, each handing its error on to those
 /// behind it. Rows of the matrix are contiguous: arrays are [columns][stride], and rows is a

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/large_pages.h"
 #include "quant/panel_solver.h"
 #include "quant/target.h"
 
@@ -73,7 +74,7 @@ void GptqSolver::set_target(const CrossMoment& cross, const Hessian& hessian, Th
 void GptqSolver::set_held_out(const CrossMoment& cross, Hessian& hessian, ThreadPool& pool) {
   held_out_difference_ = cross_difference(cross, hessian, pool);
   hessian.symmetrize(pool);
-  held_out_hessian_ = AlignedBuffer<float>(held_out_difference_.size());
+  held_out_hessian_ = large_page_buffer<float>(held_out_difference_.size());
   for (std::size_t i = 0; i < held_out_hessian_.size(); ++i)
     held_out_hessian_[i] = static_cast<float>(hessian.values()[i] / hessian.weight());
 }

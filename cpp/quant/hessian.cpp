@@ -9,6 +9,7 @@
 
 #include "base/checked_math.h"
 #include "base/error.h"
+#include "base/large_pages.h"
 #include "quant/active_kernels.h"
 #include "quant/products.h"
 
@@ -31,7 +32,7 @@ AlignedBuffer<double> zeros(int64_t rows, int64_t columns) {
     throw Error(ErrorCode::kArgument,
                 "second moments of " + std::to_string(rows) + " inputs do not fit memory");
   }
-  AlignedBuffer<double> values(static_cast<std::size_t>(*bytes) / sizeof(double));
+  auto values = large_page_buffer<double>(static_cast<std::size_t>(*bytes) / sizeof(double));
   std::fill(values.span().begin(), values.span().end(), 0.0);
   return values;
 }

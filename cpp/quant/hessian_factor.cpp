@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/large_pages.h"
 #include "kernels/kernel_table.h"
 #include "quant/cholesky.h"
 
@@ -67,7 +68,7 @@ std::vector<float> floored_weights(const std::vector<double>& diagonal) {
 
 // A and D from U; see the head of the file.
 void take_factor(const double* u, int64_t n, HessianFactor& factor, ThreadPool& pool) {
-  factor.a = AlignedBuffer<float>(static_cast<std::size_t>(n * n));
+  factor.a = large_page_buffer<float>(static_cast<std::size_t>(n * n));
   factor.costs.resize(static_cast<std::size_t>(n));
   pool.share(n, kBlock, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t column = begin; column < n; column += kBlock) {
@@ -123,7 +124,7 @@ HessianFactor factor_hessian(Hessian& hessian, const FactorOptions& options, Thr
 
   const double rule = options.damping > 0.0 ? options.damping : damping_rule(n, factor.tokens);
   factor.values_damping = factor.tokens < static_cast<double>(n) ? rule : 0.0;
-  factor.values = AlignedBuffer<float>(static_cast<std::size_t>(n * n));
+  factor.values = large_page_buffer<float>(static_cast<std::size_t>(n * n));
   const double added = factor.values_damping * factor.mean_diagonal;
   pool.split(n, 16, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {
@@ -144,7 +145,7 @@ HessianFactor factor_hessian(Hessian& hessian, const FactorOptions& options, Thr
     });
   }
 
-  AlignedBuffer<double> reversed(static_cast<std::size_t>(n * n));
+  auto reversed = large_page_buffer<double>(static_cast<std::size_t>(n * n));
   factor.lambda = rule;
   while (true) {
     ++factor.attempts;

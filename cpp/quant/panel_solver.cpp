@@ -58,12 +58,12 @@ void PanelSolver::find_correction(int64_t first, int64_t count) {
     }
   }
   if (shared_.held_out_difference.size() == 0) return;
-  double values[kPanelRows];
+  double values[kPanelRows], squares[kPanelRows];
   bilinear_form(table_, shared_.held_out_difference.data(), n, v, w, panel_.stride, count, scratch_,
                 values);
   for (int64_t r = 0; r < count; ++r) sums[r].numerator = values[r];
-  bilinear_form(table_, shared_.held_out_hessian.data(), n, v, v, panel_.stride, count, scratch_,
-                values);
+  quadratic_form(table_, shared_.held_out_hessian.data(), n, v, panel_.stride, count, scratch_,
+                 values, squares);
   for (int64_t r = 0; r < count; ++r) sums[r].denominator = values[r];
 }
 

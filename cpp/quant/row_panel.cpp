@@ -90,25 +90,38 @@ template void transpose_in(const uint8_t*, int64_t, int64_t, int64_t, uint8_t*);
 template void transpose_out(const float*, int64_t, int64_t, int64_t, float*);
 template void transpose_out(const uint8_t*, int64_t, int64_t, int64_t, uint8_t*);
 
+namespace {
+
+// out[count][stride] += alpha * rows [begin, end) of M^T x, for columns [first, first + count) of
+// M.
+void add_product_columns(const kernels::KernelTable& table, const float* matrix, int64_t columns,
+                         int64_t first, int64_t count, int64_t begin, int64_t end, const float* x,
+                         int64_t stride, float alpha, PanelScratch& scratch, float* out) {
+  table.product_f32({.a = matrix + begin * columns + first,
+                     .a_depth_stride = columns,
+                     .a_row_stride = 1,
+                     .b = x + begin * stride,
+                     .b_stride = stride,
+                     .weights = nullptr,
+                     .c = out,
+                     .c_stride = stride,
+                     .rows = count,
+                     .columns = stride,
+                     .depth = end - begin,
+                     .alpha = alpha,
+                     .scratch = scratch.product.data()});
+}
+
+}  // namespace
+
 const float* product_columns(const kernels::KernelTable& table, const float* matrix,
                              int64_t columns, int64_t first, int64_t count, const float* x,
                              int64_t stride, PanelScratch& scratch) {
   JANG_ASSERT(count <= kSolverBlock);
   float* const product = scratch.values.data();
   std::fill_n(product, count * stride, 0.0f);
-  table.product_f32({.a = matrix + first,
-                     .a_depth_stride = columns,
-                     .a_row_stride = 1,
-                     .b = x,
-                     .b_stride = stride,
-                     .weights = nullptr,
-                     .c = product,
-                     .c_stride = stride,
-                     .rows = count,
-                     .columns = stride,
-                     .depth = columns,
-                     .alpha = 1.0f,
-                     .scratch = scratch.product.data()});
+  add_product_columns(table, matrix, columns, first, count, 0, columns, x, stride, 1.0f, scratch,
+                      product);
   return product;
 }
 
@@ -128,15 +141,27 @@ void bilinear_form(const kernels::KernelTable& table, const float* matrix, int64
   }
 }
 
+// What lies above the blocks of the diagonal counts twice, so that what lies below is not read.
 void quadratic_form(const kernels::KernelTable& table, const float* hessian, int64_t columns,
                     const float* x, int64_t stride, int64_t rows, PanelScratch& scratch,
                     double* losses, double* squares) {
-  bilinear_form(table, hessian, columns, x, x, stride, rows, scratch, losses);
+  std::fill_n(losses, rows, 0.0);
   std::fill_n(squares, rows, 0.0);
-  for (int64_t k = 0; k < columns; ++k) {
-    for (int64_t r = 0; r < rows; ++r) {
-      const auto v = static_cast<double>(x[k * stride + r]);
-      squares[r] += v * v;
+  float* const product = scratch.values.data();
+  for (int64_t first = 0; first < columns; first += kSolverBlock) {
+    const int64_t count = std::min(kSolverBlock, columns - first);
+    std::fill_n(product, count * stride, 0.0f);
+    add_product_columns(table, hessian, columns, first, count, 0, first, x, stride, 2.0f, scratch,
+                        product);
+    add_product_columns(table, hessian, columns, first, count, first, first + count, x, stride,
+                        1.0f, scratch, product);
+    for (int64_t k = 0; k < count; ++k) {
+      const float* const value = x + (first + k) * stride;
+      for (int64_t r = 0; r < rows; ++r) {
+        const auto v = static_cast<double>(value[r]);
+        losses[r] += v * static_cast<double>(product[k * stride + r]);
+        squares[r] += v * v;
+      }
     }
   }
 }

@@ -67,7 +67,8 @@ void bilinear_form(const kernels::KernelTable& table, const float* matrix, int64
                    const float* x, const float* y, int64_t stride, int64_t rows,
                    PanelScratch& scratch, double* sums);
 
-/// losses[r] = sum_k x_k (H x)_k and squares[r] = sum_k x_k^2 of each row, x = [columns][stride].
+/// losses[r] = sum_k x_k (H x)_k, H symmetric, and squares[r] = sum_k x_k^2 of each row, x =
+/// [columns][stride]. Half the multiply-adds of the bilinear form.
 void quadratic_form(const kernels::KernelTable& table, const float* hessian, int64_t columns,
                     const float* x, int64_t stride, int64_t rows, PanelScratch& scratch,
                     double* losses, double* squares);

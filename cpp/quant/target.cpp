@@ -9,6 +9,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/large_pages.h"
 #include "quant/products.h"
 
 namespace jang {
@@ -85,7 +86,7 @@ AlignedBuffer<float> cross_difference(const CrossMoment& cross, const Hessian& h
   if (!(cross.weight() > 0.0 && hessian.weight() > 0.0)) {
     throw Error(ErrorCode::kArgument, "cross moments: no tokens were added");
   }
-  AlignedBuffer<float> difference(static_cast<std::size_t>(n * n));
+  auto difference = large_page_buffer<float>(static_cast<std::size_t>(n * n));
   pool.split(n, 16, [&](int64_t begin, int64_t end, int /*worker*/) {
     for (int64_t i = begin; i < end; ++i) {
       double found = 0.0;

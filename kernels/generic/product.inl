@@ -1,11 +1,13 @@
 // C += alpha * A^T B on tiles of at most 192 x 192 outputs: what Hessians, their Cholesky factor
 // and the error feedback of a solver are made of.
 //
-// Layout: both operands are copied into scratch in slices of one register tile, [k][12] and [k][2
+// Layout: both operands are copied into scratch in slices of one register tile, [k][8] and [k][2
 // registers] at 64 bytes in float, so that the inner loop reads two streams in address order
-// whatever the strides. A slice of B stays in L1, all of A in L2. Operations: rows * columns *
-// depth multiply-adds, with 14 loads for 24 of them (8 for 12 on AVX2); the limit approached is the
-// multiply-add rate.
+// whatever the strides. A slice of B stays in L1, all of A in L2. While the tiles of a run of
+// depths are multiplied, the operands of the next run are asked for: copying would wait for the
+// memory otherwise, for as long as a fifth of the multiplications take. Operations: rows * columns
+// * depth multiply-adds, with 10 loads for 16 of them (8 for 12 on AVX2); the limit approached is
+// the multiply-add rate.
 
 template <typename T>
 struct RegisterOf;
@@ -22,10 +24,10 @@ template <typename T>
 struct ProductTile {
   using Register = typename RegisterOf<T>::type;
   static constexpr int kWidth = JANG_VEC_BYTES / static_cast<int>(sizeof(T));
-  // Sums fit the registers beside one slice of B and a broadcast. At 64 bytes wide rows are
-  // measured better in float, wide columns in double.
+  // Sums fit the registers beside one slice of B and a broadcast. At 64 bytes 8 rows are measured
+  // better than 12, of which blocks of 64 and 128 rows are no multiples.
 #if JANG_VEC_BYTES == 64
-  static constexpr int kRows = sizeof(T) == 4 ? 12 : 8, kRegisters = sizeof(T) == 4 ? 2 : 3;
+  static constexpr int kRows = 8, kRegisters = sizeof(T) == 4 ? 2 : 3;
 #elif defined(__aarch64__)
   static constexpr int kRows = 8, kRegisters = 3;
 #elif JANG_VEC_BYTES == 32
@@ -36,6 +38,14 @@ struct ProductTile {
   static constexpr int kColumns = kRegisters * kWidth;
   static_assert(kProductTile % kRows == 0 && kProductTile % kColumns == 0);
 };
+
+// From one packed slice to the next: a line more than it holds, for slices of a power of two would
+// all lie in the same sets of the caches.
+template <int kWidth, typename T>
+inline int64_t slice_stride(int64_t depth) {
+  static_assert(kWidth >= 4, "the room for it in kProductScratch");
+  return depth * kWidth + 64 / static_cast<int64_t>(sizeof(T));
+}
 
 template <typename T, typename Register>
 inline Register load_register(const T* p) {
@@ -49,22 +59,26 @@ template <int kWidth, typename T>
 inline void pack_rows(const T* from, int64_t stride, const T* weights, int64_t count, int64_t depth,
                       T* out) {
   constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
-  constexpr int64_t kAhead = 16;
-  const int64_t full = count / kWidth * kWidth;
+  constexpr int64_t kAhead = 4;
+  const int64_t slice = slice_stride<kWidth, T>(depth);
   for (int64_t k = 0; k < depth; ++k) {
     const T* row = from + k * stride;
     const T weight = weights != nullptr ? weights[k] : T{1};
     T* to = out + k * kWidth;
-    // Rows are pages apart, where hardware prefetchers do not follow.
     if (k + kAhead < depth) {
       for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(row + kAhead * stride + i);
     }
-    for (int64_t i = 0; i < full; i += kWidth) {
-      for (int64_t j = 0; j < kWidth; ++j) to[i * depth + j] = weight * row[i + j];
+    int64_t i = 0;
+    if (weights == nullptr) {
+      for (; i + kWidth <= count; i += kWidth, to += slice)
+        __builtin_memcpy(to, row + i, kWidth * sizeof(T));
+    } else {
+      for (; i + kWidth <= count; i += kWidth, to += slice) {
+        for (int64_t j = 0; j < kWidth; ++j) to[j] = weight * row[i + j];
+      }
     }
-    if (full == count) continue;
-    for (int64_t j = 0; j < kWidth; ++j)
-      to[full * depth + j] = full + j < count ? weight * row[full + j] : T{};
+    if (i == count) continue;
+    for (int64_t j = 0; j < kWidth; ++j) to[j] = i + j < count ? weight * row[i + j] : T{};
   }
 }
 
@@ -72,8 +86,9 @@ inline void pack_rows(const T* from, int64_t stride, const T* weights, int64_t c
 template <int kWidth, typename T>
 inline void pack_columns(const ProductTask<T>& task, const T* from, const T* weights, int64_t depth,
                          T* out) {
+  const int64_t slice = slice_stride<kWidth, T>(depth);
   for (int64_t i = 0; i < task.rows; i += kWidth) {
-    T* to = out + i * depth;
+    T* to = out + i / kWidth * slice;
     for (int64_t j = 0; j < kWidth; ++j) {
       const T* column = from + (i + j) * task.a_row_stride;
       for (int64_t k = 0; k < depth; ++k) {
@@ -136,29 +151,72 @@ inline void product_tile(const T* a, const T* b, int64_t depth, T alpha, T* c, i
   }
 }
 
+// Asks for rows that are `stride` apart, a few lines at a time. Rows are pages apart, where
+// hardware prefetchers do not follow.
+template <typename T>
+class RowsAhead {
+ public:
+  // fetch() will be called `calls` times.
+  RowsAhead(const T* first, int64_t stride, int64_t count, int64_t rows, int64_t calls)
+      : row_(first),
+        stride_(stride),
+        row_lines_((count + kLine - 1) / kLine),
+        rows_(rows),
+        lines_((row_lines_ * rows + calls - 1) / calls) {}
+
+  [[gnu::always_inline]] void fetch() {
+    for (int64_t i = 0; i < lines_ && rows_ > 0; ++i) {
+      __builtin_prefetch(row_ + at_ * kLine, 0, 2);
+      if (++at_ < row_lines_) continue;
+      at_ = 0;
+      row_ += stride_;
+      --rows_;
+    }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  const T* row_;
+  int64_t stride_, row_lines_, rows_, lines_;
+  int64_t at_ = 0;
+};
+
 template <typename T>
 void product(const ProductTask<T>& task) {
   using Tile = ProductTile<T>;
   T* const packed_a = task.scratch;
-  T* const packed_b = task.scratch + kProductDepth * kProductTile;
+  T* const packed_b = task.scratch + kProductScratch<T> / 2;
+  const int64_t tiles = ((task.rows + Tile::kRows - 1) / Tile::kRows) *
+                        ((task.columns + Tile::kColumns - 1) / Tile::kColumns);
   for (int64_t first = 0; first < task.depth; first += kProductDepth) {
     const int64_t left = task.depth - first;
     const int64_t depth = left < kProductDepth ? left : kProductDepth;
     const T* const weights = task.weights != nullptr ? task.weights + first : nullptr;
     const T* const a = task.a + first * task.a_depth_stride;
-    if (task.a_row_stride == 1) {
+    const T* const b = task.b + first * task.b_stride;
+    const bool a_in_rows = task.a_row_stride == 1;
+    if (a_in_rows) {
       pack_rows<Tile::kRows>(a, task.a_depth_stride, weights, task.rows, depth, packed_a);
     } else {
       pack_columns<Tile::kRows>(task, a, weights, depth, packed_a);
     }
-    pack_rows<Tile::kColumns>(task.b + first * task.b_stride, task.b_stride,
-                              static_cast<const T*>(nullptr), task.columns, depth, packed_b);
+    pack_rows<Tile::kColumns>(b, task.b_stride, static_cast<const T*>(nullptr), task.columns, depth,
+                              packed_b);
+    const int64_t next = left - depth < kProductDepth ? left - depth : kProductDepth;
+    RowsAhead<T> next_a(a + depth * task.a_depth_stride, task.a_depth_stride, task.rows,
+                        a_in_rows ? next : 0, tiles);
+    RowsAhead<T> next_b(b + depth * task.b_stride, task.b_stride, task.columns, next, tiles);
+    const T* b_slice = packed_b;
     for (int64_t j = 0; j < task.columns; j += Tile::kColumns) {
+      const T* a_slice = packed_a;
       for (int64_t i = 0; i < task.rows; i += Tile::kRows) {
-        product_tile(packed_a + i * depth, packed_b + j * depth, depth, task.alpha,
-                     task.c + i * task.c_stride + j, task.c_stride, task.rows - i,
-                     task.columns - j);
+        next_a.fetch();
+        next_b.fetch();
+        product_tile(a_slice, b_slice, depth, task.alpha, task.c + i * task.c_stride + j,
+                     task.c_stride, task.rows - i, task.columns - j);
+        a_slice += slice_stride<Tile::kRows, T>(depth);
       }
+      b_slice += slice_stride<Tile::kColumns, T>(depth);
     }
   }
 }
