@@ -4,21 +4,18 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
+#include <cstdint>
 #include <utility>
 #include <vector>
 
 #include "quant/active_kernels.h"
+#include "test_data.h"
 
 namespace jang {
 namespace {
 
-std::vector<float> normal_floats(int64_t count, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(static_cast<std::size_t>(count));
-  for (float& v : values) v = normal(random);
-  return values;
+std::vector<float> normal_floats(int64_t count, uint32_t seed) {
+  return test::make_values(test::Shape::kGaussian, count, 32, seed);
 }
 
 class RowPanelForms : public testing::TestWithParam<int64_t> {
