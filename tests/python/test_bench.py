@@ -124,7 +124,10 @@ def test_layers_with_names_need_no_number(named: dict[str, Any], tmp_path: Path)
     assert (cut.layers, *cut.config().values()) == (2, "nemotron_h", names[:2], 2)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"num_hidden_layers": 0}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"num_hidden_layers": 0}', pytest.param("[" * 100_000, id="nested")],
+)
 def test_a_file_that_is_no_config_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ArgumentError, match=re.escape(f"{tmp_path}/config.json: ")):

@@ -198,7 +198,7 @@ def read_shape(path: Path) -> ConfigShape:
     file = path / "config.json" if path.is_dir() else path
     try:
         values = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArgumentError(f"{file}: {error}", code="argument") from error
     count = _stated_layers(values) if isinstance(values, dict) else None
     if not isinstance(count, int) or count < 1:
