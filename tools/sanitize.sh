@@ -14,9 +14,10 @@ for preset in asan-ubsan tsan; do
   # ThreadSanitizer of older compilers cannot map its shadow under strong address randomization.
   runner=()
   if [ "$preset" = tsan ] && setarch -R true 2>/dev/null; then runner=(setarch -R); fi
-  # Large sizes, sweeps of shapes, and conversions stopped at every place or cut in every way take minutes here, and no path
-  # that small ones, damaged states and one cut do not take.
+  # Large sizes, sweeps of shapes, widths chosen for all matrices of a model, and conversions stopped at every place or cut in
+  # every way take minutes here, and no path that small ones, a few matrices, damaged states and one cut do not take.
   skipped='*RealSizes*:*NeverOverTheTarget*:*WhereverItStops*:*WithoutCalibrationTheNext*:*AStopBehind*:*AnyCutGives*'
+  skipped+=':*EveryMatrixHasItsCandidates*:*GptqToASize*:*ASizeFitsAndKeepsThem*'
   GTEST_FILTER="-$skipped" UBSAN_OPTIONS=print_stacktrace=1 "${runner[@]}" ctest --preset "$preset" --parallel "$jobs" \
     --no-tests=error -R "^($(IFS="|"; echo "${folders[*]}"))[.]"
 done

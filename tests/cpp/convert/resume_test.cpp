@@ -140,6 +140,13 @@ class ResumeTest : public testing::Test {
     const Attempt run(source(), output(), options, in_layer(2));
     ASSERT_FALSE(run.done);
     ASSERT_TRUE(fs::exists(state()));
+    fs::remove_all(directory_ / "interrupted");
+    fs::copy(output(), directory_ / "interrupted", fs::copy_options::recursive);
+  }
+  /// What the last interruption left, once more.
+  void restore() {
+    fs::remove_all(output());
+    fs::copy(directory_ / "interrupted", output(), fs::copy_options::recursive);
   }
   void expect_afresh(const ConvertOptions& options, const std::string& why) {
     const Attempt run(source(), output(), options);
@@ -260,27 +267,29 @@ TEST_F(ResumeTest, DamageStartsAfresh) {
   const ConvertOptions options = options_for({});
   interrupt(options);
   const uint64_t size = fs::file_size(state());
+  restore();
+  EXPECT_TRUE(Attempt(source(), output(), options).said("continuing behind layer 2 of 3"));
   for (const uint64_t offset :
        {uint64_t{3}, uint64_t{8}, uint64_t{16}, uint64_t{40}, uint64_t{64} + 1000, size - 2}) {
-    interrupt(options);
+    restore();
     flip(state(), offset);
     expect_afresh(options, "state, byte " + std::to_string(offset));
   }
   for (const uint64_t left : {uint64_t{0}, uint64_t{10}, uint64_t{64}, size - 1}) {
-    interrupt(options);
+    restore();
     fs::resize_file(state(), left);
     expect_afresh(options, "state of " + std::to_string(left));
   }
-  interrupt(options);
+  restore();
   flip(shard(), 20);
   expect_afresh(options, "header of the shard");
-  interrupt(options);
+  restore();
   fs::resize_file(shard(), fs::file_size(shard()) - 1);
   expect_afresh(options, "size of the shard");
-  interrupt(options);
+  restore();
   fs::remove(shard());
   expect_afresh(options, "no shard");
-  interrupt(options);
+  restore();
   fs::rename(shard(), directory_ / "elsewhere");
   fs::create_symlink(directory_ / "elsewhere", shard());
   const Attempt linked(source(), output(), options, after(1));
@@ -293,7 +302,7 @@ TEST_F(ResumeTest, ABitOfASolvedTensorIsNoticed) {
   interrupt(options);
   const Checkpoint checkpoint = Checkpoint::open_files(output(), {shard().filename().string()});
   for (const char* part : {"weight", "scales", "biases"}) {
-    interrupt(options);
+    restore();
     const CheckpointTensor* tensor =
         checkpoint.find("model.layers.1.mlp.down_proj." + std::string(part));
     ASSERT_NE(tensor, nullptr);
@@ -340,17 +349,18 @@ TEST_F(ResumeTest, RecordsThatLieStartAfresh) {
       {"tokens", [](Json& r) { r["expert_tokens"] = Json::Array{-1}; }},
       {"ways", [](Json& r) { r["expert_ways"] = 3; }},
   };
+  interrupt(options);
   for (const auto& [name, lie] : lies) {
-    interrupt(options);
+    restore();
     rewrite(lie);
     expect_afresh(options, name);
   }
   // A tensor less than were solved, and one more: neither gives a wrong directory.
-  interrupt(options);
+  restore();
   rewrite([&](Json& r) { r["tensors"].as_object().erase(path); });
   EXPECT_THROW(Attempt(source(), output(), options), Error);
   EXPECT_FALSE(fs::exists(output() / "jang_config.json"));
-  interrupt(options);
+  restore();
   rewrite([](Json& r) { r["layers"] = 1; });
   EXPECT_THROW(Attempt(source(), output(), options), Error);
   EXPECT_FALSE(fs::exists(output() / "jang_config.json"));
@@ -436,13 +446,14 @@ TEST_F(ResumeTest, StreamedTensorsAreChecked) {
          r["streamed"]["model.layers.0.input_layernorm.weight"]["bytes"] = Json::Array{192, 1, 0};
        }},
   };
+  interrupt(options);
   for (const auto& [what, lie] : lies) {
-    interrupt(options);
+    restore();
     rewrite(lie);
     expect_afresh(options, what);
   }
   // Calibrated conversions have no streamed tensors.
-  interrupt(options);
+  restore();
   ConvertOptions calibrated = options_for({});
   const Attempt run(source(), output(), calibrated);
   EXPECT_TRUE(run.notices.at(0).starts_with("starting afresh"));
