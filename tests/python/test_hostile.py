@@ -178,11 +178,7 @@ def test_arrays_equal_what_the_package_wrote(tmp_path: Path, dtype: str) -> None
 def test_empty_shapes_that_no_array_has_are_refused(shape: list[int], tmp_path: Path) -> None:
     entry = {"dtype": "I32", "shape": shape, "data_offsets": [0, 0]}
     put(tmp_path, "model.safetensors", weight_file(json.dumps({"t": entry}), b""))
-    try:
-        checkpoint = _core.Checkpoint(str(tmp_path))
-    except FormatError as error:  # the product of the lengths in their order is too large
-        assert error.code == "shape_overflow"
-        return
+    checkpoint = _core.Checkpoint(str(tmp_path))
     assert checkpoint.tensors[0].shape == tuple(shape)
     with pytest.raises(FormatError, match="expected a shape that an array can have") as caught:
         checkpoint.array("t")
