@@ -139,7 +139,7 @@ struct ProductTask {
   const T* weights;  // [depth], or null: 1
   T* c;              // C(i, j) at c[i * c_stride + j]
   int64_t c_stride;
-  int64_t rows, columns;  // at most kProductTile
+  int64_t rows, columns;  // 1 to kProductTile
   int64_t depth;
   T alpha;
   T* scratch;  // product_scratch<T>() elements, 64-byte aligned

@@ -86,8 +86,7 @@ const CheckpointTensor& require(const Checkpoint& checkpoint, const std::string&
   return *tensor;
 }
 
-// A tensor without elements may have any lengths beside the zero; numpy multiplies those all the
-// same.
+// Beside a length of zero a tensor may have any others, which numpy multiplies all the same.
 void check_array_shape(const Checkpoint& checkpoint, const CheckpointTensor& tensor) {
   ByteCount bytes = static_cast<uint64_t>(dtype_size(tensor.dtype));
   for (const uint64_t length : tensor.shape) bytes = bytes * std::max<uint64_t>(length, 1);

@@ -92,8 +92,7 @@ template void transpose_out(const uint8_t*, int64_t, int64_t, int64_t, uint8_t*)
 
 namespace {
 
-// out[count][stride] += alpha * rows [begin, end) of M^T x, for columns [first, first + count) of
-// M.
+// out[count][stride] += alpha * M^T x of M's columns [first, first + count) and rows [begin, end).
 void add_product_columns(const kernels::KernelTable& table, const float* matrix, int64_t columns,
                          int64_t first, int64_t count, int64_t begin, int64_t end, const float* x,
                          int64_t stride, float alpha, PanelScratch& scratch, float* out) {
