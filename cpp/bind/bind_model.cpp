@@ -107,6 +107,7 @@ py::dict weight_traffic(const Model& model) {
   parts["layers"] = part(traffic.layers);
   parts["head"] = part(traffic.head);
   parts["experts"] = part(traffic.experts);
+  parts["wanted_only"] = part(traffic.wanted_only);
   return parts;
 }
 
@@ -203,7 +204,8 @@ void bind_model(py::module_& module) {
       .def_property_readonly("weight_traffic", &weight_traffic,
                              "Matrices that a token is multiplied with, as a dict of dicts: "
                              "`layers` once per token, `head` once per row of logits, `experts` "
-                             "the part of `layers` that a token chooses; each with `weights` "
+                             "the part of `layers` that a token chooses, `wanted_only` the part "
+                             "that only tokens pass whose logits are wanted; each with `weights` "
                              "(multiply-adds) and stored `bytes`.")
       .def_property_readonly("expert_bytes_read", &Model::expert_bytes_read,
                              "Stored bytes of the experts that all calls so far have read, each "

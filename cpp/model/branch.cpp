@@ -42,6 +42,18 @@ bool Branch::run(LayerContext& context, const float* input, float* out) const {
   return std::visit([&](const auto& b) { return b.forward(context, input, out); }, body);
 }
 
+bool Branch::is_read_later() const noexcept {
+  if (const auto* attention = std::get_if<AttentionLayer>(&body)) return !attention->shares();
+  return !std::holds_alternative<GatedMlpLayer>(body) &&
+         !std::holds_alternative<PlainMlpLayer>(body) && !std::holds_alternative<MoeLayer>(body) &&
+         !std::holds_alternative<LayerInputLayer>(body);
+}
+
+bool Branch::narrows() const noexcept {
+  return std::holds_alternative<AttentionLayer>(body) ||
+         std::holds_alternative<ParallelLayer>(body);
+}
+
 const float* Branch::leave(const LayerContext& context, const Branch* next, float* out, float* h,
                            float* normed) const {
   const kernels::KernelTable& kernels = context.kernels;

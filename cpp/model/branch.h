@@ -48,6 +48,10 @@ struct Branch {
   const float* enter(const LayerContext& context, const float* h, float* normed) const;
   /// Body alone, from `input` to `out`, [tokens][hidden]. False if an observer ended the pass.
   bool run(LayerContext& context, const float* input, float* out) const;
+  /// Whether later tokens read what the body keeps of these: its keys or its states.
+  bool is_read_later() const noexcept;
+  /// Whether the body gives rows of LayerContext::wanted alone; the others give all.
+  bool narrows() const noexcept;
   /// Adds `out`, which is overwritten, to `h` and enters `next`, if there is one: the same values
   /// as next->enter(), in one walk over h.
   const float* leave(const LayerContext& context, const Branch* next, float* out, float* h,

@@ -17,6 +17,8 @@
 
 namespace jang {
 
+class WantedRows;
+
 /// Buffers grow to the largest call and stay; a layer may use any of them between its entry and its
 /// return.
 struct Workspace {
@@ -38,6 +40,7 @@ struct Workspace {
   std::vector<std::atomic<int>> unmerged;  // chunks of a tile that are not done, [tile]
   AlignedBuffer<float> gate, up;           // [rows][intermediate]; of experts [pairs][width]
   AlignedBuffer<float> parallel;           // of the second half of a parallel layer, [rows][hidden]
+  AlignedBuffer<float> wanted;             // input of the tokens that are wanted [rows][hidden]
   AlignedBuffer<float> router;             // [rows][experts]
   AlignedBuffer<float> preferences;        // of experts, where they are not the scores, as router
   AlignedBuffer<int64_t> chosen;           // experts, [rows][top_k]
@@ -78,6 +81,9 @@ struct LayerContext {
   /// of layer `layer` are columns [layer * size, (layer + 1) * size).
   const float* layer_inputs = nullptr;
   int64_t layer_input_stride = 0;
+  /// The tokens that anyone asks about behind this layer, if not all (nullptr): a layer that can
+  /// (Branch::narrows) gives their rows alone.
+  const WantedRows* wanted = nullptr;
 };
 
 }  // namespace jang

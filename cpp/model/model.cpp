@@ -13,6 +13,7 @@
 #include "model/layer_inputs.h"
 #include "model/linear.h"
 #include "model/output_head.h"
+#include "model/wanted_rows.h"
 #include "model/widened_weights.h"
 #include "quant/active_kernels.h"
 
@@ -77,6 +78,8 @@ struct Model::Impl {
     embedding = binder.linear({spec.embedding.path, spec.vocabulary, spec.hidden, false});
     for (std::size_t l = 0; l < spec.layers.size(); ++l)
       append_branches(spec.layers[l], static_cast<int64_t>(l), binder, branches);
+    for (std::size_t i = 0; i < branches.size(); ++i)
+      if (branches[i].is_read_later()) last_read = i;
     if (spec.layer_inputs) layer_inputs.emplace(*spec.layer_inputs, binder);
     head.emplace(spec, embedding, binder);
     binder.check_all_used();
@@ -86,7 +89,9 @@ struct Model::Impl {
     kv_type = options.kv_type.value_or(rounds ? KvType::kF16 : KvType::kF32);
   }
 
-  void run_layers(LayerContext& context, float* h, const std::function<void()>& poll);
+  void run_layers(LayerContext& context, const WantedRows& wanted,
+                  const std::function<void()>& poll);
+  void keep_wanted(LayerContext& context, const WantedRows& wanted, const Branch& left);
   void find_inputs(std::span<const int32_t> tokens, int64_t row);
   void project_logits(const float* h, int64_t tokens, float* logits);
   void check(std::span<const BatchEntry> batch) const;
@@ -105,6 +110,7 @@ struct Model::Impl {
   KvType kv_type = KvType::kF32;
   LinearWeight embedding;
   std::vector<Branch> branches;
+  std::size_t last_read = 0;  // the last branch that later tokens read from
   std::optional<LayerInputs> layer_inputs;
   std::optional<OutputHead> head;
   double load_seconds = 0;
@@ -115,15 +121,35 @@ struct Model::Impl {
   AlignedBuffer<float> last;                    // last rows of the entries, [entries][hidden]
 };
 
-void Model::Impl::run_layers(LayerContext& context, float* h, const std::function<void()>& poll) {
+/// Takes `hidden` through the layers; behind them it holds the wanted rows alone.
+void Model::Impl::run_layers(LayerContext& context, const WantedRows& wanted,
+                             const std::function<void()>& poll) {
+  float* const h = hidden.data();
+  const bool all = wanted.tokens() == context.tokens;
   const float* input = branches.empty() ? h : branches.front().enter(context, h, normed.data());
   for (std::size_t i = 0; i < branches.size(); ++i) {
     if (poll) poll();
+    const bool narrows = i == last_read && !all;
+    if (narrows) context.wanted = &wanted;
     // The final norm is not among these: often only the last token goes through it.
     const Branch* next = i + 1 < branches.size() ? &branches[i + 1] : nullptr;
     if (!branches[i].run(context, input, branch.data())) return;
+    if (narrows) keep_wanted(context, wanted, branches[i]);
+    if (context.tokens == 0) return;
     input = branches[i].leave(context, next, branch.data(), h, normed.data());
   }
+}
+
+/// The pass goes on with the wanted rows: of `left`, which has just run, and of what all branches
+/// read.
+void Model::Impl::keep_wanted(LayerContext& context, const WantedRows& wanted, const Branch& left) {
+  if (!left.narrows()) wanted.gather(branch.data(), spec.hidden, branch.data());
+  if (left.kept) wanted.gather(normed.data(), spec.hidden, normed.data());
+  wanted.gather(hidden.data(), spec.hidden, hidden.data());
+  if (layer_inputs) wanted.gather(inputs.data(), layer_inputs->columns(), inputs.data());
+  context.sequences = wanted.slices();
+  context.tokens = wanted.tokens();
+  context.wanted = nullptr;
 }
 
 /// The layers' own inputs of tokens whose embedding lies from `row` on.
@@ -208,9 +234,11 @@ void Model::Impl::run(std::span<const Appended> batch, Logits which, float* logi
 
   std::vector<SequenceSlice> slices;
   slices.reserve(batch.size());
+  int64_t written = 0;  // rows of logits, or of `last`
   for (int64_t done = 0; done < rows; done += widest) {
     const int64_t end = std::min(rows, done + widest);
     slices.clear();
+    WantedRows wanted;
     int64_t first = 0;  // row of the entry's first token
     for (std::size_t e = 0; e < batch.size(); ++e) {
       const Appended& entry = batch[e];
@@ -222,6 +250,9 @@ void Model::Impl::run(std::span<const Appended> batch, Logits which, float* logi
         slices.push_back({entry.cache, row, to - from, entry.cache->length() + from,
                           std::span(ropes).subspan(e * spec.ropes.size(), spec.ropes.size()),
                           entry.cache->length()});
+        int64_t asked = to == count ? 1 : 0;
+        if (which == Logits::kAll) asked = std::max<int64_t>(0, to - std::max(from, entry.skip));
+        wanted.add(slices.back(), asked);
         embed_tokens(embedding, spec.embedding.scale,
                      entry.tokens.subspan(static_cast<std::size_t>(from),
                                           static_cast<std::size_t>(to - from)),
@@ -239,22 +270,15 @@ void Model::Impl::run(std::span<const Appended> batch, Logits which, float* logi
       context.layer_inputs = inputs.data();
       context.layer_input_stride = layer_inputs->columns();
     }
-    run_layers(context, hidden.data(), poll);
+    run_layers(context, wanted, poll);
     if (which == Logits::kAll) {  // of a lone sequence
-      const int64_t skip = batch.front().skip, from = std::max(done, skip);
-      if (from < end) {
-        project_logits(hidden.data() + (from - done) * spec.hidden, end - from,
-                       logits + (from - skip) * spec.vocabulary);
-      }
-      continue;
+      if (wanted.tokens() > 0)
+        project_logits(hidden.data(), wanted.tokens(), logits + written * spec.vocabulary);
+    } else {
+      std::copy_n(hidden.data(), wanted.tokens() * spec.hidden,
+                  last.data() + written * spec.hidden);
     }
-    first = 0;
-    for (std::size_t e = 0; e < batch.size(); ++e) {
-      first += static_cast<int64_t>(batch[e].tokens.size());
-      if (first <= done || first > end) continue;
-      std::copy_n(hidden.data() + (first - 1 - done) * spec.hidden, spec.hidden,
-                  last.data() + static_cast<int64_t>(e) * spec.hidden);
-    }
+    written += wanted.tokens();
   }
   if (which == Logits::kLast) {
     for (int64_t e = 0; e < entries; e += widest) {

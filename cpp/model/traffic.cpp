@@ -4,8 +4,10 @@
 #include <atomic>
 #include <chrono>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "arch/checkpoint_inventory.h"
@@ -55,6 +57,55 @@ MatrixTotals totals_of(const ModelDirectory& directory, const SpecTensor& matrix
   return totals;
 }
 
+/// What all tokens of a pass meet, whether their logits are wanted or not: the model up to its last
+/// layer that later tokens read from, whose feed-forward stays out.
+ModelSpec spec_for_all_tokens(ModelSpec spec) {
+  while (!spec.layers.empty()) {
+    LayerSpec& layer = spec.layers.back();
+    const auto* attention = std::get_if<AttentionSpec>(&layer.mixer);
+    const bool read_later = attention != nullptr
+                                ? attention->shared_layer < 0
+                                : !std::holds_alternative<NoMixerSpec>(layer.mixer);
+    if (read_later) {
+      layer.feed_forward.reset();
+      layer.layer_input.reset();
+      break;
+    }
+    spec.layers.pop_back();
+  }
+  return spec;
+}
+
+/// Tells the matrices that only wanted tokens pass from the others.
+class WantedOnly {
+ public:
+  explicit WantedOnly(const ModelSpec& spec) {
+    const ModelSpec all = spec_for_all_tokens(spec);
+    for (const SpecTensor& tensor : spec_tensors(all)) met_by_all_.insert(tensor.name);
+    if (!all.layers.empty()) last_ = all.layers.back().mixer;
+  }
+
+  MatrixTotals part(const SpecTensor& matrix, const MatrixTotals& whole) const {
+    if (!met_by_all_.contains(matrix.name)) return whole;
+    const auto* attention = std::get_if<AttentionSpec>(&last_);
+    if (attention == nullptr) return {};
+    const auto is = [&](const LinearSpec& linear) {
+      return matrix.name == linear.path + ".weight";
+    };
+    if (is(attention->q) || is(attention->o)) return whole;
+    if (!attention->qkv || !is(*attention->qkv)) return {};
+    const auto share = [&](uint64_t n) {
+      return n / static_cast<uint64_t>(attention->qkv->out) *
+             static_cast<uint64_t>(attention->q.out);
+    };
+    return {share(whole.weights), share(whole.bytes)};
+  }
+
+ private:
+  std::set<std::string> met_by_all_;  // names of tensors
+  MixerSpec last_ = NoMixerSpec{};    // that later tokens read from
+};
+
 std::vector<std::span<const std::byte>> whole_files(const Checkpoint& checkpoint) {
   std::vector<std::span<const std::byte>> files(checkpoint.files().size());
   for (const CheckpointTensor& tensor : checkpoint.tensors()) {
@@ -70,6 +121,7 @@ WeightTraffic weight_traffic(const ModelDirectory& directory, const ModelSpec& s
   const std::string head = spec.head.tied ? embedding : spec.head.linear.path + ".weight";
   WeightTraffic traffic;
   std::optional<Inventory> inventory;
+  const WantedOnly wanted_only(spec);
   for (const SpecTensor& tensor : spec_tensors(spec)) {
     if (!tensor.matrix || (tensor.name == embedding && !spec.head.tied)) continue;
     if (spec.layer_inputs && tensor.name == spec.layer_inputs->table + ".weight") continue;
@@ -77,6 +129,11 @@ WeightTraffic weight_traffic(const ModelDirectory& directory, const ModelSpec& s
     MatrixTotals& group = tensor.name == head ? traffic.head : traffic.layers;
     group.weights += one.weights;
     group.bytes += one.bytes;
+    if (tensor.name != head) {
+      const MatrixTotals part = wanted_only.part(tensor, one);
+      traffic.wanted_only.weights += part.weights;
+      traffic.wanted_only.bytes += part.bytes;
+    }
     if (tensor.chosen == 0) continue;
     traffic.experts.weights += one.weights;
     traffic.experts.bytes += one.bytes;

@@ -17,12 +17,15 @@ struct MatrixTotals {
   uint64_t bytes = 0;
 };
 
-/// Every token passes `layers`, of experts as many as it chooses; `head` once per row of logits. A
-/// tied head is the embedding's matrix; otherwise the embedding is in neither, because only single
-/// rows of it are read.
+/// Every token passes `layers`, but for `wanted_only`, of experts as many as it chooses; `head`
+/// once per row of logits. A tied head is the embedding's matrix; otherwise the embedding is in
+/// neither, because only single rows of it are read.
 struct WeightTraffic {
   MatrixTotals layers, head;
   MatrixTotals experts;  // the part of `layers` that a token chooses
+  /// The part of `layers` behind the last keys and states that later tokens read: only tokens whose
+  /// logits are wanted pass it.
+  MatrixTotals wanted_only;
 };
 
 /// `spec` is directory_spec(directory).

@@ -816,7 +816,7 @@ class Model:
     @property
     def weight_traffic(self) -> dict[str, typing.Any]:
         """
-        Matrices that a token is multiplied with, as a dict of dicts: `layers` once per token, `head` once per row of logits, `experts` the part of `layers` that a token chooses; each with `weights` (multiply-adds) and stored `bytes`.
+        Matrices that a token is multiplied with, as a dict of dicts: `layers` once per token, `head` once per row of logits, `experts` the part of `layers` that a token chooses, `wanted_only` the part that only tokens pass whose logits are wanted; each with `weights` (multiply-adds) and stored `bytes`.
         """
 class Sampler:
     """

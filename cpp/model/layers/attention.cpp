@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/layers/attention_pass.h"
+#include "model/wanted_rows.h"
 
 namespace jang {
 
@@ -26,28 +27,37 @@ AttentionLayer::AttentionLayer(const AttentionSpec& spec, WeightBinder& binder)
 }
 
 bool AttentionLayer::forward(LayerContext& context, const float* x, float* out) const {
-  if (!project(context, x)) return false;
-  if (spec_.gated) part_gates(context);
-  rotate_and_store(context);
-  AttentionPass(spec_, context, sinks_).run();
-  if (spec_.gated) apply_gates(context);
+  const LayerContext asking = wanted_part(context);
+  if (!project(context, asking, x)) return false;
+  if (spec_.gated) part_gates(asking);
+  rotate_and_store(context, asking);
+  if (asking.tokens == 0) return true;
+  AttentionPass(spec_, asking, sinks_).run();
+  if (spec_.gated) apply_gates(asking);
   const LinearJob job{&o_, out, o_.rows};
-  return context.linear.run({&job, 1}, context.work.attended.data(), context.tokens);
+  return context.linear.run({&job, 1}, context.work.attended.data(), asking.tokens);
 }
 
-bool AttentionLayer::project(LayerContext& context, const float* x) const {
+bool AttentionLayer::project(LayerContext& context, const LayerContext& asking,
+                             const float* x) const {
   Workspace& work = context.work;
-  const int64_t tokens = context.tokens;
-  work.q.reserve_discarding(static_cast<std::size_t>(tokens * spec_.n_heads * spec_.head_dim));
-  if (spec_.gated) work.gated_q.reserve_discarding(static_cast<std::size_t>(tokens * q_.rows));
+  const auto reserve = [](AlignedBuffer<float>& buffer, int64_t rows, int64_t columns) {
+    buffer.reserve_discarding(static_cast<std::size_t>(rows * columns));
+  };
+  reserve(work.q, asking.tokens, spec_.n_heads * spec_.head_dim);
+  if (spec_.gated) reserve(work.gated_q, asking.tokens, q_.rows);
   float* const q = spec_.gated ? work.gated_q.data() : work.q.data();
   const int64_t rows = spec_.n_kv_heads * spec_.head_dim;  // of keys, and of values
-  work.k.reserve_discarding(static_cast<std::size_t>(tokens * rows));
-  work.v.reserve_discarding(static_cast<std::size_t>(tokens * rows));
+  reserve(work.k, context.tokens, rows);
+  reserve(work.v, context.tokens, rows);
   const LinearJob jobs[] = {
       {&q_, q, q_.rows}, {&k_, work.k.data(), rows}, {&v_, work.v.data(), rows}};
   const std::size_t count = shares() ? 1 : spec_.keys_as_values ? 2 : 3;
-  return context.linear.run(std::span(jobs).first(count), x, tokens);
+  const auto all = std::span(jobs).first(count);
+  if (context.wanted == nullptr) return context.linear.run(all, x, context.tokens);
+  if (count > 1 && !context.linear.run(all.subspan(1), x, context.tokens)) return false;
+  return asking.tokens == 0 ||
+         context.linear.run(all.first(1), wanted_input(context, x), asking.tokens);
 }
 
 void AttentionLayer::prepare_heads(const LayerContext& context, const SequenceSlice& sequence,
@@ -89,7 +99,7 @@ void AttentionLayer::prepare_heads(const LayerContext& context, const SequenceSl
 }
 
 // Queries by themselves, as the rest of the layer wants them; the gates stay where they are.
-void AttentionLayer::part_gates(LayerContext& context) const {
+void AttentionLayer::part_gates(const LayerContext& context) const {
   Workspace& work = context.work;
   const int64_t dim = spec_.head_dim;
   context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
@@ -98,7 +108,7 @@ void AttentionLayer::part_gates(LayerContext& context) const {
   });
 }
 
-void AttentionLayer::apply_gates(LayerContext& context) const {
+void AttentionLayer::apply_gates(const LayerContext& context) const {
   Workspace& work = context.work;
   const int64_t dim = spec_.head_dim;
   context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
@@ -110,62 +120,70 @@ void AttentionLayer::apply_gates(LayerContext& context) const {
   });
 }
 
-void AttentionLayer::rotate_and_store(LayerContext& context) const {
-  Workspace& work = context.work;
+void AttentionLayer::rotate_queries(const LayerContext& context, const SequenceSlice& sequence,
+                                    int64_t begin, int64_t end) const {
+  const int64_t dim = spec_.head_dim;
+  const int64_t row = spec_.n_heads * dim;
+  float* const q = context.work.q.data() + sequence.row * row;
+  for (int64_t t = begin; t < end; ++t)
+    prepare_heads(context, sequence, t, q_norm_, spec_.n_heads, q + t * row);
+  // Products of two rotated vectors are those of the vectors; finish() rotates the result back.
+  if (sequence.cache->type() == KvType::kQ4) {
+    context.kernels.hadamard(q + begin * row, dim, (end - begin) * spec_.n_heads,
+                             static_cast<int>(dim));
+  }
+}
+
+void AttentionLayer::store_keys(const LayerContext& context, const SequenceSlice& sequence,
+                                int64_t begin, int64_t end) const {
   const int64_t dim = spec_.head_dim;
   const int64_t kv_heads = spec_.n_kv_heads;
-  const auto store = [&](const SequenceSlice& sequence, int64_t begin, int64_t end) {
-    const auto rotate = [&](float* rows, int64_t heads) {
-      context.kernels.hadamard(rows + begin * heads * dim, dim, (end - begin) * heads,
+  const int64_t row = kv_heads * dim;
+  float* const k = context.work.k.data() + sequence.row * row;
+  float* const v = context.work.v.data() + sequence.row * row;
+  if (spec_.keys_as_values) std::copy_n(k + begin * row, (end - begin) * row, v + begin * row);
+  for (int64_t t = begin; t < end; ++t)
+    prepare_heads(context, sequence, t, k_norm_, kv_heads, k + t * row);
+  if (spec_.v_norm) {
+    float* const first = v + begin * row;
+    context.kernels.rms_norm(first, dim, v_weight_.empty() ? nullptr : v_weight_.data(), 0.0f,
+                             spec_.v_norm->eps, (end - begin) * kv_heads, dim, first, dim);
+  }
+  if (spec_.clip > 0.0f) context.kernels.clamp(v + begin * row, spec_.clip, (end - begin) * row);
+  const KvType type = sequence.cache->type();
+  if (type == KvType::kQ4) {
+    for (float* const rows : {k, v}) {
+      context.kernels.hadamard(rows + begin * row, dim, (end - begin) * kv_heads,
                                static_cast<int>(dim));
-    };
-    float* q = work.q.data() + sequence.row * spec_.n_heads * dim;
-    float* k = work.k.data() + sequence.row * kv_heads * dim;
-    float* v = work.v.data() + sequence.row * kv_heads * dim;
-    if (spec_.keys_as_values)
-      std::copy_n(k + begin * kv_heads * dim, (end - begin) * kv_heads * dim,
-                  v + begin * kv_heads * dim);
-    for (int64_t t = begin; t < end; ++t) {
-      prepare_heads(context, sequence, t, q_norm_, spec_.n_heads, q + t * spec_.n_heads * dim);
-      if (!shares()) prepare_heads(context, sequence, t, k_norm_, kv_heads, k + t * kv_heads * dim);
     }
-    if (shares()) {
-      if (sequence.cache->type() == KvType::kQ4) rotate(q, spec_.n_heads);
-      return;
-    }
-    if (spec_.v_norm) {
-      float* const first = v + begin * kv_heads * dim;
-      context.kernels.rms_norm(first, dim, v_weight_.empty() ? nullptr : v_weight_.data(), 0.0f,
-                               spec_.v_norm->eps, (end - begin) * kv_heads, dim, first, dim);
-    }
-    if (spec_.clip > 0.0f) {
-      context.kernels.clamp(v + begin * kv_heads * dim, spec_.clip, (end - begin) * kv_heads * dim);
-    }
-    const KvType type = sequence.cache->type();
-    if (type == KvType::kQ4) {
-      // Products of two rotated vectors are those of the vectors; finish() rotates the result back.
-      rotate(q, spec_.n_heads);
-      rotate(k, kv_heads);
-      rotate(v, kv_heads);
-    }
-    for (int64_t h = 0; h < kv_heads; ++h) {
-      const int64_t from = (begin * kv_heads + h) * dim;
-      const int64_t stride = kv_heads * dim;
-      context.kernels.kv_store(k + from, stride, end - begin, static_cast<int>(dim), type,
-                               sequence.cache->key_blocks(context.layer, h),
-                               sequence.position + begin);
-      context.kernels.kv_store(v + from, stride, end - begin, static_cast<int>(dim), type,
-                               sequence.cache->value_blocks(context.layer, h),
-                               sequence.position + begin);
-    }
+  }
+  for (int64_t h = 0; h < kv_heads; ++h) {
+    const int64_t from = begin * row + h * dim;
+    context.kernels.kv_store(k + from, row, end - begin, static_cast<int>(dim), type,
+                             sequence.cache->key_blocks(context.layer, h),
+                             sequence.position + begin);
+    context.kernels.kv_store(v + from, row, end - begin, static_cast<int>(dim), type,
+                             sequence.cache->value_blocks(context.layer, h),
+                             sequence.position + begin);
+  }
+}
+
+void AttentionLayer::rotate_and_store(const LayerContext& context,
+                                      const LayerContext& asking) const {
+  const auto walk = [&](const LayerContext& part, bool queries, bool keys) {
+    part.pool.split(part.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
+      for (const SequenceSlice& sequence : part.sequences) {
+        const int64_t from = std::max(begin, sequence.row) - sequence.row;
+        const int64_t to = std::min(end, sequence.row + sequence.tokens) - sequence.row;
+        if (from >= to) continue;
+        if (queries) rotate_queries(part, sequence, from, to);
+        if (keys) store_keys(part, sequence, from, to);
+      }
+    });
   };
-  context.pool.split(context.tokens, 1, [&](int64_t begin, int64_t end, int /*worker*/) {
-    for (const SequenceSlice& sequence : context.sequences) {
-      const int64_t from = std::max(begin, sequence.row) - sequence.row;
-      const int64_t to = std::min(end, sequence.row + sequence.tokens) - sequence.row;
-      if (from < to) store(sequence, from, to);
-    }
-  });
+  const bool together = context.wanted == nullptr;
+  walk(context, together, !shares());
+  if (!together) walk(asking, true, false);
 }
 
 }  // namespace jang

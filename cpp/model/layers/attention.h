@@ -15,21 +15,27 @@ class AttentionLayer {
  public:
   AttentionLayer(const AttentionSpec& spec, WeightBinder& binder);
 
-  /// `x`: normed input [tokens][hidden]; `out` [tokens][hidden] is overwritten. Writes the keys and
-  /// values of these tokens to the reserved part of their caches. False if an observer ended the
-  /// pass; so in every layer.
+  /// `x`: normed input [tokens][hidden]; `out` [wanted tokens][hidden] is overwritten. Writes the
+  /// keys and values of all tokens to the reserved part of their caches. False if an observer ended
+  /// the pass; so in every layer.
   bool forward(LayerContext& context, const float* x, float* out) const;
+  /// Keys and values are another layer's.
+  bool shares() const noexcept { return spec_.shared_layer >= 0; }
 
  private:
-  bool project(LayerContext& context, const float* x) const;
+  /// Keys and values of all tokens, and queries of those of `asking`, the wanted ones.
+  bool project(LayerContext& context, const LayerContext& asking, const float* x) const;
   /// Norm and rotary positions of one token's heads, in place.
   void prepare_heads(const LayerContext& context, const SequenceSlice& sequence, int64_t t,
                      const std::optional<NormLayer>& norm, int64_t heads, float* row) const;
-  void rotate_and_store(LayerContext& context) const;
-  void part_gates(LayerContext& context) const;
-  void apply_gates(LayerContext& context) const;
-  /// Keys and values are another layer's.
-  bool shares() const noexcept { return spec_.shared_layer >= 0; }
+  void rotate_and_store(const LayerContext& context, const LayerContext& asking) const;
+  /// Of tokens [begin, end) of the sequence.
+  void rotate_queries(const LayerContext& context, const SequenceSlice& sequence, int64_t begin,
+                      int64_t end) const;
+  void store_keys(const LayerContext& context, const SequenceSlice& sequence, int64_t begin,
+                  int64_t end) const;
+  void part_gates(const LayerContext& context) const;
+  void apply_gates(const LayerContext& context) const;
 
   AttentionSpec spec_;
   LinearWeight q_, k_, v_, o_;

@@ -1,6 +1,7 @@
 #include "model/layers/parallel.h"
 
 #include "base/error.h"
+#include "model/wanted_rows.h"
 
 namespace jang {
 namespace {
@@ -19,10 +20,13 @@ ParallelLayer::ParallelLayer(const LayerSpec& spec, WeightBinder& binder)
 
 bool ParallelLayer::forward(LayerContext& context, const float* x, float* out) const {
   if (!attention_.forward(context, x, out)) return false;
+  LayerContext asking = wanted_part(context);
   AlignedBuffer<float>& other = context.work.parallel;
-  const int64_t n = context.tokens * context.hidden;
+  const int64_t n = asking.tokens * context.hidden;
+  if (n == 0) return true;
   other.reserve_discarding(static_cast<std::size_t>(n));
-  const auto run = [&](const auto& layer) { return layer.forward(context, x, other.data()); };
+  const float* const asked = wanted_input(context, x);
+  const auto run = [&](const auto& layer) { return layer.forward(asking, asked, other.data()); };
   if (!std::visit(run, feed_forward_)) return false;
   context.pool.split(n, 1024, [&](int64_t begin, int64_t end, int /*worker*/) {
     context.kernels.add(out + begin, other.data() + begin, end - begin);

@@ -163,7 +163,7 @@ def active_level() -> str:
 def measure(model: Model, settings: Settings, note: Note = lambda _: None) -> Measurements:
     """Runs the tests of ``settings``; ``note`` hears the titles of each group before it starts."""
     traffic = model.core.weight_traffic
-    layers, head = traffic["layers"], traffic["head"]
+    layers, head, wanted = traffic["layers"], traffic["head"], traffic["wanted_only"]
     always = layers["bytes"] + head["bytes"] - traffic["experts"]["bytes"]
     measured = Measurements(
         level=active_level(),
@@ -182,8 +182,10 @@ def measure(model: Model, settings: Settings, note: Note = lambda _: None) -> Me
         note(", ".join(test.title for test in group))
         runs = _rounds(model, group, settings.rounds)
         for test, run in zip(group, runs, strict=True):
-            positions = layers["weights"] * test.positions
-            operations = 2 * (positions + head["weights"] * test.rows * test.calls)
+            all_tokens = layers["weights"] - wanted["weights"]
+            products = all_tokens * test.positions
+            products += (wanted["weights"] + head["weights"]) * test.rows * test.calls
+            operations = 2 * products
             needed = always * test.calls + run.expert_bytes
             measured.results.append(_result(test, run, operations, needed, measured))
             passes += run.before

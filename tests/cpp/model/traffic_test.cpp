@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <string>
 
 #include "io/test_directory.h"
 #include "model/model.h"
@@ -33,6 +34,17 @@ TEST_F(TrafficTest, CountsLayersAndHeadAndNoEmbedding) {
     const WeightTraffic traffic = model->weight_traffic();
     EXPECT_EQ(traffic.layers.weights, layers);
     EXPECT_EQ(traffic.layers.bytes, 4 * layers);
+    // Queries, outputs and feed-forward of the last layer.
+    uint64_t wanted_only = 0;
+    const std::string last = "model.layers." + std::to_string(tiny.layers - 1) + ".";
+    for (const auto& [name, values] : tiny.tensors) {
+      const bool keys =
+          name.find(".k_proj.") != std::string::npos || name.find(".v_proj.") != std::string::npos;
+      if (name.starts_with(last) && !keys && tiny.shapes.at(name).size() == 2)
+        wanted_only += values.size();
+    }
+    EXPECT_EQ(traffic.wanted_only.weights, wanted_only);
+    EXPECT_EQ(traffic.wanted_only.bytes, 4 * wanted_only);
     EXPECT_EQ(traffic.head.weights, static_cast<uint64_t>(tiny.vocabulary * tiny.hidden));
     EXPECT_EQ(traffic.head.bytes, 4 * traffic.head.weights);
   }
