@@ -39,6 +39,7 @@ class TurnedSlabs {
         row_end_(row_end) {
     point_at_rows();
     limit_words();
+    look_ahead();
     take_next();
   }
 
@@ -53,7 +54,7 @@ class TurnedSlabs {
   [[gnu::always_inline]] void turn_part() {
     const unsigned part = part_++;
     const unsigned half = part / 4 % 2, quarter = part % 4;
-    fetch();
+    fetch(part);
     if (part < kParts / 2) {
       turn_rows(rows_ + 16 * half + 4 * quarter, quads_[half] + 4 * quarter);
     } else if (part < kParts) {
@@ -63,10 +64,20 @@ class TurnedSlabs {
 
  private:
   static constexpr int kWords = kUnits * Unit::kWords;
+  static constexpr int kBytesAhead = 256;
 
-  // Asks the memory for the block behind the one that is being turned, whose rows lie behind one
-  // another: in that order, for pieces of many rows are no stream that hardware would follow.
-  [[gnu::always_inline]] void fetch() {
+  // Asks the memory for what is turned next. Narrow codes: the block behind this one, whose rows
+  // lie behind one another, in that order, which hardware follows. Blocks of wide codes are too
+  // large to wait in the caches (448 KiB at 8 bits and 14336 columns): two rows a few lines ahead,
+  // into L2, because lines of 32 rows may share the sets of L1. On Zen 4 at 8 tokens the first is
+  // up to 8 % faster at 2 to 4 bits, the second up to 20, 40 and 60 % at 5, 6 and 8 bits.
+  [[gnu::always_inline]] void fetch(unsigned part) {
+    if constexpr (kBits > 4) {
+      constexpr int kToL2 = 2;
+      __builtin_prefetch(rows_[2 * part % kBlockLanes] + byte_ + ahead_, 0, kToL2);
+      __builtin_prefetch(rows_[(2 * part + 1) % kBlockLanes] + byte_ + ahead_, 0, kToL2);
+      return;
+    }
     if (fetch_ >= fetch_end_) return;
     __builtin_prefetch(fetch_);
     __builtin_prefetch(fetch_ + 64);
@@ -113,6 +124,7 @@ class TurnedSlabs {
       point_at_rows();
     }
     limit_words();
+    look_ahead();
   }
 
   void point_at_rows() {
@@ -122,6 +134,12 @@ class TurnedSlabs {
     fetch_ = rows_[kBlockLanes - 1] + row_bytes_;
     fetch_end_ =
         left <= 0 ? fetch_ : fetch_ + (left < kBlockLanes ? left : kBlockLanes) * row_bytes_;
+  }
+
+  // At its end a row goes on with that of the next block.
+  void look_ahead() {
+    const int64_t rest = byte_ + kBytesAhead < row_bytes_ ? 0 : (kBlockLanes - 1) * row_bytes_;
+    ahead_ = kBytesAhead + rest;
   }
 
   void limit_words() {
@@ -136,6 +154,7 @@ class TurnedSlabs {
   int64_t row_bytes_;
   int64_t first_row_, row_end_;  // of the block that is being turned
   int64_t byte_ = 0;             // of its rows
+  int64_t ahead_ = 0;            // bytes from there to what is asked for
   const uint8_t *fetch_ = nullptr, *fetch_end_ = nullptr;
   uint8_t (*ready_)[2][64] = slabs_[0];
   uint8_t (*coming_)[2][64] = slabs_[1];
