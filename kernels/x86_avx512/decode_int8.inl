@@ -23,8 +23,14 @@ constexpr int kDecodeTokens = 4;
 constexpr int kChains = 4;
 // Bytes. Hardware prefetchers stop at the end of a page, and lose sight of scales and biases, of
 // which a row has a line or two: asking for these early is worth a fifth of the speed at 2 bits.
-constexpr int kCodesAhead = 8192;
 constexpr int kMetadataAhead = 4096;
+// Codes of 2 and 3 bits, which a core takes in more slowly than memory gives them, are asked for
+// too: up to 15 % faster on Zen 4. Wider ones pass so fast that lines on their way would fill the
+// buffers of L1; left to the hardware they reach the speed of plain loads, 8 bits a quarter more
+// than when asked for 8 KiB ahead.
+constexpr int kCodesAhead = 1536;
+template <int kBits>
+inline constexpr bool kAsksForCodes = kBits < 4;
 
 // Locals of the row loop: registers, as long as every index into them is a constant.
 template <int kTokens>
@@ -84,6 +90,7 @@ struct Unit<kBits, kGroup> {
   using Codes = __m512i[kRegisters];
 
   [[gnu::always_inline]] static void split(__m512i packed, Codes& codes) {
+    __asm__("" : "+v"(packed));  // compilers would load it once for each phase
     unrolled<kRegisters>([&](auto i) __attribute__((always_inline)) {
       codes[i.value] = phase_codes<kBits, i.value>(packed);
     });
@@ -185,12 +192,12 @@ struct RowDecoder {
   template <int kChain, bool kMasked>
   [[gnu::always_inline]] void whole_unit(const uint8_t* p, int64_t column, int64_t index,
                                          const Head& head, RowSums<kTokens>& sum) const {
-    // One prefetch a line, or a little more often.
-    constexpr int kEach = U::kBytes < 64 ? U::kBytes : 64;
-    unrolled<(U::kBytes + 63) / 64>([&](auto i) __attribute__((always_inline)) {
-      constexpr int kAt = kChain * U::kBytes + i.value * kEach;
-      if constexpr (kAt % 64 < kEach) __builtin_prefetch(p + i.value * kEach + kCodesAhead);
-    });
+    if constexpr (kAsksForCodes<kBits>) {
+      // One prefetch a line, or a little more often.
+      constexpr int kAt = kChain * U::kBytes, kEach = U::kBytes < 64 ? U::kBytes : 64;
+      static_assert(U::kBytes <= 64);
+      if constexpr (kAt % 64 < kEach) __builtin_prefetch(p + kCodesAhead);
+    }
     typename U::Codes codes;
     U::template load<kMasked>(p, codes);
     add<kChain>(codes, column, index, head, sum);
