@@ -81,8 +81,8 @@ struct LayerContext {
   /// of layer `layer` are columns [layer * size, (layer + 1) * size).
   const float* layer_inputs = nullptr;
   int64_t layer_input_stride = 0;
-  /// The tokens that anyone asks about behind this layer, if not all (nullptr): a layer that can
-  /// (Branch::narrows) gives their rows alone.
+  /// The tokens that anyone asks about behind this layer, whose rows alone it gives; nullptr: all.
+  /// Set only for layers that can do with fewer (Branch::narrows).
   const WantedRows* wanted = nullptr;
 };
 

@@ -130,7 +130,7 @@ void Model::Impl::run_layers(LayerContext& context, const WantedRows& wanted,
   for (std::size_t i = 0; i < branches.size(); ++i) {
     if (poll) poll();
     const bool narrows = i == last_read && !all;
-    if (narrows) context.wanted = &wanted;
+    if (narrows && branches[i].narrows()) context.wanted = &wanted;
     // The final norm is not among these: often only the last token goes through it.
     const Branch* next = i + 1 < branches.size() ? &branches[i + 1] : nullptr;
     if (!branches[i].run(context, input, branch.data())) return;

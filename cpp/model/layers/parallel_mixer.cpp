@@ -6,9 +6,7 @@ ParallelMixerLayer::ParallelMixerLayer(const ParallelMixerSpec& spec, WeightBind
     : attention_(spec.attention, binder), mamba_(spec.mamba, binder) {}
 
 bool ParallelMixerLayer::forward(LayerContext& context, const float* x, float* out) const {
-  LayerContext all = context;
-  all.wanted = nullptr;  // the states need all tokens' sums
-  if (!attention_.forward(all, x, out)) return false;
+  if (!attention_.forward(context, x, out)) return false;
   AlignedBuffer<float>& other = context.work.parallel;
   const int64_t n = context.tokens * context.hidden;
   other.reserve_discarding(static_cast<std::size_t>(n));
