@@ -17,9 +17,9 @@ struct MatrixTotals {
   uint64_t bytes = 0;
 };
 
-/// Every token passes `layers`, but for `wanted_only`, of experts as many as it chooses; `head`
-/// once per row of logits. A tied head is the embedding's matrix; otherwise the embedding is in
-/// neither, because only single rows of it are read.
+/// Every token passes `layers`, of experts as many as it chooses, and all but the last of a prompt
+/// leave `wanted_only` out; `head` counts once per row of logits. A tied head is the embedding's
+/// matrix; otherwise the embedding is in neither, because only single rows of it are read.
 struct WeightTraffic {
   MatrixTotals layers, head;
   MatrixTotals experts;  // the part of `layers` that a token chooses

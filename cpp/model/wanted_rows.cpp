@@ -1,6 +1,6 @@
 #include "model/wanted_rows.h"
 
-#include <algorithm>
+#include <cstring>
 
 #include "base/error.h"
 
@@ -20,9 +20,9 @@ void WantedRows::add(const SequenceSlice& slice, int64_t tokens) {
 
 void WantedRows::gather(const float* rows, int64_t columns, float* out) const {
   for (std::size_t i = 0; i < slices_.size(); ++i) {
-    // Forwards: a row never moves behind its place.
-    std::copy_n(rows + first_[i] * columns, slices_[i].tokens * columns,
-                out + slices_[i].row * columns);
+    // In order and by memmove: within one buffer rows move forwards, or stay.
+    std::memmove(out + slices_[i].row * columns, rows + first_[i] * columns,
+                 static_cast<std::size_t>(slices_[i].tokens * columns) * sizeof(float));
   }
 }
 
