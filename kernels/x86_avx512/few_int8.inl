@@ -38,8 +38,7 @@ class TurnedSlabs {
         first_row_(row_begin),
         row_end_(row_end) {
     point_at_rows();
-    limit_words();
-    look_ahead();
+    enter_slab();
     take_next();
   }
 
@@ -123,8 +122,7 @@ class TurnedSlabs {
       if (first_row_ + kBlockLanes < row_end_) first_row_ += kBlockLanes;
       point_at_rows();
     }
-    limit_words();
-    look_ahead();
+    enter_slab();
   }
 
   void point_at_rows() {
@@ -136,15 +134,12 @@ class TurnedSlabs {
         left <= 0 ? fetch_ : fetch_ + (left < kBlockLanes ? left : kBlockLanes) * row_bytes_;
   }
 
-  // At its end a row goes on with that of the next block.
-  void look_ahead() {
-    const int64_t rest = byte_ + kBytesAhead < row_bytes_ ? 0 : (kBlockLanes - 1) * row_bytes_;
-    ahead_ = kBytesAhead + rest;
-  }
-
-  void limit_words() {
-    const int64_t left = (row_bytes_ - byte_) / 4;
-    words_left_ = static_cast<__mmask16>((1 << (left < kWords ? left : kWords)) - 1);
+  // What there is to turn of each row, and what to ask for meanwhile: at its end a row goes on with
+  // that of the next block.
+  void enter_slab() {
+    const int64_t left = row_bytes_ - byte_, words = left / 4;
+    words_left_ = static_cast<__mmask16>((1 << (words < kWords ? words : kWords)) - 1);
+    ahead_ = kBytesAhead + (kBytesAhead < left ? 0 : (kBlockLanes - 1) * row_bytes_);
   }
 
   alignas(64) uint8_t slabs_[2][16][2][64];
