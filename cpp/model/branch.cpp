@@ -42,13 +42,6 @@ bool Branch::run(LayerContext& context, const float* input, float* out) const {
   return std::visit([&](const auto& b) { return b.forward(context, input, out); }, body);
 }
 
-bool Branch::is_read_later() const noexcept {
-  if (const auto* attention = std::get_if<AttentionLayer>(&body)) return !attention->shares();
-  return !std::holds_alternative<GatedMlpLayer>(body) &&
-         !std::holds_alternative<PlainMlpLayer>(body) && !std::holds_alternative<MoeLayer>(body) &&
-         !std::holds_alternative<LayerInputLayer>(body);
-}
-
 bool Branch::narrows() const noexcept {
   return std::holds_alternative<AttentionLayer>(body) ||
          std::holds_alternative<ParallelLayer>(body);
@@ -97,6 +90,11 @@ bool has_mixer(const LayerSpec& spec) noexcept {
 std::size_t branch_count(const LayerSpec& spec) noexcept {
   const std::size_t dense = spec.feed_forward && !spec.parallel ? 1u : 0u;
   return (has_mixer(spec) ? 1u : 0u) + dense + (spec.layer_input ? 1u : 0u);
+}
+
+bool is_read_later(const LayerSpec& spec) noexcept {
+  const auto* attention = std::get_if<AttentionSpec>(&spec.mixer);
+  return has_mixer(spec) && (attention == nullptr || attention->shared_layer < 0);
 }
 
 const MoeSpec* routed_block(const LayerSpec& spec, std::size_t branch) noexcept {

@@ -48,8 +48,6 @@ struct Branch {
   const float* enter(const LayerContext& context, const float* h, float* normed) const;
   /// Body alone, from `input` to `out`, [tokens][hidden]. False if an observer ended the pass.
   bool run(LayerContext& context, const float* input, float* out) const;
-  /// Whether later tokens read what the body keeps of these: its keys or its states.
-  bool is_read_later() const noexcept;
   /// Whether the body gives rows of LayerContext::wanted alone; the others give all.
   bool narrows() const noexcept;
   /// Adds `out`, which is overwritten, to `h` and enters `next`, if there is one: the same values
@@ -60,6 +58,10 @@ struct Branch {
 
 /// How many branches a layer has: a parallel one is a single branch.
 std::size_t branch_count(const LayerSpec& spec) noexcept;
+
+/// Whether later tokens read what the layer's first branch, its mixer, keeps of these: keys or
+/// states of its own.
+bool is_read_later(const LayerSpec& spec) noexcept;
 
 /// The routed feed-forward that the layer's branch of that number is, or nullptr.
 const MoeSpec* routed_block(const LayerSpec& spec, std::size_t branch) noexcept;

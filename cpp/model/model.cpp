@@ -76,10 +76,10 @@ struct Model::Impl {
         work(pool, options.precision) {
     WeightBinder binder(directory, pool);
     embedding = binder.linear({spec.embedding.path, spec.vocabulary, spec.hidden, false});
-    for (std::size_t l = 0; l < spec.layers.size(); ++l)
+    for (std::size_t l = 0; l < spec.layers.size(); ++l) {
+      if (is_read_later(spec.layers[l])) last_read = branches.size();
       append_branches(spec.layers[l], static_cast<int64_t>(l), binder, branches);
-    for (std::size_t i = 0; i < branches.size(); ++i)
-      if (branches[i].is_read_later()) last_read = i;
+    }
     if (spec.layer_inputs) layer_inputs.emplace(*spec.layer_inputs, binder);
     head.emplace(spec, embedding, binder);
     binder.check_all_used();
@@ -129,12 +129,12 @@ void Model::Impl::run_layers(LayerContext& context, const WantedRows& wanted,
   const float* input = branches.empty() ? h : branches.front().enter(context, h, normed.data());
   for (std::size_t i = 0; i < branches.size(); ++i) {
     if (poll) poll();
-    const bool narrows = i == last_read && !all;
-    if (narrows && branches[i].narrows()) context.wanted = &wanted;
+    const bool cut = i == last_read && !all;
+    if (cut && branches[i].narrows()) context.wanted = &wanted;
     // The final norm is not among these: often only the last token goes through it.
     const Branch* next = i + 1 < branches.size() ? &branches[i + 1] : nullptr;
     if (!branches[i].run(context, input, branch.data())) return;
-    if (narrows) keep_wanted(context, wanted, branches[i]);
+    if (cut) keep_wanted(context, wanted, branches[i]);
     if (context.tokens == 0) return;
     input = branches[i].leave(context, next, branch.data(), h, normed.data());
   }

@@ -14,6 +14,7 @@
 #include "arch/spec_tensors.h"
 #include "base/error.h"
 #include "kernels/kernel_table.h"
+#include "model/branch.h"
 #include "model/gathered_stack.h"
 
 namespace jang {
@@ -62,11 +63,7 @@ MatrixTotals totals_of(const ModelDirectory& directory, const SpecTensor& matrix
 ModelSpec spec_for_all_tokens(ModelSpec spec) {
   while (!spec.layers.empty()) {
     LayerSpec& layer = spec.layers.back();
-    const auto* attention = std::get_if<AttentionSpec>(&layer.mixer);
-    const bool read_later = attention != nullptr
-                                ? attention->shared_layer < 0
-                                : !std::holds_alternative<NoMixerSpec>(layer.mixer);
-    if (read_later) {
+    if (is_read_later(layer)) {
       layer.feed_forward.reset();
       layer.layer_input.reset();
       break;

@@ -19,8 +19,6 @@ class AttentionLayer {
   /// keys and values of all tokens to the reserved part of their caches. False if an observer ended
   /// the pass; so in every layer.
   bool forward(LayerContext& context, const float* x, float* out) const;
-  /// Keys and values are another layer's.
-  bool shares() const noexcept { return spec_.shared_layer >= 0; }
 
  private:
   /// Keys and values of all tokens, and queries of those of `asking`, the wanted ones.
@@ -36,6 +34,8 @@ class AttentionLayer {
                   int64_t end) const;
   void part_gates(const LayerContext& context) const;
   void apply_gates(const LayerContext& context) const;
+  /// Keys and values are another layer's.
+  bool shares() const noexcept { return spec_.shared_layer >= 0; }
 
   AttentionSpec spec_;
   LinearWeight q_, k_, v_, o_;
